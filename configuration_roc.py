@@ -1,0 +1,220 @@
+"""Configuration of ROC: backbones, fusion, retrieval, and the relations that a model knows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PretrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+ENTITY_TYPES = ("person", "organization", "location", "miscellaneous", "object")
+RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
+
+
+@strict
+class RocConfig(PretrainedConfig):
+    """Configuration of a `RocModel`.
+
+    Numbers without a source are our choice: the paper (Hei et al., EMNLP 2025) leaves them open.
+
+    Args:
+        text_config: Configuration of the text encoder (any `AutoModel` text encoder).
+        vision_config: Configuration of the vision encoder (any ViT-like `AutoModel`); None for a text-only model.
+        relation_config: Configuration of the description encoder, which is frozen, so that descriptions are
+            encoded once and not at every step. None shares the text encoder, which then learns from both sides.
+        head: `"retrieval"` ranks relations by the similarity of their descriptions; `"classification"` is a softmax
+            over label ids on the same pair vector, for comparison.
+        fusion_num_layers: Self-attention layers over text, patches and regions; 0 for none.
+        fusion_num_heads: Attention heads of a fusion layer; divides the text encoder's hidden size.
+        fusion_intermediate_size: Width of a fusion layer's feed-forward part; None for 4 x the hidden size.
+        projection_dim: Size of the space in which pairs and descriptions are compared.
+        dropout: Dropout probability of the fusion layers and of the pair vector, in [0, 1).
+        initial_temperature: Temperature at the start of training; logits are cosine / temperature.
+        min_temperature: The learnt temperature is clamped to [min_temperature, max_temperature].
+        max_temperature: See min_temperature.
+        learn_temperature: Whether the temperature is trained.
+        label_smoothing: Label smoothing of the loss, in [0, 1).
+        max_regions: Most object regions of one picture.
+        entity_types: Words that head and tail types of relations may use.
+        relations: The relations, each a mapping of `name`, `descriptions` (one or more), and optionally `head_types`
+            and `tail_types`; scores come in this order.
+        none_relation: Name of the relation that means "none of these", or None where the inventory has none.
+
+    Raises:
+        ValueError: If a value is out of range, relations are malformed, or an unknown key resembles a field.
+    """
+
+    model_type = "roc"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
+        "relation_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
+    }
+
+    text_config: dict[str, Any] | PretrainedConfig | None = None
+    vision_config: dict[str, Any] | PretrainedConfig | None = None
+    relation_config: dict[str, Any] | PretrainedConfig | None = None
+    head: Literal["retrieval", "classification"] = "retrieval"
+    fusion_num_layers: int = 2
+    fusion_num_heads: int = 8
+    fusion_intermediate_size: int | None = None
+    projection_dim: int = 256
+    dropout: float = 0.1
+    initial_temperature: float = 0.07  # CLIP's start (Radford et al., 2021, section 2.5)
+    min_temperature: float = 0.01
+    max_temperature: float = 1.0
+    learn_temperature: bool = True
+    label_smoothing: float = 0.0
+    max_regions: int = 10  # MORE's limit
+    entity_types: list[str] | tuple[str, ...] = ENTITY_TYPES
+    relations: list[dict[str, Any]] | tuple[dict[str, Any], ...] = ()
+    none_relation: str | None = None
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._refuse_misspelt(kwargs)
+        self.entity_types = list(self.entity_types)
+        self.relations = normalise_relations(self.relations, self.none_relation, self.entity_types)
+        for derived in ("id2label", "label2id", "num_labels"):
+            kwargs.pop(derived, None)
+        if self.relations:
+            kwargs["id2label"] = {i: relation["name"] for i, relation in enumerate(self.relations)}
+            kwargs["label2id"] = {relation["name"]: i for i, relation in enumerate(self.relations)}
+        super().__post_init__(**kwargs)
+        self.validate_architecture()  # here too: @strict would wrap the ValueError in a class of its own
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the fused sequence: the text encoder's."""
+        return self.text_config.hidden_size  # type: ignore[union-attr]
+
+    @property
+    def num_relations(self) -> int:
+        """How many relations the model scores."""
+        return len(self.relations)
+
+    @property
+    def num_descriptions(self) -> int:
+        """How many descriptions the relations have together."""
+        return sum(len(relation["descriptions"]) for relation in self.relations)
+
+    def validate_architecture(self) -> None:
+        """Check ranges; run at construction and before saving."""
+        self._check_ranges()
+        if self.fusion_num_layers and self.hidden_size % self.fusion_num_heads:
+            raise ValueError(
+                f"fusion_num_heads={self.fusion_num_heads} must divide the text encoder's hidden size "
+                f"{self.hidden_size}. Set fusion_num_heads to a divisor of it."
+            )
+        if not 0 < self.min_temperature <= self.initial_temperature <= self.max_temperature:
+            raise ValueError(
+                "Temperatures must satisfy 0 < min_temperature <= initial_temperature <= max_temperature; given "
+                f"{self.min_temperature}, {self.initial_temperature}, {self.max_temperature}."
+            )
+
+    def _check_ranges(self) -> None:
+        at_least = {"fusion_num_layers": 0, "fusion_num_heads": 1, "projection_dim": 1, "max_regions": 0}
+        for field, least in at_least.items():
+            if getattr(self, field) < least:
+                raise ValueError(f"{field}={getattr(self, field)} is out of range: give a number >= {least}.")
+        if self.fusion_intermediate_size is not None and self.fusion_intermediate_size < 1:
+            raise ValueError(
+                f"fusion_intermediate_size={self.fusion_intermediate_size} is out of range: give a number >= 1 or None."
+            )
+        for field in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} is out of range: give a number in [0, 1).")
+
+    def _refuse_misspelt(self, unknown: Iterable[str]) -> None:
+        """Transformers keeps unknown keys silently, so a misspelt field would be lost without this check."""
+        fields = list(type(self).__dataclass_fields__)
+        for key in unknown:
+            if key not in fields and (hint := did_you_mean(key, fields)):
+                raise ValueError(f"RocConfig has no field {key!r}.{hint}")
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the closest allowed name, or an empty string where none is close."""
+    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.8)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def normalise_relations(
+    relations: Sequence[Mapping[str, Any]],
+    none_relation: str | None,
+    entity_types: Sequence[str] = ENTITY_TYPES,
+) -> list[dict[str, Any]]:
+    """Check relations and bring them into one form.
+
+    Args:
+        relations: Mappings of `name`, `descriptions`, and optionally `head_types`, `tail_types`.
+        none_relation: Name of the relation that means "none of these", or None.
+        entity_types: The words that `head_types` and `tail_types` may use.
+
+    Returns:
+        A list of plain dictionaries with all four keys, in the given order.
+
+    Raises:
+        ValueError: If a name is missing, empty or given twice; a relation has no description or an empty one; a key
+            or type is unknown; or `none_relation` is not among the names.
+    """
+    normalised = [_normalise_relation(relation, entity_types) for relation in relations]
+    names = [relation["name"] for relation in normalised]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"Relation names must differ, but {repeated} appear more than once. Rename or merge them.")
+    if normalised and none_relation is not None and none_relation not in names:
+        raise ValueError(
+            f"none_relation={none_relation!r} is not among the relations {names}.{did_you_mean(none_relation, names)} "
+            "Name one of them, or set none_relation to null."
+        )
+    return normalised
+
+
+def _normalise_relation(relation: Mapping[str, Any], entity_types: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(relation, Mapping):
+        raise ValueError(f"A relation is a mapping with the keys {RELATION_KEYS}; given {relation!r}.")
+    for key in relation:
+        if key not in RELATION_KEYS:
+            raise ValueError(
+                f"Relation {relation.get('name')!r} has an unknown key {key!r}; allowed are {RELATION_KEYS}."
+                + did_you_mean(key, RELATION_KEYS)
+            )
+    name = relation.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"A relation needs a non-empty name; given {name!r} in {dict(relation)!r}.")
+    return {
+        "name": name,
+        "descriptions": _normalise_descriptions(name, relation.get("descriptions")),
+        "head_types": _normalise_types(name, "head_types", relation.get("head_types"), entity_types),
+        "tail_types": _normalise_types(name, "tail_types", relation.get("tail_types"), entity_types),
+    }
+
+
+def _normalise_descriptions(name: str, descriptions: Any) -> list[str]:
+    if isinstance(descriptions, str):
+        descriptions = [descriptions]
+    if not descriptions or not all(isinstance(text, str) and text.strip() for text in descriptions):
+        raise ValueError(
+            f"Relation {name!r} needs at least one description and no empty one; given {descriptions!r}. "
+            "Write one sentence that says what holds between the head and the tail entity."
+        )
+    return [text.strip() for text in descriptions]
+
+
+def _normalise_types(name: str, key: str, types: Sequence[str] | None, entity_types: Sequence[str]) -> list[str]:
+    types = [types] if isinstance(types, str) else list(types or [])
+    for entity_type in types:
+        if entity_type not in entity_types:
+            raise ValueError(
+                f"Relation {name!r}: {key} holds {entity_type!r}; allowed are {list(entity_types)} "
+                f"(the configuration's `entity_types`).{did_you_mean(str(entity_type), entity_types)}"
+            )
+    return types
+
+
+RocConfig.register_for_auto_class()

@@ -1,0 +1,670 @@
+"""The ROC model: text and picture in, a vector per entity pair out, compared with descriptions of relations.
+
+"Retrieval over Classification: Integrating Relation Semantics for Multimodal Relation Extraction", Hei et al.,
+EMNLP 2025. One encoding serves all pairs: every entity is a position in the fused sequence, and a pair is two of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+
+from .configuration_roc import RocConfig, normalise_relations
+from .retrieval_roc import RelationBank, best_descriptions, pool_descriptions, relation_index_of, retrieval_loss
+
+TEXT, IMAGE, REGION = 0, 1, 2  # rows of the modality embedding
+
+
+@dataclass
+class RocOutput(ModelOutput):
+    """What `RocModel` returns.
+
+    Args:
+        loss: Scalar, where labels were given.
+        logits: `(batch, pairs, relations)`: cosine / temperature, or a classifier's logits. Padded pairs hold
+            numbers without meaning: select with `pair_mask`.
+        pair_embeds: `(batch, pairs, projection_dim)`, L2-normalised; the pair vector itself for the
+            classification head, `(batch, pairs, hidden_size)`, not normalised.
+        relation_embeds: `(relations, projection_dim)`, L2-normalised; None for the classification head.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    pair_embeds: Tensor | None = None
+    relation_embeds: Tensor | None = None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out: `(batch, heads, length, head_dim)` in, `(batch, length, heads, head_dim)` out."""
+    weights = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
+    weights = functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = functional.dropout(weights, dropout, training=module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class RocAttention(nn.Module):
+    """Multi-head self-attention over the fused sequence."""
+
+    is_causal = False
+
+    def __init__(self, config: RocConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_heads = config.fusion_num_heads
+        self.head_dim = config.hidden_size // config.fusion_num_heads
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        batch, length, _ = hidden_states.shape
+        mixed = self.query_key_value(hidden_states).view(batch, length, 3, self.num_heads, self.head_dim)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, head_dim)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, _ = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=1 / math.sqrt(self.head_dim),
+            dropout=self.config.dropout if self.training else 0.0,
+        )
+        return self.output(attended.reshape(batch, length, -1))
+
+
+class RocFusionLayer(GradientCheckpointingLayer):
+    """A pre-norm Transformer encoder layer: at the start of training it hands the backbones' features through."""
+
+    def __init__(self, config: RocConfig) -> None:
+        super().__init__()
+        width = config.fusion_intermediate_size or 4 * config.hidden_size
+        self.attention_norm = nn.LayerNorm(config.hidden_size)
+        self.attention = RocAttention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.hidden_size, width), nn.GELU(), nn.Linear(width, config.hidden_size)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        attended = self.attention(self.attention_norm(hidden_states), attention_mask)
+        hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
+
+
+class RocImageEmbeddings(nn.Module):
+    """Patches in the fused space, and region tokens pooled from the patches that a box covers."""
+
+    def __init__(self, config: RocConfig) -> None:
+        super().__init__()
+        self.box_embedding = nn.Linear(4, config.hidden_size)
+        self.has_vision = config.vision_config is not None
+        if self.has_vision:
+            self.no_image = nn.Parameter(torch.zeros(config.hidden_size))
+            self.projection = nn.Linear(config.vision_config.hidden_size, config.hidden_size)
+
+    def scatter(self, patches: Tensor | None, image_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Give every sample its picture's patches; one "no picture" token where it has none.
+
+        Args:
+            patches: `(images, num_patches, hidden)`, or None where no sample has a picture.
+            image_index: `(batch,)`, a row of `patches` or -1.
+
+        Returns:
+            `(batch, max(num_patches, 1), hidden)` and its mask (bool).
+        """
+        if patches is None:
+            batch = len(image_index)
+            return self.no_image.expand(batch, 1, -1), image_index.new_ones(batch, 1, dtype=torch.bool)
+        missing = (image_index < 0)[:, None]  # (batch, 1)
+        first = torch.arange(patches.shape[1], device=patches.device)[None] == 0  # (1, num_patches)
+        own = patches[image_index.clamp(min=0)]  # (batch, num_patches, hidden)
+        states = torch.where((missing & first)[..., None], self.no_image.to(own.dtype), own)
+        return states, ~missing | first
+
+    def regions(self, boxes: Tensor, patches: Tensor | None, image_index: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Region tokens: the mean of the covered patches plus an embedding of the box.
+
+        Args:
+            boxes: `(batch, regions, 4)`, `xyxy` in [0, 1].
+            patches: `(images, rows * columns, hidden)`, or None where no sample has a picture.
+            image_index: `(batch,)`, a row of `patches` or -1.
+            grid: Rows and columns of the patches.
+
+        Returns:
+            `(batch, regions, hidden)`.
+        """
+        embedded = self.box_embedding(box_features(boxes))
+        if not self.has_vision:
+            return embedded
+        if patches is None:
+            return embedded + self.no_image
+        weights = patch_coverage(boxes, grid).to(patches.dtype)  # (batch, regions, num_patches)
+        pooled = weights @ patches[image_index.clamp(min=0)]
+        has_image = (image_index >= 0)[:, None, None]
+        return embedded + torch.where(has_image, pooled, self.no_image.to(pooled.dtype))
+
+
+class RocPairHead(nn.Module):
+    """The pair vector: a fully connected layer with a non-linearity over head and tail (METHOD: section 3.1)."""
+
+    def __init__(self, config: RocConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(2 * config.hidden_size, config.hidden_size)
+        self.activation = nn.GELU()
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, entity_states: Tensor, pair_index: Tensor) -> Tensor:
+        batch, pairs, _ = pair_index.shape
+        chosen = gather_rows(entity_states, pair_index.reshape(batch, 2 * pairs))  # (batch, 2 * pairs, hidden)
+        return self.dropout(self.activation(self.dense(chosen.reshape(batch, pairs, -1))))
+
+
+class RocPreTrainedModel(PreTrainedModel):
+    """Initialisation and the declarations that Transformers reads."""
+
+    config_class = RocConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # forward uses num_items_in_batch
+    _supports_sdpa = True
+    _no_split_modules = ["RocFusionLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RelationBank):
+            init.zeros_(module.features)
+            init.copy_(module.relation_index, relation_index_of(self.config.relations))
+        elif isinstance(module, RocImageEmbeddings) and module.has_vision:
+            init.normal_(module.no_image, std=self.config.initializer_range)
+        elif isinstance(module, RocModel) and module.config.head == "retrieval":
+            init.constant_(module.logit_scale, -math.log(self.config.initial_temperature))
+
+
+class RocModel(RocPreTrainedModel):
+    """Multimodal relation extraction by retrieval.
+
+    Args:
+        config: The configuration; backbones are built with random weights (see `from_backbones`).
+    """
+
+    def __init__(self, config: RocConfig) -> None:
+        super().__init__(config)
+        self.text_model = build_backbone(config.text_config)
+        self.vision_model = build_backbone(config.vision_config) if config.vision_config else None
+        self.modality_embeddings = nn.Embedding(3, config.hidden_size)
+        self.image_embeddings = RocImageEmbeddings(config)
+        self.fusion_layers = nn.ModuleList(RocFusionLayer(config) for _ in range(config.fusion_num_layers))
+        self.fusion_norm = nn.LayerNorm(config.hidden_size)
+        self.pair_head = RocPairHead(config)
+        if config.head == "classification":
+            self.classifier = nn.Linear(config.hidden_size, config.num_relations)
+        else:
+            self._build_retrieval(config)
+        self.post_init()
+
+    def _build_retrieval(self, config: RocConfig) -> None:
+        self.relation_model = None
+        if config.relation_config is not None:
+            self.relation_model = build_backbone(config.relation_config).requires_grad_(False)
+        feature_dim = (config.relation_config or config.text_config).hidden_size
+        self.pair_projection = nn.Linear(config.hidden_size, config.projection_dim)
+        self.relation_projection = nn.Linear(feature_dim, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.zeros(()), requires_grad=config.learn_temperature)
+        self.relation_bank = RelationBank(config.num_descriptions, feature_dim)
+
+    @classmethod
+    def from_backbones(
+        cls,
+        text_model: str,
+        vision_model: str | Mapping[str, Any] | None = None,
+        *,
+        vocab_size: int | None = None,
+        text_overrides: Mapping[str, Any] | None = None,
+        share_description_encoder: bool = False,
+        **config_fields: Any,
+    ) -> RocModel:
+        """Build a model from pretrained encoders; what joins them starts at random.
+
+        Args:
+            text_model: Hub id or folder of a text encoder.
+            vision_model: Hub id or folder of a ViT-like encoder; a configuration with `model_type` for one with
+                random weights; None for a text-only model.
+            vocab_size: Number of tokens with the processor's markers: `len(processor.tokenizer)`.
+            text_overrides: Configuration values of the text encoder to change, for example
+                `{"num_hidden_layers": 2}` for its first two layers.
+            share_description_encoder: Encode descriptions with the trained text encoder instead of a frozen copy.
+            **config_fields: Fields of `RocConfig`.
+
+        Returns:
+            The model in training precision float32. Its relation bank is empty of content until `set_relations`.
+        """
+        text = load_backbone(text_model, **(text_overrides or {}))
+        vision = _load_vision(vision_model)
+        retrieves = config_fields.get("head", "retrieval") == "retrieval"
+        describer = load_backbone(text_model) if retrieves and not share_description_encoder else None
+        config = RocConfig(
+            text_config=text.config,
+            vision_config=vision.config if vision is not None else None,
+            relation_config=describer.config if describer is not None else None,
+            **config_fields,
+        )
+        model = cls(config)
+        model.text_model, model.vision_model = text, vision
+        if describer is not None:
+            model.relation_model = describer.requires_grad_(False)
+        if vocab_size is not None:
+            model.resize_token_embeddings(vocab_size, mean_resizing=False)
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text encoder's token embeddings."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the text encoder's token embeddings."""
+        self.text_model.set_input_embeddings(value)
+
+    def train(self, mode: bool = True) -> RocModel:
+        """As usual, but the frozen description encoder stays in evaluation mode: no dropout on descriptions."""
+        super().train(mode)
+        if (describer := getattr(self, "relation_model", None)) is not None:
+            describer.eval()
+        return self
+
+    @property
+    def temperature(self) -> float:
+        """The clamped temperature that divides cosines."""
+        return 1 / self._clamped_scale().item()
+
+    @torch.no_grad()
+    def set_relations(
+        self,
+        relations: Sequence[Mapping[str, Any]],
+        processor: Any,
+        *,
+        none_relation: str | None = None,
+    ) -> None:
+        """Give the model other relations, without training.
+
+        Args:
+            relations: Mappings of `name`, `descriptions`, and optionally `head_types` and `tail_types`.
+            processor: The model's `RocProcessor`, which tokenises the descriptions.
+            none_relation: Name of the relation that means "none of these", or None.
+
+        Raises:
+            ValueError: If the list is empty or malformed, a description is too long, or the model classifies.
+        """
+        self._need_retrieval("set_relations")
+        if not relations:
+            raise ValueError("relations is empty: give at least one relation with a name and a description.")
+        checked = normalise_relations(relations, none_relation, self.config.entity_types)
+        tokens = processor.tokenize_descriptions([text for relation in checked for text in relation["descriptions"]])
+        features = self.encode_descriptions(**tokens.to(self.device))
+        self.relation_bank.replace(features, checked)
+        self.config.relations, self.config.none_relation = checked, none_relation
+        self.config.id2label = {i: relation["name"] for i, relation in enumerate(checked)}
+        self.config.label2id = {relation["name"]: i for i, relation in enumerate(checked)}
+
+    @torch.no_grad()
+    def rank_relations(self, output: RocOutput, pair_mask: Tensor, *, top_k: int = 3) -> list[list[dict[str, Any]]]:
+        """Read an output: for every pair the relations from likely to unlikely.
+
+        Args:
+            output: What `forward` returned.
+            pair_mask: `(batch, pairs)`, 1 = real, as the processor gave it.
+            top_k: How many relations per pair.
+
+        Returns:
+            Per real pair, in order, mappings of `relation` (its name), `score` (its probability among the model's
+            relations) and `description` (the one nearest to the pair; the first one for the classification head).
+        """
+        chosen = pair_mask.bool()
+        probabilities = output.logits[chosen].softmax(dim=-1)  # type: ignore[index]  # (pairs, relations)
+        scores, numbers = probabilities.topk(min(top_k, self.config.num_relations), dim=-1)
+        nearest = self._nearest_descriptions(output.pair_embeds[chosen])  # type: ignore[index]
+        names = [relation["name"] for relation in self.config.relations]
+        descriptions = [text for relation in self.config.relations for text in relation["descriptions"]]
+        return [
+            [
+                {"relation": names[number], "score": score, "description": descriptions[row_nearest[number]]}
+                for score, number in zip(row_scores, row_numbers)
+            ]
+            for row_scores, row_numbers, row_nearest in zip(scores.tolist(), numbers.tolist(), nearest.tolist())
+        ]
+
+    def _nearest_descriptions(self, pair_embeds: Tensor) -> Tensor:
+        """`(pairs, relations)`: of each relation, the number of the description to show for a pair."""
+        if self.config.head == "retrieval":
+            bank = self.relation_bank
+            return best_descriptions(pair_embeds, self.get_description_features(), bank.relation_index)
+        relation_index = relation_index_of(self.config.relations)
+        first = torch.searchsorted(relation_index, torch.arange(self.config.num_relations))
+        return first.expand(len(pair_embeds), -1)
+
+    def encode_descriptions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode descriptions, before the projection.
+
+        Args:
+            input_ids: `(num_descriptions, length)` int64.
+            attention_mask: `(num_descriptions, length)`, 1 = real.
+
+        Returns:
+            `(num_descriptions, feature_dim)`: the mean of the real tokens' last hidden states.
+        """
+        self._need_retrieval("encode_descriptions")
+        encoder = self.relation_model if self.relation_model is not None else self.text_model
+        states = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask.to(states.dtype)[..., None]
+        return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+    def get_description_features(self) -> Tensor:
+        """The bank's descriptions in the space of the pairs: `(num_descriptions, projection_dim)`, L2-normalised."""
+        self._need_retrieval("get_description_features")
+        return self._project_descriptions(self.relation_bank.features)
+
+    def get_relation_features(
+        self, relation_input_ids: Tensor | None = None, relation_attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """The relations in the space of the pairs.
+
+        Args:
+            relation_input_ids: `(num_descriptions, length)`, the configured relations' descriptions in order, to
+                encode them anew (with gradient, for a shared encoder); None for the bank's.
+            relation_attention_mask: `(num_descriptions, length)`, 1 = real.
+
+        Returns:
+            `(relations, projection_dim)`, L2-normalised.
+
+        Raises:
+            ValueError: If the model has no relations, or classifies.
+        """
+        self._need_retrieval("get_relation_features")
+        if not self.config.num_relations:
+            raise ValueError("The model has no relations yet: call model.set_relations(relations, processor).")
+        features = self.relation_bank.features
+        if relation_input_ids is not None and relation_attention_mask is not None:
+            features = self.encode_descriptions(relation_input_ids, relation_attention_mask)
+        embeds = self._project_descriptions(features)
+        return pool_descriptions(embeds, self.relation_bank.relation_index, self.config.num_relations)
+
+    def get_pair_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        entity_positions: Tensor,
+        entity_is_region: Tensor,
+        pair_index: Tensor,
+        pixel_values: Tensor | None = None,
+        image_index: Tensor | None = None,
+        region_boxes: Tensor | None = None,
+        region_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Encode pairs; arguments as in `forward`.
+
+        Returns:
+            `(batch, pairs, projection_dim)`, L2-normalised.
+        """
+        self._need_retrieval("get_pair_features")
+        vectors = self._pair_vectors(
+            input_ids,
+            attention_mask,
+            entity_positions,
+            entity_is_region,
+            pair_index,
+            pixel_values,
+            image_index,
+            region_boxes,
+            region_mask,
+        )
+        return self._project_pairs(vectors)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        entity_positions: Tensor,
+        entity_is_region: Tensor,
+        pair_index: Tensor,
+        pixel_values: Tensor | None = None,
+        image_index: Tensor | None = None,
+        region_boxes: Tensor | None = None,
+        region_mask: Tensor | None = None,
+        relation_input_ids: Tensor | None = None,
+        relation_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **unused: Any,
+    ) -> RocOutput:
+        """Score every pair against every relation.
+
+        Args:
+            input_ids: `(batch, length)` int64, with marked entities.
+            attention_mask: `(batch, length)`, 1 = real.
+            entity_positions: `(batch, entities)` int64: the opening marker's token of a text entity, the region's
+                number of an object.
+            entity_is_region: `(batch, entities)` bool.
+            pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `entity_positions`.
+            pixel_values: `(images, channels, height, width)`, each distinct picture once; None without pictures.
+            image_index: `(batch,)` int64, each sample's row of `pixel_values`, -1 for no picture.
+            region_boxes: `(batch, regions, 4)`, `xyxy` in [0, 1], origin top left.
+            region_mask: `(batch, regions)`, 1 = real.
+            relation_input_ids: See `get_relation_features`.
+            relation_attention_mask: See `get_relation_features`.
+            labels: `(batch, pairs)` int64, index of the relation, -100 for padding.
+            num_items_in_batch: See `retrieval_loss`.
+            **unused: What the processor adds for its caller, such as `pair_mask` and `truncated`.
+
+        Returns:
+            A `RocOutput`.
+        """
+        vectors = self._pair_vectors(
+            input_ids,
+            attention_mask,
+            entity_positions,
+            entity_is_region,
+            pair_index,
+            pixel_values,
+            image_index,
+            region_boxes,
+            region_mask,
+        )
+        if self.config.head == "classification":
+            pair_embeds, relation_embeds, logits = vectors, None, self.classifier(vectors).float()
+        else:
+            pair_embeds = self._project_pairs(vectors)
+            relation_embeds = self.get_relation_features(relation_input_ids, relation_attention_mask)
+            logits = _cosines(pair_embeds, relation_embeds) * self._clamped_scale()
+        loss = None
+        if labels is not None:
+            loss = retrieval_loss(
+                logits,
+                labels,
+                label_smoothing=self.config.label_smoothing if self.training else 0.0,
+                num_items_in_batch=num_items_in_batch,
+            )
+        return RocOutput(loss=loss, logits=logits, pair_embeds=pair_embeds, relation_embeds=relation_embeds)
+
+    def _pair_vectors(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        entity_positions: Tensor,
+        entity_is_region: Tensor,
+        pair_index: Tensor,
+        pixel_values: Tensor | None,
+        image_index: Tensor | None,
+        region_boxes: Tensor | None,
+        region_mask: Tensor | None,
+    ) -> Tensor:
+        """`(batch, pairs, hidden)`: fuse [text ; regions ; patches], pick the entities, join head and tail."""
+        text = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if image_index is None:
+            image_index = input_ids.new_full((len(input_ids),), -1)
+        parts = [(text, attention_mask.bool(), TEXT)]
+        patches, grid = self._encode_images(pixel_values)
+        if region_boxes is not None and region_mask is not None:
+            regions = self.image_embeddings.regions(region_boxes, patches, image_index, grid)
+            parts.append((regions, region_mask.bool(), REGION))
+        if self.vision_model is not None:
+            parts.append((*self.image_embeddings.scatter(patches, image_index), IMAGE))
+        fused = self._fuse(parts)
+        positions = entity_positions + entity_is_region.long() * text.shape[1]
+        return self.pair_head(gather_rows(fused, positions), pair_index)
+
+    def _fuse(self, parts: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
+        """Join (states, mask, modality) along the sequence and let the fusion layers mix them."""
+        states = torch.cat([part + self.modality_embeddings.weight[modality] for part, _, modality in parts], dim=1)
+        mask = torch.cat([part_mask for _, part_mask, _ in parts], dim=1)
+        attention_mask = mask[:, None, None].expand(-1, 1, mask.shape[1], -1)  # (batch, 1, length, length)
+        for layer in self.fusion_layers:
+            states = layer(states, attention_mask)
+        return self.fusion_norm(states)
+
+    def _encode_images(self, pixel_values: Tensor | None) -> tuple[Tensor | None, tuple[int, int]]:
+        """`(images, rows * columns, hidden)` patches in the fused space, and (rows, columns)."""
+        if self.vision_model is None or pixel_values is None or not len(pixel_values):
+            return None, (0, 0)
+        grid = patch_grid(self.config.vision_config, pixel_values.shape[-2], pixel_values.shape[-1])
+        states = self.vision_model(pixel_values=pixel_values).last_hidden_state
+        num_other = states.shape[1] - grid[0] * grid[1]  # class and register tokens come first
+        if num_other < 0:
+            raise ValueError(
+                f"The vision encoder gave {states.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} patches. "
+                "ROC needs a ViT-like encoder that keeps one token per patch."
+            )
+        return self.image_embeddings.projection(states[:, num_other:]), grid
+
+    def _project_pairs(self, vectors: Tensor) -> Tensor:
+        return functional.normalize(self.pair_projection(vectors).float(), dim=-1)
+
+    def _project_descriptions(self, features: Tensor) -> Tensor:
+        return functional.normalize(self.relation_projection(features).float(), dim=-1)
+
+    def _clamped_scale(self) -> Tensor:
+        lowest, highest = -math.log(self.config.max_temperature), -math.log(self.config.min_temperature)
+        return self.logit_scale.float().clamp(lowest, highest).exp()
+
+    def _need_retrieval(self, method: str) -> None:
+        if self.config.head != "retrieval":
+            raise ValueError(
+                f"{method} needs head='retrieval'; this model has head={self.config.head!r}, which knows relations "
+                "only as numbers. Train with --head retrieval."
+            )
+
+
+def build_backbone(config: PretrainedConfig) -> PreTrainedModel:
+    """An encoder with random weights, without a pooling head: ROC reads token states only."""
+    model = AutoModel.from_config(config)
+    _drop_pooler(model)
+    return model
+
+
+def load_backbone(name: str, **overrides: Any) -> PreTrainedModel:
+    """A pretrained encoder in float32, without a pooling head.
+
+    Args:
+        name: Hub id or folder. Of a two-tower checkpoint (CLIP, SigLIP) the vision tower is taken.
+        **overrides: Configuration values to change.
+    """
+    config = AutoConfig.from_pretrained(name, **overrides)
+    config = getattr(config, "vision_config", config)
+    model = AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
+    _drop_pooler(model)
+    return model
+
+
+def _load_vision(vision_model: str | Mapping[str, Any] | None) -> PreTrainedModel | None:
+    if vision_model is None:
+        return None
+    if isinstance(vision_model, str):
+        return load_backbone(vision_model)
+    fields = dict(vision_model)
+    return build_backbone(AutoConfig.for_model(fields.pop("model_type", "vit"), **fields))
+
+
+def _drop_pooler(model: PreTrainedModel) -> None:
+    """Remove the unused pooling layer, which would be a parameter that no loss reaches."""
+    accepts_none = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
+    if accepts_none and getattr(model, "pooler", None) is not None:
+        model.pooler = None
+
+
+def gather_rows(states: Tensor, index: Tensor) -> Tensor:
+    """`(batch, n, dim)`: of each sample's rows `(batch, length, dim)` those that `index` `(batch, n)` names."""
+    return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def patch_grid(vision_config: PretrainedConfig, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of patches for pictures of `height` x `width` pixels."""
+    size = getattr(vision_config, "patch_size", None)
+    if size is None:
+        raise ValueError(
+            f"The vision encoder {vision_config.model_type!r} has no patch_size. ROC needs a ViT-like encoder."
+        )
+    rows, columns = size if isinstance(size, (list, tuple)) else (size, size)
+    return height // rows, width // columns
+
+
+def patch_coverage(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """How much each patch counts for each box: the covered share of its area, summing to 1 over the patches.
+
+    Args:
+        boxes: `(..., 4)`, `xyxy` in [0, 1].
+        grid: Rows and columns of the patches.
+
+    Returns:
+        `(..., rows * columns)`, in the patches' row-major order; all 0 for a box without area.
+    """
+    x0, y0, x1, y1 = boxes.float().unbind(-1)
+    across = _overlap(x0, x1, grid[1])  # (..., columns)
+    down = _overlap(y0, y1, grid[0])  # (..., rows)
+    area = (down[..., :, None] * across[..., None, :]).flatten(-2)
+    return area / area.sum(-1, keepdim=True).clamp(min=torch.finfo(area.dtype).eps)
+
+
+def _overlap(start: Tensor, end: Tensor, cells: int) -> Tensor:
+    """`(..., cells)`: the length that [start, end] shares with each of `cells` equal parts of [0, 1]."""
+    edges = torch.linspace(0, 1, cells + 1, device=start.device)
+    return (torch.minimum(end[..., None], edges[1:]) - torch.maximum(start[..., None], edges[:-1])).clamp(min=0)
+
+
+def box_features(boxes: Tensor) -> Tensor:
+    """`(..., 4)`: centre and size `(cx, cy, w, h)` of `xyxy` boxes."""
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
+
+
+def _cosines(pair_embeds: Tensor, relation_embeds: Tensor) -> Tensor:
+    """`(batch, pairs, relations)`, in float32 whatever autocast says: a temperature of 0.01 magnifies rounding."""
+    with torch.autocast(pair_embeds.device.type, enabled=False):
+        return pair_embeds.float() @ relation_embeds.float().T
+
+
+RocModel.register_for_auto_class("AutoModel")

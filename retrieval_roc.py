@@ -1,0 +1,129 @@
+"""The relation bank: encoded descriptions, and how pairs are compared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class RelationBank(nn.Module):
+    """Encoded descriptions of relations, kept as persistent buffers so that a saved model answers at once.
+
+    The buffers hold what the description encoder gave, before the model's projection: the projection is trained,
+    the encoder's output (for a frozen encoder) is not, so training needs no second look at the descriptions.
+
+    Args:
+        num_descriptions: Number of descriptions of all relations together.
+        feature_dim: Hidden size of the description encoder.
+
+    Attributes:
+        features: `(num_descriptions, feature_dim)` float, one row per description, relation by relation.
+        relation_index: `(num_descriptions,)` int64, the relation that each description belongs to.
+    """
+
+    features: Tensor
+    relation_index: Tensor
+
+    def __init__(self, num_descriptions: int, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(num_descriptions, feature_dim))
+        self.register_buffer("relation_index", torch.zeros(num_descriptions, dtype=torch.long))
+
+    def replace(self, features: Tensor, relations: Sequence[Mapping[str, Any]]) -> None:
+        """Take other descriptions.
+
+        Args:
+            features: `(num_descriptions, feature_dim)`, encoded descriptions in the order of `relations`.
+            relations: Mappings with `descriptions`.
+
+        Raises:
+            ValueError: If there is not one row per description.
+        """
+        relation_index = relation_index_of(relations)
+        if len(features) != len(relation_index):
+            raise ValueError(
+                f"The relations have {len(relation_index)} descriptions, but {len(features)} features were given. "
+                "Encode every description once, in order."
+            )
+        self.features = features.detach().to(self.features.device)
+        self.relation_index = relation_index.to(self.features.device)
+
+
+def relation_index_of(relations: Sequence[Mapping[str, Any]]) -> Tensor:
+    """`(num_descriptions,)` int64: the relation that each description belongs to."""
+    counts = torch.tensor([len(relation["descriptions"]) for relation in relations], dtype=torch.long)
+    return torch.repeat_interleave(torch.arange(len(counts)), counts)
+
+
+def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_relations: int) -> Tensor:
+    """Join the descriptions of each relation: mean, then normalise again.
+
+    Args:
+        description_embeds: `(num_descriptions, dim)`, L2-normalised.
+        relation_index: `(num_descriptions,)`, the relation of each description.
+        num_relations: Number of relations.
+
+    Returns:
+        `(num_relations, dim)`, L2-normalised.
+
+    Source:
+        The several prompts per class of CLIP (Radford et al., 2021, section 3.1.4).
+    """
+    sums = description_embeds.new_zeros(num_relations, description_embeds.shape[-1])
+    return functional.normalize(sums.index_add(0, relation_index, description_embeds), dim=-1)
+
+
+def best_descriptions(pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor) -> Tensor:
+    """For each pair and relation, the description that lies nearest to the pair.
+
+    Args:
+        pair_embeds: `(num_pairs, dim)`, L2-normalised.
+        description_embeds: `(num_descriptions, dim)`, L2-normalised.
+        relation_index: `(num_descriptions,)`, the relation of each description, in non-decreasing order.
+
+    Returns:
+        `(num_pairs, num_relations)` int64, rows of `description_embeds`.
+    """
+    similarities = pair_embeds @ description_embeds.T  # (pairs, descriptions)
+    counts = torch.bincount(relation_index).tolist()
+    best, start = [], 0
+    for count in counts:
+        best.append(similarities[:, start : start + count].argmax(dim=-1) + start)
+        start += count
+    return torch.stack(best, dim=-1)
+
+
+def retrieval_loss(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, num_items_in_batch: Tensor | int | None = None
+) -> Tensor:
+    """Contrastive loss of pairs against the relations of the bank.
+
+    For a pair vector p, its relation's vector r+ and the vectors R of all relations, with temperature t,
+    `-log(exp(p.r+ / t) / sum_{r in R} exp(p.r / t))`: InfoNCE (van den Oord et al., 2018, equation 4) whose negatives
+    are all other relations of the bank. Over label ids this is the softmax cross-entropy, which the classification
+    head uses as well.
+
+    Args:
+        logits: `(..., num_relations)`, cosine / temperature.
+        labels: `(...)` int64, index of the relation, -100 where there is none to learn.
+        label_smoothing: Share of the target spread over all relations.
+        num_items_in_batch: Divide the sum by this number instead of the batch's own labels, so that accumulated
+            batches with different numbers of pairs weigh every pair alike.
+
+    Returns:
+        A scalar in float32; 0 where the batch has no label.
+    """
+    total = functional.cross_entropy(
+        logits.flatten(0, -2).float(),
+        labels.flatten(),
+        ignore_index=-100,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    if num_items_in_batch is None:
+        num_items_in_batch = (labels != -100).sum().clamp(min=1)
+    return total / num_items_in_batch
