@@ -1,0 +1,210 @@
+"""A user's own data as JSON lines: `train.jsonl`, `val.jsonl`, `test.jsonl` in one folder, pictures beside them.
+
+A line has one of two forms. A row is one pair:
+
+    {"text": "Ann leads Acme", "image": "pictures/1.jpg", "relation": "leads",
+     "head": {"start": 0, "end": 3, "type": "person"}, "tail": {"start": 10, "end": 14}}
+
+A group is one text with its entities and any number of relations between them, by position in the list from 0:
+
+    {"text": "Ann leads Acme", "image": "pictures/1.jpg",
+     "entities": [{"start": 0, "end": 3}, {"start": 10, "end": 14}, {"bbox": [0.1, 0.2, 0.5, 0.9], "name": "a sign"}],
+     "relations": [{"head": 0, "tail": 1, "relation": "leads"}]}
+
+Spans are half-open character offsets into `text` (Unicode code points, as Python counts). Instead of `text`, a line may
+give `tokens`, a list of words; then they are half-open token offsets. Boxes are (x0, y0, x1, y1) in [0, 1], origin top
+left, of the picture as it is shown (EXIF orientation applied). `image` is relative to the folder of the JSONL file.
+`id`, `image`, `type` and `name` are optional. Pairs that a group does not relate make no row: state them if your
+inventory has a "no relation".
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from roc.configuration_roc import did_you_mean
+from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
+from roc.dataset_scripts.command_line import main
+from roc.dataset_scripts.raw_files import read_lines, token_offsets
+from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_bbox, check_span, object_entity, text_entity
+
+FILE_NAMES = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}
+
+SHARED_KEYS = ("id", "text", "tokens", "image")
+ROW_KEYS = (*SHARED_KEYS, "head", "tail", "relation")
+GROUP_KEYS = (*SHARED_KEYS, "entities", "relations")
+ENTITY_KEYS = ("name", "start", "end", "type", "bbox")
+RELATION_KEYS = ("head", "tail", "relation")
+
+
+class JsonlBuilder(RocDatasetBuilder):
+    """Builds a dataset from a user's JSON lines."""
+
+    NAME = "jsonl"
+    TITLE = "Relations between entities of texts and pictures"
+    LICENSE = "unknown"
+    DESCRIPTION = """Built from a user's own JSON lines.
+
+**Licence: not known to the builder.** State it here before you publish this folder, with where the texts and pictures
+come from."""
+    PICTURES_HINT = "`image` is relative to the folder of the JSONL file."
+
+    def find_splits(self) -> dict[str, list[Path]]:
+        """Find the file of each split."""
+        found = {split: _find_file(self.raw_dir, split) for split in SPLITS}
+        return {split: [path] for split, path in found.items() if path is not None}
+
+    def read_split(self, split: str) -> Iterator[RawRow]:
+        """Read the rows of one split, in the order of the file."""
+        [path] = self.split_files[split]
+        for number, where, line in read_lines(path):
+            for row in parse_line(line, f"{split}-{number:06d}", where=where):
+                paths = () if row["image"] is None else (self.raw_dir / row["image"],)
+                yield RawRow(row, where, paths)
+
+
+def parse_line(line: str, line_id: str, *, where: str) -> list[Row]:
+    """Parse one line of either form.
+
+    Args:
+        line: The JSON text.
+        line_id: Id for a line that states none.
+        where: `file:line`, put in front of every error.
+
+    Returns:
+        Rows of the schema: one for a row, one per relation for a group. `image` is a relative path or None.
+
+    Raises:
+        ValueError: If the line is not JSON, has unknown or missing keys, an index or span out of range, or an image
+            path that leaves the folder.
+        TypeError: If a value has the wrong type.
+    """
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: the line is not JSON ({error}): {line[:80]!r}...") from error
+    if not isinstance(data, dict):
+        raise TypeError(f"{where}: a line must be a JSON object, got {line[:80]!r}.")
+    is_group = "entities" in data or "relations" in data
+    _check_keys(data, GROUP_KEYS if is_group else ROW_KEYS, where=where, optional=SHARED_KEYS)
+    text, offsets = _text_and_offsets(data, where)
+    shared = {"id": data.get("id", line_id), "text": text, "image": _relative_path(data.get("image"), where)}
+    parse = _parse_group if is_group else _parse_row
+    return parse(data, shared, offsets=offsets, where=where)
+
+
+def _parse_row(data: Row, shared: Row, *, offsets: Sequence[tuple[int, int]] | None, where: str) -> list[Row]:
+    head, tail = (
+        _entity(data[role], shared["text"], offsets=offsets, where=f"{where}: {role!r}") for role in ("head", "tail")
+    )
+    return [{**shared, "head": head, "tail": tail, "relation": data["relation"]}]
+
+
+def _parse_group(data: Row, shared: Row, *, offsets: Sequence[tuple[int, int]] | None, where: str) -> list[Row]:
+    for key in ("entities", "relations"):
+        if not isinstance(data[key], list):
+            raise TypeError(f"{where}: {key!r} must be a list, got {data[key]!r}.")
+    entities = [
+        _entity(entity, shared["text"], offsets=offsets, where=f"{where}: entity {index}")
+        for index, entity in enumerate(data["entities"])
+    ]
+    rows = []
+    for index, relation in enumerate(data["relations"]):
+        here = f"{where}: relation {index}"
+        _check_keys(relation, RELATION_KEYS, where=here)
+        head, tail = (_entity_at(relation[role], entities, where=f"{here}: {role!r}") for role in ("head", "tail"))
+        row_id = f"{shared['id']}-{index}"
+        rows.append({**shared, "id": row_id, "head": head, "tail": tail, "relation": relation["relation"]})
+    return rows
+
+
+def _text_and_offsets(data: Row, where: str) -> tuple[str, list[tuple[int, int]] | None]:
+    """The text, and the character span of each token if the line gives tokens."""
+    if ("text" in data) == ("tokens" in data):
+        raise ValueError(
+            f"{where}: give either 'text' (spans are character offsets) or 'tokens' (spans are token offsets)."
+        )
+    if "text" in data:
+        if not isinstance(data["text"], str):
+            raise TypeError(f"{where}: 'text' must be a string, got {data['text']!r}.")
+        return data["text"], None
+    tokens = data["tokens"]
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
+        raise TypeError(f"{where}: 'tokens' must be a list of strings that are not empty, got {tokens!r}.")
+    return " ".join(tokens), token_offsets(tokens)
+
+
+def _entity(raw: Any, text: str, *, offsets: Sequence[tuple[int, int]] | None, where: str) -> Entity:
+    _check_keys(raw, ENTITY_KEYS, where=where, optional=ENTITY_KEYS)
+    has_span = raw.get("start") is not None or raw.get("end") is not None
+    if has_span == (raw.get("bbox") is not None):
+        raise ValueError(
+            f"{where}: give either 'start' and 'end' (an entity in the text) or 'bbox' (an object in the picture), "
+            f"got {raw!r}."
+        )
+    entity = _text_entity(raw, text, offsets=offsets, where=where) if has_span else _object(raw, where)
+    # A stated name that does not match its span is found by `check_row`.
+    return entity | {key: raw[key] for key in ("name", "type") if raw.get(key) is not None}
+
+
+def _text_entity(raw: Row, text: str, *, offsets: Sequence[tuple[int, int]] | None, where: str) -> Entity:
+    start, end = raw.get("start"), raw.get("end")
+    if offsets is None:
+        check_span(start, end, len(text), where=where)
+        return text_entity(text, start, end)
+    check_span(start, end, len(offsets), where=where, unit="token")
+    return text_entity(text, offsets[start][0], offsets[end - 1][1])
+
+
+def _object(raw: Row, where: str) -> Entity:
+    check_bbox(raw["bbox"], where)
+    return object_entity("object", raw["bbox"])
+
+
+def _entity_at(index: Any, entities: Sequence[Entity], *, where: str) -> Entity:
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise TypeError(f"{where} must be the position of an entity in 'entities', from 0, got {index!r}.")
+    if not 0 <= index < len(entities):
+        raise ValueError(f"{where} is {index}, but 'entities' has the positions 0 to {len(entities) - 1}.")
+    return entities[index]
+
+
+def _relative_path(image: Any, where: str) -> str | None:
+    """Check that an image path stays in the data folder, whichever system wrote it."""
+    if image is None:
+        return None
+    if not isinstance(image, str) or not image.strip():
+        raise TypeError(f"{where}: 'image' must be a path relative to the JSONL file's folder, or null, got {image!r}.")
+    windows = PureWindowsPath(image)
+    if PurePosixPath(image).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise ValueError(
+            f"{where}: the image path {image!r} leaves the folder of the JSONL file. Put the pictures into that folder "
+            "and give a relative path without '..', such as 'pictures/1.jpg'."
+        )
+    return image
+
+
+def _check_keys(data: Any, allowed: Sequence[str], *, where: str, optional: Sequence[str] = ()) -> None:
+    if not isinstance(data, dict):
+        raise TypeError(f"{where} must be a JSON object with the keys {list(allowed)}, got {data!r}.")
+    for key in data:
+        if key not in allowed:
+            raise ValueError(f"{where}: unknown key {key!r}.{did_you_mean(key, allowed)} Allowed are {list(allowed)}.")
+    missing = [key for key in allowed if key not in data and key not in optional]
+    if missing:
+        raise ValueError(f"{where}: missing {missing}. Its keys are {list(allowed)}.")
+
+
+def _find_file(data_dir: Path, split: str) -> Path | None:
+    found = [path for name in FILE_NAMES[split] if (path := data_dir / f"{name}.jsonl").is_file()]
+    if len(found) > 1:
+        raise ValueError(f"Several files could be the split {split!r}: {', '.join(map(str, found))}. Keep one of them.")
+    return found[0] if found else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(JsonlBuilder))

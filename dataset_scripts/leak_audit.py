@@ -1,0 +1,237 @@
+"""Measures what gives a relation away although no model should see it.
+
+The "visual objects" that circulate with MNRE are lists of crops per *instance*: they were cut with a phrase that had
+the gold entity types in it, and with none where the relation is `None`. Their number alone then tells the relation.
+Systems that take the first three crops and fill up with zeros read it from the empty slots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import random
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roc.dataset_scripts.mnre import find_text_file, read_instances
+from roc.dataset_scripts.schema import SPLITS, Row
+
+# HVPNeT, MKGformer, IFAformer and HVFormer take this many crops and zero-pad.
+CROPS_TAKEN = 3
+
+# Our choice: a lookup that beats the majority by two points, or finds `None` much better than a coin (0.5), leaks,
+# unless the same would happen by chance.
+MIN_GAIN = 0.02
+MIN_BALANCED_ACCURACY = 0.6
+MAX_P_VALUE = 0.01
+NUM_SHUFFLES = 199
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """How well a number that should say nothing predicts the relation; all rates in [0, 1].
+
+    Args:
+        num_instances: Instances looked at.
+        majority_rate: Accuracy of always answering the most frequent relation.
+        lookup_accuracy: Accuracy of the best answer per number, on the same instances.
+        p_value: How often shuffled relations give such a lookup accuracy.
+        none_rule: The rule that answers "none".
+        none_precision: Share of true "none" among those the rule picks.
+        none_recall: Share of "none" that the rule picks.
+        none_balanced_accuracy: Mean of the recalls of "none" and of all others; 0.5 is chance.
+        none_rate_by_value: Share of "none" among the instances of each number.
+        num_by_value: Instances of each number.
+        leaks: The verdict.
+        verdict: The verdict in words.
+    """
+
+    num_instances: int
+    majority_rate: float
+    lookup_accuracy: float
+    p_value: float
+    none_rule: str
+    none_precision: float
+    none_recall: float
+    none_balanced_accuracy: float
+    none_rate_by_value: dict[str, float]
+    num_by_value: dict[str, int]
+    leaks: bool
+    verdict: str
+
+
+def audit_visual_objects(
+    path: str | Path, relations: Sequence[str], *, none_relation: str = "None", seed: int = 0
+) -> LeakReport:
+    """Measure how far the number of crops per instance predicts the relation.
+
+    Args:
+        path: A `*_dict.pth`: crop names by instance, keyed by the line of the instance from 0.
+        relations: The relation of each instance, in the order of the text file.
+        none_relation: The relation that means "none".
+        seed: Of the shuffles.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a file, has another number of instances, or `none_relation` does not occur.
+    """
+    crops = _load_crops(Path(path))
+    if set(crops) - set(range(len(relations))):
+        raise ValueError(
+            f"{path} has entries for the lines {min(crops)} to {max(crops)}, but there are {len(relations)} instances. "
+            "Give the file of the same split."
+        )
+    counts = [len(crops.get(index, ())) for index in range(len(relations))]
+    is_none = [count < CROPS_TAKEN for count in counts]
+    return _report(
+        counts, relations, is_none, none_rule=f"fewer than {CROPS_TAKEN} crops", none_relation=none_relation, seed=seed
+    )
+
+
+def audit_entity_order(rows: Sequence[Row], *, none_relation: str = "None", seed: int = 0) -> LeakReport:
+    """Measure how far the order of head and tail in the text predicts the relation.
+
+    Args:
+        rows: Rows of the schema whose entities are both in the text.
+        none_relation: The relation that means "none".
+        seed: Of the shuffles.
+
+    Returns:
+        The report; its number is 1 where the head starts after the tail.
+
+    Raises:
+        ValueError: If `none_relation` does not occur, or an entity is not in the text.
+    """
+    if any(row[role]["start"] is None for row in rows for role in ("head", "tail")):
+        raise ValueError("The order in the text is defined for rows whose head and tail are both in the text.")
+    is_after = [row["head"]["start"] > row["tail"]["start"] for row in rows]
+    return _report(
+        [int(after) for after in is_after],
+        [row["relation"] for row in rows],
+        [not after for after in is_after],
+        none_rule="head not after tail",
+        none_relation=none_relation,
+        seed=seed,
+    )
+
+
+def _report(
+    values: Sequence[int],
+    relations: Sequence[str],
+    is_none: Sequence[bool],
+    *,
+    none_rule: str,
+    none_relation: str,
+    seed: int,
+) -> LeakReport:
+    gold = [relation == none_relation for relation in relations]
+    if not any(gold) or all(gold):
+        raise ValueError(f"none_relation={none_relation!r} must be the relation of some, not all, of the instances.")
+    majority = max(Counter(relations).values()) / len(relations)
+    accuracy = _lookup_accuracy(values, relations)
+    p_value = _p_value(values, relations, accuracy=accuracy, seed=seed)
+    precision, recall, balanced = _scores(is_none, gold)
+    leaks = p_value <= MAX_P_VALUE and (accuracy - majority >= MIN_GAIN or balanced >= MIN_BALANCED_ACCURACY)
+    by_value = Counter(values)
+    none_by_value = Counter(value for value, none in zip(values, gold) if none)
+    return LeakReport(
+        num_instances=len(relations),
+        majority_rate=majority,
+        lookup_accuracy=accuracy,
+        p_value=p_value,
+        none_rule=none_rule,
+        none_precision=precision,
+        none_recall=recall,
+        none_balanced_accuracy=balanced,
+        none_rate_by_value={str(value): none_by_value[value] / by_value[value] for value in sorted(by_value)},
+        num_by_value={str(value): by_value[value] for value in sorted(by_value)},
+        leaks=leaks,
+        verdict="LEAKS" if leaks else "no leak found",
+    )
+
+
+def _lookup_accuracy(values: Sequence[int], relations: Sequence[str]) -> float:
+    """Accuracy of answering the most frequent relation of each value."""
+    best: dict[int, int] = {}
+    for (value, _), number in Counter(zip(values, relations)).items():
+        best[value] = max(best.get(value, 0), number)
+    return sum(best.values()) / len(relations)
+
+
+def _p_value(values: Sequence[int], relations: Sequence[str], *, accuracy: float, seed: int) -> float:
+    """Share of shuffles, the real order counted as one, whose lookup is as accurate (a permutation test)."""
+    rng, shuffled = random.Random(seed), list(relations)
+    as_good = 1
+    for _ in range(NUM_SHUFFLES):
+        rng.shuffle(shuffled)
+        as_good += _lookup_accuracy(values, shuffled) >= accuracy
+    return as_good / (NUM_SHUFFLES + 1)
+
+
+def _scores(predicted: Sequence[bool], gold: Sequence[bool]) -> tuple[float, float, float]:
+    """Precision and recall of a yes, and the mean of the recalls of yes and no."""
+    cells = Counter(zip(predicted, gold))
+    precision = cells[True, True] / max(1, sum(predicted))
+    recall = cells[True, True] / sum(gold)
+    return precision, recall, (recall + cells[False, False] / (len(gold) - sum(gold))) / 2
+
+
+def _load_crops(path: Path) -> Mapping[int, Sequence[Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. Give a `*_dict.pth` with --objects.")
+    try:
+        # weights_only: a pickle from elsewhere may hold plain data, never code.
+        crops = torch.load(path, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        raise ValueError(f"{path} cannot be read as plain data: {repr(error)[:200]}") from error
+    is_mapping = isinstance(crops, dict) and bool(crops)
+    if not is_mapping or not all(isinstance(k, int) and isinstance(names, list) for k, names in crops.items()):
+        raise ValueError(f"{path} is not a list of crops per line number: expected a dict of int to list.")
+    return crops
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: audit the visual objects of an MNRE split.
+
+    Args:
+        argv: The arguments; None for those of the process.
+
+    Returns:
+        Exit code: 0 if the audit ran, whatever it found; 1 for a failure.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m roc.dataset_scripts.leak_audit",
+        description="Measure how far the number of MNRE's 'visual objects' per instance gives the relation away.",
+    )
+    parser.add_argument("--data_dir", required=True, help="folder of the raw MNRE files")
+    parser.add_argument("--objects", required=True, help="the *_dict.pth file of the same split")
+    parser.add_argument("--split", required=True, choices=SPLITS)
+    args = parser.parse_args(argv)
+    try:
+        report = audit_visual_objects(args.objects, _relations(Path(args.data_dir), args.split))
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 1
+    print(json.dumps({"objects": args.objects, "split": args.split, **asdict(report)}))
+    return 0
+
+
+def _relations(data_dir: Path, split: str) -> list[str]:
+    path = find_text_file(data_dir, split)
+    if path is None:
+        raise FileNotFoundError(f"{data_dir} has no text file of the split {split!r}.")
+    return [instance["relation"] for _, _, instance in read_instances(path)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Loading a dataset by name, from raw files or from a folder that a builder wrote."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from roc.configuration_roc import did_you_mean
+from roc.dataset_scripts.base import MissingImages, RocDatasetBuilder, check_missing_images
+from roc.dataset_scripts.export import MARKER, read_marker
+from roc.dataset_scripts.jsonl import JsonlBuilder
+from roc.dataset_scripts.mnre import MnreBuilder
+from roc.dataset_scripts.schema import FEATURES
+from roc.entity_typing_roc import EntityTyper
+
+logger = logging.getLogger("roc.dataset_scripts")
+
+BUILDERS: dict[str, type[RocDatasetBuilder]] = {"mnre": MnreBuilder, "jsonl": JsonlBuilder}
+
+# Generated data has no raw files: it is only ever loaded from a written folder.
+GENERATED = ("synthetic",)
+
+
+def load_dataset_splits(
+    name: str,
+    data_dir: str | Path,
+    *,
+    splits: Sequence[str] | None = None,
+    missing_images: MissingImages = "error",
+    entity_typer: str | EntityTyper | None = None,
+    cache_dir: str | Path | None = None,
+) -> datasets.DatasetDict:
+    """Load splits of a dataset, in the schema of `schema.FEATURES`.
+
+    If a builder wrote `data_dir`, its Parquet files are loaded as they are. Else the splits are built from the raw
+    files and cached; a change of a raw file, a picture, an option or the builder's code builds them anew.
+
+    Args:
+        name: `"mnre"`, `"jsonl"` or `"synthetic"`.
+        data_dir: Folder of the raw files, or one that `python -m roc.dataset_scripts.NAME` wrote.
+        splits: Some of `"train"`, `"val"`, `"test"`; None for those that exist. Other splits are not opened.
+        missing_images: `"error"`, `"skip"` (drop the row) or `"no_image"` (keep it without a picture). Built into a
+            written folder already.
+        entity_typer: A typer, or its name such as `"spacy"`, for text entities without a type.
+        cache_dir: Where built datasets are kept; None for the default of `datasets`.
+
+    Returns:
+        The splits.
+
+    Raises:
+        ValueError: If the name or an option is unknown, the folder was written by another builder or with another
+            typer, or the raw files are malformed.
+        FileNotFoundError: If the folder, a split or a picture is not there.
+    """
+    _check_name(name)
+    check_missing_images(missing_images)
+    marker = read_marker(data_dir)
+    if marker is not None:
+        _check_marker(marker, name, folder=Path(data_dir), entity_typer=entity_typer)
+        return _load_parquet(Path(data_dir), marker, splits=splits, cache_dir=cache_dir)
+    if name in GENERATED:
+        raise FileNotFoundError(
+            f"{str(data_dir)!r} has no {MARKER}: {name!r} is loaded from a folder that its generator wrote. Type "
+            f"`python -m roc.dataset_scripts.{name} --output_dir {data_dir}`."
+        )
+    builder = BUILDERS[name](
+        data_dir, splits=splits, missing_images=missing_images, entity_typer=entity_typer, cache_dir=cache_dir
+    )
+    return builder.build()
+
+
+def _check_name(name: str) -> None:
+    allowed = (*BUILDERS, *GENERATED)
+    if name not in allowed:
+        raise ValueError(f"There is no dataset {name!r}; there are {list(allowed)}.{did_you_mean(name, allowed)}")
+
+
+def _check_marker(marker: dict[str, Any], name: str, *, folder: Path, entity_typer: str | EntityTyper | None) -> None:
+    if marker["builder"] != name:
+        raise ValueError(f"{folder} was written by the builder {marker['builder']!r}, not {name!r}. Ask for that name.")
+    typer = entity_typer if entity_typer is None or isinstance(entity_typer, str) else entity_typer.name
+    written = {marker["entity_typer"], marker["options"].get("entity_typer")}
+    untyped = sum(counts["untyped_text_entities"] for counts in marker["splits"].values())
+    if typer is not None and typer not in written and untyped:
+        raise ValueError(
+            f"{folder} was written with entity_typer={marker['entity_typer']!r} and has {untyped} untyped text "
+            f"entities, but entity_typer={typer!r} is asked for. Write it again with --entity_typer {typer}, or load "
+            "the raw files."
+        )
+
+
+def _load_parquet(
+    folder: Path, marker: dict[str, Any], *, splits: Sequence[str] | None, cache_dir: str | Path | None
+) -> datasets.DatasetDict:
+    missing = [split for split in splits or () if split not in marker["splits"]]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has no split {missing[0]!r}; it has {list(marker['splits'])}. Ask for those with splits=."
+        )
+    wanted = [split for split in marker["splits"] if splits is None or split in splits]
+    data_files = {split: str(folder / "data" / f"{split}-*.parquet") for split in wanted}
+    loaded = datasets.load_dataset(
+        "parquet", data_files=data_files, features=FEATURES, cache_dir=None if cache_dir is None else str(cache_dir)
+    )
+    for split in wanted:
+        _check_loaded(loaded[split], marker["splits"][split], where=f"{folder}, split {split!r}")
+    return loaded
+
+
+def _check_loaded(dataset: datasets.Dataset, counts: dict[str, Any], *, where: str) -> None:
+    if len(dataset) != counts["rows"]:
+        raise ValueError(f"{where} has {len(dataset)} rows, but its marker says {counts['rows']}. Write it again.")
+    if counts.get("missing_images"):
+        logger.warning(
+            "%s was written from raw files with %d missing pictures (%d rows dropped).",
+            *(where, counts["missing_images"], counts.get("dropped_rows", 0)),
+        )

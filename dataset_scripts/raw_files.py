@@ -1,0 +1,75 @@
+"""Reading raw files: lines with their numbers, pictures that must decode, checksums, token positions."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import PIL.Image
+
+from roc.entity_typing_roc import Span
+
+
+def check_picture(path: Path, where: str) -> None:
+    """Check that a picture can be decoded to its end.
+
+    Args:
+        path: The picture.
+        where: Which row it belongs to; put in front of the error.
+
+    Raises:
+        ValueError: If it is no picture, broken or cut short.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            # Lets the JPEG decoder work at a fraction of the size; it still reads the whole file.
+            image.draft("RGB", (64, 64))
+            image.load()
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{where}: the picture {path} cannot be decoded ({error}). Replace the file, or remove the row."
+        ) from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Read the lines of a UTF-8 file that are not blank.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Line number from 1, `file name:line number`, and the line.
+
+    Raises:
+        ValueError: If a line is not UTF-8.
+    """
+    # Opened as bytes: text mode would also end lines at a lone carriage return, and could not name the broken line.
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path.name}:{number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}: the line is not UTF-8 ({error}). Save the file as UTF-8.") from error
+            if text:
+                yield number, where, text
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the sha256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def token_offsets(tokens: Sequence[str]) -> list[Span]:
+    """Return the half-open character span of each token in `" ".join(tokens)`."""
+    spans, start = [], 0
+    for token in tokens:
+        spans.append((start, start + len(token)))
+        start += len(token) + 1
+    return spans
