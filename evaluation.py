@@ -1,0 +1,77 @@
+"""Predictions of a model over a split, and their scores."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator
+from roc.scoring import relation_scores
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One entry per row of the split, in the order in which the samples list them.
+
+    Args:
+        row_ids: Ids of the rows.
+        expected: Relations that the data states.
+        predicted: Relations that the model ranks first.
+    """
+
+    row_ids: list[str]
+    expected: list[str]
+    predicted: list[str]
+
+
+@torch.no_grad()
+def predict_relations(
+    model: RocModel,
+    processor: RocProcessor,
+    samples: GroupedSamples,
+    *,
+    batch_size: int = 64,
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> Predictions:
+    """Rank the relations of every pair.
+
+    Args:
+        model: The model; it is set to evaluation mode.
+        processor: Its processor.
+        samples: The split.
+        batch_size: Samples per forward pass.
+        autocast: Context manager of mixed precision.
+
+    Returns:
+        The predictions.
+    """
+    model.eval()
+    sampler = LengthBucketBatchSampler(
+        [sample.approximate_length for sample in samples.samples], batch_size, shuffle=False
+    )
+    loader = DataLoader(samples, batch_sampler=sampler, collate_fn=SampleCollator(processor, relations=None))
+    predicted: dict[str, str] = {}
+    names = [relation["name"] for relation in model.config.relations]
+    for row_ids, batch in tqdm(loader, desc="scoring", disable=not sys.stderr.isatty(), leave=False):
+        batch = batch.to(model.device)
+        with autocast():
+            logits = model(**batch).logits
+        best = logits[batch["pair_mask"].bool()].argmax(dim=-1).tolist()
+        predicted.update(zip(row_ids, (names[number] for number in best), strict=True))
+    row_ids = [row_id for sample in samples.samples for row_id in sample.row_ids]
+    expected = [relation for sample in samples.samples for relation in sample.relations]
+    return Predictions(row_ids, expected, [predicted[row_id] for row_id in row_ids])
+
+
+def score_predictions(predictions: Predictions, none_relation: str | None) -> dict[str, Any]:
+    """`relation_scores` of the predictions."""
+    return relation_scores(predictions.predicted, predictions.expected, none_relation=none_relation)

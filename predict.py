@@ -1,0 +1,80 @@
+"""Say which relations hold in one post: `python predict.py --model DIR --text TEXT [--image FILE] ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from roc.drawing import draw_prediction
+from roc.images_roc import open_image
+from roc.inference import find_entities, load_model, parse_entity, predict
+from roc.programs import run_program
+from roc.relation_files import load_relations
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predict with the given command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    return run_program(lambda: _predict(options))
+
+
+def _predict(options: argparse.Namespace) -> dict[str, Any]:
+    if (options.head is None) != (options.tail is None):
+        raise ValueError("Give both --head and --tail, or neither for all pairs.")
+    model, processor = load_model(options.model)
+    if options.relations is not None:
+        inventory = load_relations(options.relations)
+        model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
+    image = _read_image(options.image)
+    entities, pairs = _entities(options, processor.entity_typer)
+    result = predict(model, processor, options.text, entities, image=image, pairs=pairs, top_k=options.top_k)
+    if options.picture is not None:
+        draw_prediction(
+            options.picture,
+            text=options.text,
+            entities=result["entities"],
+            predictions=result["predictions"],
+            image=image,
+        )
+        result["picture"] = options.picture
+    return result
+
+
+def _entities(options: argparse.Namespace, typer: str | None) -> tuple[list[dict[str, Any]], Any]:
+    """The entities that were asked for, and their pairs: head and tail, or None for all."""
+    if options.head is not None:
+        return [parse_entity(given, options.text) for given in (options.head, options.tail)], [(0, 1)]
+    if options.entity:
+        return [parse_entity(given, options.text) for given in options.entity], None
+    return find_entities(options.text, typer), None
+
+
+def _read_image(path: str | None) -> Any:
+    if path is None:
+        return None
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no picture {path!r}.")
+    return open_image(file.read_bytes(), path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="predict.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="folder that train.py wrote, or Hub id")
+    parser.add_argument("--text", required=True, help="the post")
+    parser.add_argument("--image", help="its picture, a file")
+    entity = "a name in the text, START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture"
+    parser.add_argument("--head", help=entity)
+    parser.add_argument("--tail", help=entity)
+    parser.add_argument("--entity", action="append", help="instead of head and tail, several times: all their pairs")
+    parser.add_argument("--relations", help="relation file to use instead of the model's own relations")
+    parser.add_argument("--top_k", type=int, default=3, help="relations per pair")
+    parser.add_argument("--picture", help="draw the prediction into this PNG file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

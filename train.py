@@ -1,0 +1,20 @@
+"""Train ROC: `accelerate launch train.py CONFIG.yaml [--field value ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import roc.register  # noqa: F401  (AutoModel and AutoProcessor know ROC)
+from roc.programs import run_program
+from roc.run_config import parse_run_config
+from roc.training import train
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train with the given command line; returns the exit code."""
+    return run_program(lambda: train(parse_run_config(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
