@@ -1,0 +1,660 @@
+"""Pictures for people: one prediction with text, picture and ranked relations; training curves; a confusion matrix."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_PAIRS = 6
+MAX_RELATIONS = 5
+MAX_TEXT_LINES = 24
+MAX_DESCRIPTION_LINES = 3
+
+Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont
+Box = tuple[float, float, float, float]
+
+# Eight hues that stay apart from each other, dark enough for small type on white (contrast at least 3.7 : 1).
+ENTITY_COLORS: tuple[Color, ...] = (
+    (37, 99, 235),  # blue
+    (194, 65, 12),  # orange
+    (4, 120, 87),  # green
+    (190, 24, 93),  # pink
+    (109, 40, 217),  # violet
+    (14, 116, 144),  # teal
+    (185, 28, 28),  # red
+    (77, 124, 15),  # olive
+)
+_INK, _MUTED, _LINE = (24, 32, 47), (92, 103, 121), (221, 226, 234)
+_PAGE, _CARD, _TRACK, _FIRST_BAR, _BAR = (
+    (244, 246, 250),
+    (255, 255, 255),
+    (233, 237, 243),
+    (51, 65, 85),
+    (148, 163, 184),
+)
+
+_WIDTH, _MARGIN, _GAP, _PADDING = 1080, 24, 16, 18  # pixels; fits a 1280 pixel laptop screen unscaled
+_MAX_PICTURE_HEIGHT = 560
+_TEXT_HEIGHT, _LANE_HEIGHT, _DESCRIPTION_HEIGHT = 32, 22, 19
+# Glyph by glyph from left to right, so that each character offset has one place on its line.
+_LAYOUT = ImageFont.Layout.BASIC
+_CHARACTERS_DRAWN = 5000  # more than MAX_TEXT_LINES can hold, so that a whole book costs no time
+
+
+def entity_color(index: int) -> Color:
+    """Colour of the entity at `index`: the same in the text, on the picture and in the pairs."""
+    return ENTITY_COLORS[index % len(ENTITY_COLORS)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One prediction
+
+
+def draw_prediction(
+    path: str | os.PathLike[str] | None,
+    *,
+    text: str,
+    entities: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Mapping[str, Any]],
+    image: Image.Image | None = None,
+    title: str | None = None,
+) -> Image.Image:
+    """Draw one post: its text with coloured entities, its picture with boxes, and the ranked relations of its pairs.
+
+    The first `MAX_PAIRS` pairs are drawn with their first `MAX_RELATIONS` relations, and a line says how many pairs
+    are left out; likewise for a text of more than `MAX_TEXT_LINES` lines. Right-to-left words are put in visual order,
+    without shaping (Pillow's complex layout isn't part of every build).
+
+    Args:
+        path: PNG file to write (whole or not at all), or `None` to write none.
+        text: The post.
+        entities: Dicts with `name`, `type` (or None), and either `start` and `end` (half-open character offsets into
+            `text`) or `bbox` (`xyxy`, normalised to [0, 1], origin top left; parts outside are cut off), or both.
+        predictions: Dicts with `head` and `tail` (indices into `entities`) and `relations`, a list of dicts with
+            `relation`, `score` and `description` (or None), best first. Bars show scores from 0 to 1.
+        image: The picture, of any size and mode, turned the way the boxes were measured.
+        title: A heading.
+
+    Returns:
+        The drawing, RGB.
+
+    Raises:
+        ValueError: If a span lies outside the text, a pair names an entity that isn't there, or `path` is no `.png`.
+    """
+    _check_prediction(path, text, entities, predictions)
+    inner = _WIDTH - 2 * _MARGIN
+    blocks = [_text_block(text, entities, inner)]
+    if title:
+        blocks.insert(0, _title_block(title, inner))
+    blocks.append(_two_columns(_detail_blocks(entities, predictions, image, inner), inner))
+    left_out = len(predictions) - MAX_PAIRS
+    if left_out > 0:
+        blocks.append(_note_block(f"and {left_out} more pair{'s' * (left_out > 1)}", inner))
+    elif not predictions:
+        blocks.append(_note_block("no pairs of entities", inner))
+    drawing = _stack([block for block in blocks if block.height], _MARGIN)
+    if path is not None:
+        with atomic_write(path, "wb") as file:
+            drawing.save(file, format="PNG")
+    return drawing
+
+
+def _check_prediction(
+    path: str | os.PathLike[str] | None,
+    text: str,
+    entities: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Mapping[str, Any]],
+) -> None:
+    _check_png(path)
+    for index, entity in enumerate(entities):
+        start, end = entity.get("start"), entity.get("end")
+        if start is not None and end is not None and not 0 <= start <= end <= len(text):
+            raise ValueError(
+                f"Entity {index} ({entity['name']!r}) spans characters {start} to {end} of a text of {len(text)} "
+                "characters; give half-open character offsets into the text, not token positions."
+            )
+    for index, pair in enumerate(predictions):
+        for side in ("head", "tail"):
+            if not 0 <= pair[side] < len(entities):
+                raise ValueError(
+                    f"Pair {index} has the {side} {pair[side]}, but there are {len(entities)} entities; "
+                    "heads and tails are indices into entities, from 0."
+                )
+
+
+def _check_png(path: str | os.PathLike[str] | None) -> None:
+    if path is not None and Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{os.fspath(path)!r} is written as PNG; give a file name that ends in .png.")
+
+
+def _detail_blocks(
+    entities: Sequence[Mapping[str, Any]],
+    predictions: Sequence[Mapping[str, Any]],
+    image: Image.Image | None,
+    width: int,
+) -> list[Image.Image]:
+    """The picture and one card per pair, all as wide as one of two columns, or as the page if there is only one."""
+    shown = predictions[:MAX_PAIRS]
+    alone = len(shown) + (image is not None) < 2
+    column = width if alone else (width - _GAP) // 2
+    blocks = [] if image is None else [_picture_block(image, entities, column)]
+    return blocks + [_pair_block(pair, entities, column) for pair in shown]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Blocks: each is an RGB picture of the asked width, as high as its content needs
+
+
+def _title_block(title: str, width: int) -> Image.Image:
+    font = _font(26, bold=True)
+    block = Image.new("RGB", (width, 36), _PAGE)
+    ImageDraw.Draw(block).text((0, 0), _shorten(title, font, width), font=font, fill=_INK)
+    return block
+
+
+def _note_block(note: str, width: int) -> Image.Image:
+    block = Image.new("RGB", (width, 22), _PAGE)
+    ImageDraw.Draw(block).text((width / 2, 0), note, font=_font(15), fill=_MUTED, anchor="ma")
+    return block
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """The part of an entity that lies on one line of text, in pixels from the left edge of the block."""
+
+    entity: int
+    left: float
+    right: float
+    tag: str  # the entity's type at its first segment, else ""
+    tag_left: float
+
+
+def _text_block(text: str, entities: Sequence[Mapping[str, Any]], width: int) -> Image.Image:
+    """The text; under each line, bars mark its entities, in as many lanes as nested or close entities need."""
+    font, tag_font = _font(21), _font(13)
+    lines = _wrap(text[:_CHARACTERS_DRAWN], font, width - 2 * _PADDING)[:MAX_TEXT_LINES]
+    placed = [_place(text, line, font) for line in lines]
+    lanes = [
+        _lanes(_segments(entities, line, edges, tag_font, width - _PADDING), tag_font)
+        for line, (_, edges) in zip(lines, placed, strict=True)
+    ]
+    left_out = len(text[lines[-1][1] :].strip()) if lines else 0
+    height = 2 * _PADDING + sum(_TEXT_HEIGHT + _LANE_HEIGHT * len(lane) for lane in lanes) + 24 * bool(left_out)
+    block = _card(width, height)
+    y = _PADDING
+    for (glyphs, _), lane in zip(placed, lanes, strict=True):
+        _draw_line(block, y, glyphs, font, lane, tag_font)
+        y += _TEXT_HEIGHT + _LANE_HEIGHT * len(lane)
+    if left_out:
+        note = f"… and {left_out:,} more characters"
+        ImageDraw.Draw(block).text((_PADDING, y), note, font=_font(15), fill=_MUTED)
+    return block
+
+
+def _draw_line(
+    block: Image.Image, y: int, glyphs: str, font: Font, lanes: list[list[_Segment]], tag_font: Font
+) -> None:
+    segments = [segment for lane in lanes for segment in lane]
+    # Long ones first: a nested entity's tint lies on top of the one around it.
+    for segment in sorted(segments, key=lambda segment: segment.left - segment.right):
+        tint = _tint(entity_color(segment.entity), 0.16)
+        _rounded(block, (segment.left - 3, y, segment.right + 3, y + 30), fill=tint, radius=5)
+    draw = ImageDraw.Draw(block)
+    draw.text((_PADDING, y + 2), glyphs, font=font, fill=_INK)
+    for number, lane in enumerate(lanes):
+        top = y + _TEXT_HEIGHT - 1 + _LANE_HEIGHT * number
+        for segment in lane:
+            color = entity_color(segment.entity)
+            draw.rectangle((segment.left, top, max(segment.right, segment.left + 2), top + 2), fill=color)
+            draw.text((segment.tag_left, top + 4), segment.tag, font=tag_font, fill=color)
+
+
+def _segments(
+    entities: Sequence[Mapping[str, Any]],
+    line: tuple[int, int],
+    edges: list[tuple[float, float]],
+    tag_font: Font,
+    right_limit: int,
+) -> list[_Segment]:
+    """The entities' parts on one line, with a type tag where an entity begins."""
+    segments = []
+    for index, entity in enumerate(entities):
+        if entity.get("start") is None or entity.get("end") is None:
+            continue
+        first, last = max(entity["start"], line[0]), min(entity["end"], line[1])
+        if first >= last:
+            continue
+        covered = edges[first - line[0] : last - line[0]]
+        left, right = (_PADDING + edge for edge in (min(e[0] for e in covered), max(e[1] for e in covered)))
+        tag = _shorten(entity.get("type") or "", tag_font, 160) if first == entity["start"] else ""
+        tag_left = max(_PADDING, min(left, right_limit - tag_font.getlength(tag)))
+        segments.append(_Segment(index, left, right, tag, tag_left))
+    return segments
+
+
+def _lanes(segments: list[_Segment], tag_font: Font) -> list[list[_Segment]]:
+    """Spread segments over the fewest lanes (greedily) in which neither bars nor tags touch each other."""
+    lanes: list[list[_Segment]] = []
+    ends: list[float] = []
+    for segment in sorted(segments, key=lambda segment: (min(segment.left, segment.tag_left), -segment.right)):
+        begin = min(segment.left, segment.tag_left)
+        end = max(segment.right, segment.tag_left + tag_font.getlength(segment.tag)) + 6
+        lane = next((i for i, taken in enumerate(ends) if taken <= begin), len(lanes))
+        if lane == len(lanes):
+            lanes.append([])
+            ends.append(0.0)
+        lanes[lane].append(segment)
+        ends[lane] = end
+    return lanes
+
+
+def _picture_block(image: Image.Image, entities: Sequence[Mapping[str, Any]], width: int) -> Image.Image:
+    """The picture, scaled to the column with its aspect kept, with a labelled box for each object entity."""
+    available = width - 2 * _PADDING
+    scale = min(available / image.width, _MAX_PICTURE_HEIGHT / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    block = _card(width, size[1] + 2 * _PADDING)
+    left, top = (width - size[0]) // 2, _PADDING
+    block.paste(_on_white(image).resize(size, Image.Resampling.LANCZOS), (left, top))
+    boxes = [(index, entity) for index, entity in enumerate(entities) if entity.get("bbox") is not None]
+    for index, entity in boxes:
+        box = _box_in_pixels(entity["bbox"], (left, top), size)
+        ImageDraw.Draw(block).rectangle(box, outline=entity_color(index), width=3)
+    # Labels last, so that no other box runs through them.
+    for index, entity in boxes:
+        _draw_box_label(block, _box_in_pixels(entity["bbox"], (left, top), size), entity["name"], entity_color(index))
+    return block
+
+
+def _box_in_pixels(bbox: Sequence[float], origin: tuple[int, int], size: tuple[int, int]) -> Box:
+    """Turn a normalised `xyxy` box, cut to [0, 1], into corner pixels of the card."""
+    x0, y0, x1, y1 = (min(1.0, max(0.0, float(value))) for value in bbox)
+    (x0, x1), (y0, y1) = sorted((x0, x1)), sorted((y0, y1))
+    last = (size[0] - 1, size[1] - 1)
+    return (
+        origin[0] + round(x0 * last[0]),
+        origin[1] + round(y0 * last[1]),
+        origin[0] + round(x1 * last[0]),
+        origin[1] + round(y1 * last[1]),
+    )
+
+
+def _draw_box_label(block: Image.Image, box: Box, name: str, color: Color) -> None:
+    """Write a name above its box, or inside where the card's edge leaves no room above."""
+    font, height = _font(14, bold=True), 21
+    label = _shorten(name, font, block.width // 2)
+    width = font.getlength(label) + 12
+    left = max(2, min(box[0], block.width - width - 2))
+    top = box[1] - height if box[1] - height >= 2 else box[1]
+    ImageDraw.Draw(block).rectangle((left, top, left + width, top + height), fill=color)
+    ImageDraw.Draw(block).text((left + 6, top + height / 2), label, font=font, fill=_CARD, anchor="lm")
+
+
+def _pair_block(pair: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], width: int) -> Image.Image:
+    """The two names, then each relation with its bar, score and description."""
+    font, small = _font(16), _font(14)
+    inner = width - 2 * _PADDING
+    rows = [
+        (relation, _description_lines(relation.get("description"), small, inner))
+        for relation in pair["relations"][:MAX_RELATIONS]
+    ]
+    heights = [34 + _DESCRIPTION_HEIGHT * len(lines) for _, lines in rows] or [20]
+    height = 2 * _PADDING + 44 + sum(heights) + 14 * (len(heights) - 1)
+    block = _card(width, height)
+    _draw_names(block, entities, pair)
+    y = _PADDING + 44
+    if not rows:
+        ImageDraw.Draw(block).text((_PADDING, y - 4), "no relation", font=font, fill=_MUTED)
+    for rank, (relation, lines) in enumerate(rows):
+        _draw_relation(block, y, relation, best=rank == 0)
+        y += 34
+        for line in lines:
+            ImageDraw.Draw(block).text((_PADDING, y), line, font=small, fill=_MUTED)
+            y += _DESCRIPTION_HEIGHT
+        y += 14
+    return block
+
+
+def _draw_names(block: Image.Image, entities: Sequence[Mapping[str, Any]], pair: Mapping[str, Any]) -> None:
+    """Head and tail as coloured chips with an arrow between; each gets half of the line at most."""
+    font, arrow = _font(16, bold=True), 40
+    room = (block.width - 2 * _PADDING - arrow) / 2 - 20
+    x = float(_PADDING)
+    for side in ("head", "tail"):
+        index = pair[side]
+        name = _shorten(entities[index]["name"], font, room)
+        right = x + font.getlength(name) + 20
+        color = entity_color(index)
+        _rounded(block, (x, _PADDING, right, _PADDING + 30), fill=_tint(color, 0.16), radius=15)
+        draw = ImageDraw.Draw(block)
+        draw.text((x + 10, _PADDING + 15), name, font=font, fill=color, anchor="lm")
+        if side == "head":
+            y = _PADDING + 15
+            draw.line((right + 8, y, right + arrow - 10, y), fill=_MUTED, width=2)
+            tip = right + arrow - 7
+            draw.polygon([(tip, y), (tip - 8, y - 5), (tip - 8, y + 5)], fill=_MUTED)
+        x = right + arrow
+
+
+def _draw_relation(block: Image.Image, y: int, relation: Mapping[str, Any], *, best: bool) -> None:
+    """Name and score on one line, the bar under them; the best relation is the dark one."""
+    font = _font(16, bold=best)
+    left, right = _PADDING, block.width - _PADDING
+    score = f"{relation['score']:.2f}"
+    name = _shorten(relation["relation"], font, right - left - font.getlength(score) - 16)
+    draw = ImageDraw.Draw(block)
+    draw.text((left, y), name, font=font, fill=_INK)
+    draw.text((right, y), score, font=font, fill=_INK, anchor="ra")
+    _rounded(block, (left, y + 22, right, y + 29), fill=_TRACK, radius=3)
+    # A NaN compares false with everything and so draws no bar.
+    part = min(1.0, relation["score"]) if relation["score"] > 0 else 0.0
+    if part:
+        end = left + max(6.0, part * (right - left))
+        _rounded(block, (left, y + 22, end, y + 29), fill=_FIRST_BAR if best else _BAR, radius=3)
+
+
+def _description_lines(description: str | None, font: Font, width: int) -> list[str]:
+    text = " ".join((description or "").split())[:_CHARACTERS_DRAWN]
+    spans = _wrap(text, font, width) if text else []
+    lines = [text[start:end] for start, end in spans[:MAX_DESCRIPTION_LINES]]
+    if len(spans) > MAX_DESCRIPTION_LINES:
+        lines[-1] = _shorten(text[spans[MAX_DESCRIPTION_LINES - 1][0] :], font, width)
+    return lines
+
+
+def _two_columns(blocks: list[Image.Image], width: int) -> Image.Image:
+    """Put each block under the shorter of two columns, in order; a block of full width stands alone."""
+    if not blocks:
+        return Image.new("RGB", (width, 0), _PAGE)
+    heights, places = [0, 0], []
+    for block in blocks:
+        column = 0 if heights[0] <= heights[1] else 1
+        places.append((column * (block.width + _GAP), heights[column]))
+        heights[column] += block.height + _GAP
+    page = Image.new("RGB", (width, max(heights) - _GAP), _PAGE)
+    for block, place in zip(blocks, places, strict=True):
+        page.paste(block, place)
+    return page
+
+
+def _stack(blocks: list[Image.Image], margin: int) -> Image.Image:
+    """One block under the other on a page with margins."""
+    height = sum(block.height for block in blocks) + _GAP * (len(blocks) - 1)
+    page = Image.new("RGB", (_WIDTH, height + 2 * margin), _PAGE)
+    y = margin
+    for block in blocks:
+        page.paste(block, (margin, y))
+        y += block.height + _GAP
+    return page
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Type and shapes
+
+
+@cache
+def _font(size: int, bold: bool = False) -> Font:
+    """DejaVu Sans where matplotlib brings it along (Cyrillic, Greek, Hebrew, symbols), else Pillow's own font."""
+    matplotlib = importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin is not None:
+        name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+        file = Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / name
+        if file.is_file():
+            return ImageFont.truetype(str(file), size, layout_engine=_LAYOUT)
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is given
+    return font.font_variant(layout_engine=_LAYOUT)
+
+
+def _wrap(text: str, font: Font, width: float) -> list[tuple[int, int]]:
+    """Break a text at spaces and newlines (and inside longer words) into half-open character spans of lines."""
+    lines, offset = [], 0
+    for paragraph in text.split("\n"):
+        lines += [(offset + start, offset + end) for start, end in _wrap_paragraph(paragraph, font, width)]
+        offset += len(paragraph) + 1
+    return lines
+
+
+def _wrap_paragraph(text: str, font: Font, width: float) -> list[tuple[int, int]]:
+    lines, start, end = [], 0, 0
+    for word in re.finditer(r"\S+", text):
+        if font.getlength(text[start : word.end()]) <= width:
+            end = word.end()
+            continue
+        if end > start:
+            lines.append((start, end))
+            start = word.start()
+        while font.getlength(text[start : word.end()]) > width:
+            cut = start + _fitting(text[start : word.end()], font, width)
+            lines.append((start, cut))
+            start = cut
+        end = word.end()
+    return [*lines, (start, end)]
+
+
+def _fitting(text: str, font: Font, width: float) -> int:
+    """How many leading characters fit into a width; at least one."""
+    count = 1
+    while count < len(text) and font.getlength(text[: count + 1]) <= width:
+        count += 1
+    return count
+
+
+def _place(text: str, line: tuple[int, int], font: Font) -> tuple[str, list[tuple[float, float]]]:
+    """Arrange one line for drawing.
+
+    Returns:
+        The glyphs from left to right, and for each character of `text[line[0]:line[1]]` its left and right edge in
+        pixels from the start of the line.
+    """
+    characters = text[line[0] : line[1]]
+    glyphs, edges = "", [(0.0, 0.0)] * len(characters)
+    for i in _visual_order(characters):
+        left = font.getlength(glyphs)
+        glyphs += _glyph(characters[i])
+        edges[i] = (left, font.getlength(glyphs))
+    return glyphs, edges
+
+
+def _visual_order(characters: str) -> list[int]:
+    """Indices from left to right: runs of right-to-left characters, with the neutral ones between, are turned round.
+
+    Source:
+        A small part of the Unicode bidirectional algorithm (UAX 9): one level, left-to-right paragraphs.
+    """
+    order, i = list(range(len(characters))), 0
+    directions = [unicodedata.bidirectional(character) for character in characters]
+    while i < len(characters):
+        if directions[i] not in {"R", "AL"}:
+            i += 1
+            continue
+        end = j = i + 1
+        while j < len(characters) and directions[j] not in {"L", "EN", "AN"}:
+            end = j + 1 if directions[j] in {"R", "AL"} else end
+            j += 1
+        order[i:end] = reversed(order[i:end])
+        i = end
+    return order
+
+
+def _glyph(character: str) -> str:
+    """What is drawn for a character: nothing for controls, joiners and variation selectors (fonts show boxes)."""
+    if character.isspace():
+        return " "
+    invisible = unicodedata.category(character) in {"Cc", "Cf", "Cs"} or "\ufe00" <= character <= "\ufe0f"
+    return "" if invisible else character
+
+
+def _shorten(text: str, font: Font, width: float) -> str:
+    """One line of text, in visual order, ended by an ellipsis if it is too long for the width."""
+    characters = " ".join(text[:500].split())
+    line = "".join(_glyph(characters[i]) for i in _visual_order(characters))
+    if font.getlength(line) <= width:
+        return line
+    return line[: _fitting(line, font, width - font.getlength("…"))].rstrip() + "…"
+
+
+def _card(width: int, height: int) -> Image.Image:
+    card = Image.new("RGB", (width, height), _PAGE)
+    _rounded(card, (0, 0, width, height), fill=_LINE, radius=10)
+    _rounded(card, (1, 1, width - 1, height - 1), fill=_CARD, radius=9)
+    return card
+
+
+def _rounded(image: Image.Image, box: Box, *, fill: Color, radius: int) -> None:
+    """Fill a rounded rectangle with smooth corners: Pillow's own have jagged ones."""
+    x0, y0, x1, y1 = (round(value) for value in box)
+    size = (max(1, x1 - x0), max(1, y1 - y0))
+    scale = 4
+    mask = Image.new("L", (size[0] * scale, size[1] * scale))
+    corner = (size[0] * scale - 1, size[1] * scale - 1)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, *corner), radius=radius * scale, fill=255)
+    image.paste(fill, (x0, y0), mask.resize(size, Image.Resampling.LANCZOS))
+
+
+def _tint(color: Color, strength: float) -> Color:
+    red, green, blue = (round(255 + (channel - 255) * strength) for channel in color)
+    return red, green, blue
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB, with white behind transparent pixels."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    page = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(page, layer).convert("RGB")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plots of a run
+
+
+def plot_training_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Plot loss and learning rate, and beside them the validation scores, over the steps of a run.
+
+    Args:
+        history: Records in order. Each has `step` (or `epoch`, if no record has a step) and any of `loss`,
+            `learning_rate`, `micro_f1`, `accuracy`; scores may also stand in a dict under `val`.
+        path: PNG file to write, whole or not at all.
+
+    Raises:
+        ValueError: If there are no records, none has a step or an epoch, or `path` is no `.png`.
+        ImportError: If matplotlib isn't installed.
+    """
+    _check_png(path)
+    records = [{**record, **record.get("val", {})} for record in history]
+    axis = next((key for key in ("step", "epoch") if any(key in record for record in records)), None)
+    if axis is None:
+        raise ValueError(
+            f"Among {len(records)} records none has a 'step' or an 'epoch'; give at least one, such as "
+            "{'step': 10, 'loss': 1.2, 'learning_rate': 3e-5}."
+        )
+    figure = _new_figure(11, 4)
+    losses, scores = figure.subplots(1, 2)
+    _plot_series(losses, records, axis, {"loss": "loss"}, colors=[0])
+    losses.set(title="Training", xlabel=axis, ylabel="loss")
+    if any("learning_rate" in record for record in records):
+        rates = losses.twinx()
+        _plot_series(rates, records, axis, {"learning_rate": "learning rate"}, colors=[1], linestyle="--", markersize=3)
+        rates.set_ylabel("learning rate", color=_web_color(entity_color(1)))
+        rates.spines["top"].set_visible(False)
+        rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    _plot_series(scores, records, axis, {"micro_f1": "micro F1", "accuracy": "accuracy"}, colors=[2, 4])
+    scores.set(title="Validation", xlabel=axis, ylabel="score", ylim=(0, 1))
+    if scores.get_lines():
+        scores.legend(frameon=False, loc="lower right")
+    for axes in (losses, scores):
+        axes.grid(alpha=0.3)
+        axes.spines["top"].set_visible(False)
+    _save_figure(figure, path)
+
+
+def plot_confusion_matrix(
+    matrix: np.ndarray | Sequence[Sequence[int]], labels: Sequence[str], path: str | os.PathLike[str]
+) -> None:
+    """Plot how true relations (rows) were predicted (columns); colours are shares of a row, numbers are counts.
+
+    Args:
+        matrix: Integer array (relations, relations), references in rows, as `roc.scoring.confusion_matrix` gives it.
+        labels: Names of the rows and columns.
+        path: PNG file to write, whole or not at all.
+
+    Raises:
+        ValueError: If the matrix isn't square with one row per label, or `path` is no `.png`.
+        ImportError: If matplotlib isn't installed.
+    """
+    _check_png(path)
+    counts = np.asarray(matrix)
+    if not labels or counts.shape != (len(labels), len(labels)):
+        raise ValueError(
+            f"The matrix has shape {counts.shape} for {len(labels)} labels; give one row and one column per label."
+        )
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(4.0, 2.2 + 0.42 * len(labels))
+    figure = _new_figure(side + 1, side)
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set(xlabel="predicted relation", ylabel="true relation")
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            ink = "white" if shares[row, column] > 0.5 else _web_color(_INK)
+            axes.text(column, row, f"{count}", ha="center", va="center", fontsize=7, color=ink)
+    figure.colorbar(picture, ax=axes, label="share of the true relation", shrink=0.6)
+    _save_figure(figure, path)
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    """A figure of its own (inches), without pyplot's global state and without a display."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Plots need matplotlib: type `pip install 'roc[plots]'`.") from error
+    return Figure(figsize=(width, height), layout="constrained", dpi=110)
+
+
+def _save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png")
+
+
+def _plot_series(
+    axes: Any,
+    records: Sequence[Mapping[str, Any]],
+    axis: str,
+    names: Mapping[str, str],
+    *,
+    colors: list[int],
+    **style: Any,
+) -> None:
+    """Draw each named value over the records that have it; values that aren't finite leave a gap."""
+    for (key, label), color in zip(names.items(), colors, strict=True):
+        points = [(record[axis], record[key]) for record in records if axis in record and record.get(key) is not None]
+        if points:
+            x, y = zip(*((x, y if math.isfinite(y) else math.nan) for x, y in points), strict=True)
+            # A line of one point can't be seen, and dots on hundreds of points hide the line.
+            marker = "o" if len(points) <= 30 else None
+            axes.plot(x, y, label=label, color=_web_color(entity_color(color)), marker=marker, **style)
+
+
+def _web_color(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)

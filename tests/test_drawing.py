@@ -1,0 +1,384 @@
+"""Drawings show what they claim at the right place, survive hard inputs, and are written whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from roc import drawing
+from roc.drawing import (
+    ENTITY_COLORS,
+    MAX_PAIRS,
+    draw_prediction,
+    entity_color,
+    plot_confusion_matrix,
+    plot_training_curves,
+)
+
+TEXT = "Ann and her brother Bob in Paris , France ."
+GRAY = (120, 120, 120)
+
+
+def text_entity(text: str, name: str, entity_type: str | None = "person") -> dict[str, Any]:
+    start = text.index(name)
+    return {"name": name, "start": start, "end": start + len(name), "type": entity_type, "bbox": None}
+
+
+def object_entity(bbox: list[float], name: str = "[OBJ0]") -> dict[str, Any]:
+    return {"name": name, "start": None, "end": None, "type": "object", "bbox": bbox}
+
+
+def pair(head: int, tail: int, *scores: float) -> dict[str, Any]:
+    relations = [{"relation": f"relation {i}", "score": s, "description": "They belong."} for i, s in enumerate(scores)]
+    return {"head": head, "tail": tail, "relations": relations}
+
+
+def where(picture: Image.Image, color: tuple[int, int, int]) -> np.ndarray:
+    """(height, width) truth values: the pixels that have exactly this colour."""
+    return (np.asarray(picture) == color).all(axis=-1)
+
+
+def extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """`xyxy` of the true pixels, the last row and column included."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return columns[0], rows[0], columns[-1], rows[-1]
+
+
+def longest_run(mask: np.ndarray) -> int:
+    """Length of the longest horizontal run of true pixels."""
+    padded = np.pad(mask, ((0, 0), (1, 1))).astype(np.int8)
+    edges = np.flatnonzero(np.diff(padded, axis=1).ravel())
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+@pytest.fixture
+def without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    drawing._font.cache_clear()
+    yield
+    drawing._font.cache_clear()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One prediction
+
+
+def test_a_prediction_is_drawn_and_the_same_picture_is_written(tmp_path: Path):
+    entities = [text_entity(TEXT, "Ann"), text_entity(TEXT, "Bob")]
+    path = tmp_path / "new_folder" / "prediction.png"
+    drawn = draw_prediction(path, text=TEXT, entities=entities, predictions=[pair(0, 1, 0.9, 0.2)], title="Siblings")
+    assert drawn.mode == "RGB"
+    assert drawn.width == 1080
+    assert 250 < drawn.height < 600
+    assert np.asarray(drawn).std() > 10
+    with Image.open(path) as written:
+        written.load()
+        np.testing.assert_array_equal(np.asarray(written), np.asarray(drawn))
+    assert [file.name for file in path.parent.iterdir()] == ["prediction.png"]
+
+
+def test_a_failed_drawing_leaves_the_older_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "prediction.png"
+    path.write_bytes(b"older")
+
+    def break_off(self: Image.Image, file: Any, **options: Any) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", break_off)
+    with pytest.raises(OSError, match="disk full"):
+        draw_prediction(path, text=TEXT, entities=[], predictions=[])
+    assert path.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_each_entity_is_marked_in_its_own_color():
+    entities = [text_entity(TEXT, "Ann"), text_entity(TEXT, "Bob"), text_entity(TEXT, "Paris", "location")]
+    drawn = draw_prediction(None, text=TEXT, entities=entities, predictions=[])
+    places = [extent(where(drawn, entity_color(index))) for index in range(3)]
+    assert places[0][2] < places[1][0] < places[1][2] < places[2][0]
+    assert not where(drawn, entity_color(3)).any()
+
+
+def test_colors_differ_and_are_readable_on_white():
+    assert len(set(ENTITY_COLORS)) == len(ENTITY_COLORS)
+    for color in ENTITY_COLORS:
+        # Relative luminance and contrast of WCAG 2; 4.5 : 1 is its limit for small text.
+        linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
+        luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+        assert 1.05 / (luminance + 0.05) >= 4.5
+
+
+def test_nested_and_overlapping_entities_get_bars_of_their_own():
+    names = ["Paris , France", "Paris", "France", "Bob in Paris"]
+    entities = [text_entity(TEXT, name, None) for name in names]
+    drawn = draw_prediction(None, text=TEXT, entities=entities, predictions=[])
+    bars = [extent(where(drawn, entity_color(index))) for index in range(4)]
+    left, top, right, bottom = range(4)
+    assert bars[0][left] == bars[1][left]
+    assert bars[0][right] == pytest.approx(bars[2][right], abs=1)
+    assert bars[3][left] < bars[1][left]
+    assert bars[3][right] == pytest.approx(bars[1][right], abs=1)
+    # Bars that share a stretch of the line lie at different heights.
+    for one, other in [(0, 1), (0, 2), (0, 3), (1, 3)]:
+        assert bars[one][bottom] < bars[other][top] or bars[other][bottom] < bars[one][top]
+
+
+def test_close_type_tags_do_not_run_into_each_other():
+    text = "A B"
+    entities = [text_entity(text, "A", "organization"), text_entity(text, "B", "organization")]
+    drawn = draw_prediction(None, text=text, entities=entities, predictions=[])
+    first, second = (extent(where(drawn, entity_color(index))) for index in range(2))
+    assert first[3] < second[1] or second[3] < first[1] or first[2] < second[0]
+
+
+@pytest.mark.parametrize("size", [(400, 300), (30, 900), (1200, 40), (3, 3)])
+def test_the_picture_keeps_its_aspect_and_its_box_lies_at_the_right_place(size: tuple[int, int]):
+    image = Image.new("RGB", size, GRAY)
+    bbox = [0.25, 0.5, 0.75, 1.0]
+    plain = draw_prediction(None, text=TEXT, entities=[], predictions=[], image=image)
+    left, top, right, bottom = extent(where(plain, GRAY))
+    width, height = right - left, bottom - top
+    assert (width + 1) / (height + 1) == pytest.approx(size[0] / size[1], rel=0.05)
+
+    boxed = draw_prediction(None, text=TEXT, entities=[object_entity(bbox)], predictions=[], image=image)
+    # The label covers the upper edge and more, so compare the other three.
+    x0, _, x1, y1 = extent(where(boxed, entity_color(0))[: bottom + 1])
+    assert y1 == pytest.approx(top + bbox[3] * height, abs=2)
+    assert x0 <= left + bbox[0] * width + 2
+    inside = where(boxed, entity_color(0))[bottom - 1, left : right + 1]
+    edges = np.flatnonzero(inside)
+    assert (edges[0], edges[-1]) == pytest.approx((bbox[0] * width, bbox[2] * width), abs=2)
+    assert x1 < boxed.width
+
+
+def test_a_box_that_leaves_the_picture_is_cut_off():
+    image = Image.new("RGB", (100, 100), GRAY)
+    drawn = [
+        draw_prediction(None, text="", entities=[object_entity(bbox)], predictions=[], image=image)
+        for bbox in ([-0.5, 0.2, 1.5, 0.8], [0.0, 0.2, 1.0, 0.8])
+    ]
+    np.testing.assert_array_equal(np.asarray(drawn[0]), np.asarray(drawn[1]))
+
+
+def test_bars_are_as_long_as_their_scores():
+    entities = [text_entity(TEXT, "Ann"), text_entity(TEXT, "Bob")]
+    lengths = {}
+    for score in (1.0, 0.5, 0.0, -0.3, 7.0, math.nan):
+        drawn = draw_prediction(None, text=TEXT, entities=entities, predictions=[pair(0, 1, score)])
+        lengths[score] = longest_run(where(drawn, drawing._FIRST_BAR))
+    assert lengths[0.5] == pytest.approx(lengths[1.0] / 2, abs=4)
+    assert lengths[7.0] == lengths[1.0] > 800
+    assert max(lengths[0.0], lengths[-0.3], lengths[math.nan]) < 10
+
+
+def test_the_best_relation_is_the_dark_one():
+    entities = [text_entity(TEXT, "Ann"), text_entity(TEXT, "Bob")]
+    drawn = draw_prediction(None, text=TEXT, entities=entities, predictions=[pair(0, 1, 0.9, 0.8)])
+    assert extent(where(drawn, drawing._FIRST_BAR))[1] < extent(where(drawn, drawing._BAR))[1]
+
+
+def test_more_pairs_than_the_limit_are_counted_instead_of_drawn():
+    entities = [text_entity(TEXT, "Ann"), text_entity(TEXT, "Bob")]
+    heights = [
+        draw_prediction(None, text=TEXT, entities=entities, predictions=[pair(0, 1, 0.5)] * count).height
+        for count in (MAX_PAIRS, MAX_PAIRS + 1, 500)
+    ]
+    assert heights[0] < heights[1] == heights[2]
+
+
+def test_a_pair_without_relations_is_drawn_as_such():
+    entities = [text_entity(TEXT, "Ann"), text_entity(TEXT, "Bob")]
+    empty = draw_prediction(None, text=TEXT, entities=entities, predictions=[pair(0, 1)])
+    assert empty.height < draw_prediction(None, text=TEXT, entities=entities, predictions=[pair(0, 1, 0.5)]).height
+
+
+HARD_TEXTS = {
+    "empty": "",
+    "blank": " \n\t ",
+    "newlines": "\n\nAnn\n\nBob\n",
+    "one long word": "Ann" + "x" * 3000,
+    "a book": "Ann met Bob. " * 20_000,
+    "emoji with joiners": "Ann 👩‍👩‍👧‍👦 Bob ❤️ 🇫🇷",
+    "Hebrew and Arabic": "שלום Ann مرحبا بالعالم 123 Bob עולם",
+    "Chinese": "安 Ann 和 Bob 在巴黎",
+    "control characters": "Ann\x00\x07\u200b\u202e Bob \ufeff",
+    "half of a surrogate pair": "Ann \ud83d Bob",
+    "stacked accents": "A" + "\u0301" * 300,
+}
+
+
+@pytest.mark.parametrize("font", ["DejaVu Sans", "Pillow's own"])
+@pytest.mark.parametrize("text", HARD_TEXTS.values(), ids=HARD_TEXTS)
+def test_hard_texts_survive(text: str, font: str, request: pytest.FixtureRequest, tmp_path: Path):
+    if font == "Pillow's own":
+        request.getfixturevalue("without_matplotlib")
+    whole = {"name": text, "start": 0, "end": len(text), "type": text, "bbox": [0, 0, 1, 1]}
+    relation = {"relation": text, "score": 0.5, "description": text}
+    drawn = draw_prediction(
+        tmp_path / "hard.png",
+        text=text,
+        entities=[whole, whole],
+        predictions=[{"head": 0, "tail": 1, "relations": [relation]}],
+        image=Image.new("RGB", (20, 10)),
+        title=text,
+    )
+    assert drawn.width == 1080
+    assert drawn.height < 4000
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1)])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
+def test_pictures_of_any_size_and_mode_survive(size: tuple[int, int], mode: str):
+    image = Image.new(mode, size)
+    entities = [object_entity([0.0, 0.0, 0.0, 0.0]), object_entity([0.9, 0.9, 0.1, 0.1], name="turned round")]
+    drawn = draw_prediction(None, text=TEXT, entities=entities, predictions=[pair(0, 1, 0.5)], image=image)
+    assert drawn.height < 1000
+
+
+def test_transparent_parts_of_a_picture_are_white():
+    drawn = draw_prediction(None, text="", entities=[], predictions=[], image=Image.new("RGBA", (9, 9), (0, 0, 0, 0)))
+    assert where(drawn, (255, 255, 255)).mean() > 0.5
+
+
+def test_right_to_left_words_are_marked_where_they_are_drawn():
+    text = "אב גד"  # drawn from right to left: the first word is the right one
+    first = text_entity(text, "אב", None)
+    second = text_entity(text, "גד", None)
+    drawn = draw_prediction(None, text=text, entities=[first, second], predictions=[])
+    assert extent(where(drawn, entity_color(0)))[0] > extent(where(drawn, entity_color(1)))[2]
+
+
+@pytest.mark.parametrize(
+    ("characters", "expected"),
+    [("abc", "abc"), ("אבג", "גבא"), ("a אב גד b", "a דג בא b"), ("אב 12 גד", "בא 12 דג"), ("", "")],
+)
+def test_visual_order_turns_right_to_left_runs_round(characters: str, expected: str):
+    assert "".join(characters[i] for i in drawing._visual_order(characters)) == expected
+
+
+@pytest.mark.parametrize("width", [1, 60, 200, 1000])
+@pytest.mark.parametrize("text", [TEXT, "x" * 300, "a\n\nb c", "", "  spaces  inside  "])
+def test_wrapping_loses_no_character_but_spaces(text: str, width: int):
+    font = drawing._font(16)
+    lines = drawing._wrap(text, font, width)
+    drawn = [index for start, end in lines for index in range(start, end)]
+    assert drawn == sorted(set(drawn))
+    assert all(text[index].isspace() for index in set(range(len(text))) - set(drawn))
+    assert all(font.getlength(text[start:end]) <= width or end - start == 1 for start, end in lines)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 1000), (-1, 3), (5, 2)])
+def test_a_span_outside_the_text_is_refused(start: int, end: int):
+    entity = {"name": "Ann", "start": start, "end": end, "type": "person", "bbox": None}
+    with pytest.raises(ValueError, match=r"Entity 0 \('Ann'\) spans characters .* character offsets"):
+        draw_prediction(None, text=TEXT, entities=[entity], predictions=[])
+
+
+@pytest.mark.parametrize("index", [-1, 1])
+def test_a_pair_of_an_entity_that_is_not_there_is_refused(index: int):
+    with pytest.raises(ValueError, match=f"Pair 0 has the tail {index}, but there are 1 entities"):
+        draw_prediction(None, text=TEXT, entities=[text_entity(TEXT, "Ann")], predictions=[pair(0, index)])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plots
+
+
+HISTORY = [{"step": step, "loss": 2.0 / step, "learning_rate": 1e-4 / step} for step in range(1, 50)] + [
+    {"step": 25, "val": {"micro_f1": 0.3, "accuracy": 0.5}},
+    {"step": 50, "val": {"micro_f1": 0.5, "accuracy": 0.6}},
+]
+PLOTS = {
+    "curves": lambda path: plot_training_curves(HISTORY, path),
+    "confusion": lambda path: plot_confusion_matrix([[8, 2], [1, 9]], ["peer", "None"], path),
+    "prediction": lambda path: draw_prediction(path, text=TEXT, entities=[], predictions=[]),
+}
+
+
+def written_by(plot: Any, folder: Path) -> Image.Image:
+    path = folder / "plot.png"
+    plot(path)
+    assert list(folder.iterdir()) == [path]
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def test_a_run_of_one_epoch_shows_its_points(tmp_path: Path):
+    record = {"step": 9, "loss": 1.0, "learning_rate": 1e-5, "val": {"micro_f1": 0.5, "accuracy": 0.7}}
+    curves = written_by(lambda path: plot_training_curves([record], path), tmp_path)
+    assert all(where(curves, entity_color(index)).sum() > 10 for index in (0, 1, 2, 4))
+
+
+def test_training_curves_show_every_series_in_its_color(tmp_path: Path):
+    curves = written_by(PLOTS["curves"], tmp_path)
+    assert curves.width > 2 * curves.height > 600
+    for index in (0, 1, 2, 4):  # loss, learning rate, micro F1, accuracy
+        assert where(curves, entity_color(index)).any()
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [{"step": 1, "loss": 1.0}],
+        [{"epoch": 1, "micro_f1": 0.5}, {"epoch": 2, "micro_f1": 0.6, "loss": None}],
+        [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}, {"step": 3, "loss": 1.0}],
+        [{"step": 1}],
+    ],
+    ids=["one point", "by epoch", "not finite", "nothing to show"],
+)
+def test_training_curves_of_incomplete_records_are_drawn(history: list[dict[str, Any]], tmp_path: Path):
+    assert written_by(lambda path: plot_training_curves(history, path), tmp_path).height > 300
+
+
+@pytest.mark.parametrize("history", [[], [{"loss": 1.0}]])
+def test_training_curves_without_steps_are_refused(history: list[dict[str, Any]], tmp_path: Path):
+    with pytest.raises(ValueError, match="none has a 'step' or an 'epoch'"):
+        plot_training_curves(history, tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize("matrix", [[[7, 0], [5, 0]], [[1000, 0], [1, 0]]], ids=["frequent", "rare"])
+def test_a_confusion_matrix_is_darkest_where_a_whole_row_goes(matrix: list[list[int]], tmp_path: Path):
+    image = written_by(lambda path: plot_confusion_matrix(matrix, ["peer", "None"], path), tmp_path)
+    darkest_of_blues = (8, 48, 107)
+    # The left half holds the left column of cells, but not the colour bar.
+    left, top, right, bottom = extent(where(image, darkest_of_blues)[:, : image.width // 2])
+    assert bottom - top == pytest.approx(2 * (right - left), rel=0.05)
+
+
+def test_a_confusion_matrix_of_23_relations_is_large_enough_to_read(tmp_path: Path):
+    labels = [f"/per/misc/relation_{i}" for i in range(23)]
+    matrix = np.arange(23 * 23).reshape(23, 23)
+    image = written_by(lambda path: plot_confusion_matrix(matrix, labels, path), tmp_path)
+    assert min(image.size) > 1000
+
+
+def test_a_relation_without_references_has_an_empty_row(tmp_path: Path):
+    assert written_by(lambda path: plot_confusion_matrix(np.zeros((1, 1), int), ["peer"], path), tmp_path).height > 300
+
+
+@pytest.mark.parametrize(("matrix", "labels"), [([[1, 2]], ["peer"]), ([[1]], ["peer", "None"]), ([], [])])
+def test_a_matrix_that_does_not_fit_its_labels_is_refused(matrix: list[Any], labels: list[str], tmp_path: Path):
+    with pytest.raises(ValueError, match="one row and one column per label"):
+        plot_confusion_matrix(matrix, labels, tmp_path / "confusion.png")
+
+
+@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
+def test_a_file_that_is_not_png_is_refused(plot: Any, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"ends in \.png"):
+        plot(tmp_path / "plot.jpg")
+
+
+@pytest.mark.usefixtures("without_matplotlib")
+@pytest.mark.parametrize("name", ["curves", "confusion"])
+def test_plots_without_matplotlib_say_what_to_install(name: str, tmp_path: Path):
+    with pytest.raises(ImportError, match=r"pip install 'roc\[plots\]'"):
+        PLOTS[name](tmp_path / "plot.png")
