@@ -1,6 +1,6 @@
 """Configuration of ROC: backbones, fusion, retrieval, and the relations that a model knows."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: @strict skips annotations that are strings, and would check no type at all.
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,6 +45,7 @@ class RocConfig(PretrainedConfig):
 
     Raises:
         ValueError: If a value is out of range, relations are malformed, or an unknown key resembles a field.
+        StrictDataclassFieldValidationError: If a value has the wrong type.
     """
 
     model_type = "roc"
@@ -62,17 +63,17 @@ class RocConfig(PretrainedConfig):
     fusion_num_heads: int = 8
     fusion_intermediate_size: int | None = None
     projection_dim: int = 256
-    dropout: float = 0.1
-    initial_temperature: float = 0.07  # CLIP's start (Radford et al., 2021, section 2.5)
-    min_temperature: float = 0.01
-    max_temperature: float = 1.0
+    dropout: float | int = 0.1
+    initial_temperature: float | int = 0.07  # CLIP's start (Radford et al., 2021, section 2.5)
+    min_temperature: float | int = 0.01
+    max_temperature: float | int = 1.0
     learn_temperature: bool = True
-    label_smoothing: float = 0.0
+    label_smoothing: float | int = 0.0
     max_regions: int = 10  # MORE's limit
     entity_types: list[str] | tuple[str, ...] = ENTITY_TYPES
     relations: list[dict[str, Any]] | tuple[dict[str, Any], ...] = ()
     none_relation: str | None = None
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -117,14 +118,12 @@ class RocConfig(PretrainedConfig):
             )
 
     def _check_ranges(self) -> None:
-        at_least = {"fusion_num_layers": 0, "fusion_num_heads": 1, "projection_dim": 1, "max_regions": 0}
+        at_least = {"fusion_num_layers": 0, "fusion_num_heads": 1, "fusion_intermediate_size": 1, "projection_dim": 1}
+        at_least |= {"max_regions": 0, "initializer_range": 0}
         for field, least in at_least.items():
-            if getattr(self, field) < least:
-                raise ValueError(f"{field}={getattr(self, field)} is out of range: give a number >= {least}.")
-        if self.fusion_intermediate_size is not None and self.fusion_intermediate_size < 1:
-            raise ValueError(
-                f"fusion_intermediate_size={self.fusion_intermediate_size} is out of range: give a number >= 1 or None."
-            )
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ValueError(f"{field}={value} is out of range: give a number >= {least}.")
         for field in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} is out of range: give a number in [0, 1).")
@@ -162,6 +161,10 @@ def normalise_relations(
         ValueError: If a name is missing, empty or given twice; a relation has no description or an empty one; a key
             or type is unknown; or `none_relation` is not among the names.
     """
+    if not isinstance(relations, Sequence) or isinstance(relations, str):
+        raise ValueError(f"relations is a list of mappings with the keys {RELATION_KEYS}; given {relations!r}.")
+    if none_relation is not None and not isinstance(none_relation, str):
+        raise ValueError(f"none_relation must be a name or null; given {none_relation!r}. In YAML, quote the name.")
     normalised = [_normalise_relation(relation, entity_types) for relation in relations]
     names = [relation["name"] for relation in normalised]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -198,23 +201,26 @@ def _normalise_relation(relation: Mapping[str, Any], entity_types: Sequence[str]
 def _normalise_descriptions(name: str, descriptions: Any) -> list[str]:
     if isinstance(descriptions, str):
         descriptions = [descriptions]
-    if not descriptions or not all(isinstance(text, str) and text.strip() for text in descriptions):
+    texts = descriptions if isinstance(descriptions, (list, tuple)) else []
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(
             f"Relation {name!r} needs at least one description and no empty one; given {descriptions!r}. "
             "Write one sentence that says what holds between the head and the tail entity."
         )
-    return [text.strip() for text in descriptions]
+    return [text.strip() for text in texts]
 
 
-def _normalise_types(name: str, key: str, types: Sequence[str] | None, entity_types: Sequence[str]) -> list[str]:
-    types = [types] if isinstance(types, str) else list(types or [])
+def _normalise_types(name: str, key: str, types: Any, entity_types: Sequence[str]) -> list[str]:
+    types = [types] if isinstance(types, str) else types or []
+    if not isinstance(types, (list, tuple)):
+        raise ValueError(f"Relation {name!r}: {key} is a list of entity types; given {types!r}.")
     for entity_type in types:
         if entity_type not in entity_types:
             raise ValueError(
                 f"Relation {name!r}: {key} holds {entity_type!r}; allowed are {list(entity_types)} "
                 f"(the configuration's `entity_types`).{did_you_mean(str(entity_type), entity_types)}"
             )
-    return types
+    return list(types)
 
 
 RocConfig.register_for_auto_class()

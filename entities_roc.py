@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
+import numbers
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
@@ -52,7 +53,7 @@ def check_entity(entity: Any, text: str, where: str) -> Entity:
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If the span is empty or outside the text, or the box is inverted, empty or outside [0, 1].
+        ValueError: If the span is empty, blank or outside the text, or the box is inverted, empty or outside [0, 1].
     """
     start, end, kind, bbox = _fields(entity, where)
     if kind is not None and not isinstance(kind, str):
@@ -61,15 +62,23 @@ def check_entity(entity: Any, text: str, where: str) -> Entity:
         if start is not None or end is not None:
             raise ValueError(f"{where}: an entity is a span or a box; both were given: ({start}, {end}) and {bbox}.")
         return Entity(type=kind, bbox=_check_box(bbox, where))
-    if not _is_int(start) or not _is_int(end):
+    if not is_int(start) or not is_int(end):
         raise TypeError(f"{where}: start and end must be integers, or give a bbox; given start={start!r}, end={end!r}.")
-    if not 0 <= start < end <= len(text):
-        problem = "is empty" if start == end else "lies outside the text"
+    if not 0 <= start < end <= len(text) or text[start:end].isspace():
         raise ValueError(
-            f"{where}: the span ({start}, {end}) {problem}. Spans are half-open character offsets with "
-            f"0 <= start < end <= {len(text)}, the length of the text {shorten(text)!r}."
+            f"{where}: the span ({start}, {end}) {_problem_of_span(start, end, len(text))}. Spans are half-open "
+            f"character offsets with 0 <= start < end <= {len(text)}, the length of the text {shorten(text)!r}."
         )
-    return Entity(int(start), int(end), kind)
+    return Entity(operator.index(start), operator.index(end), kind)
+
+
+def _problem_of_span(start: int, end: int, length: int) -> str:
+    if start == end:
+        return "is empty"
+    if start > end:
+        return "is reversed"
+    is_inside = start >= 0 and end <= length
+    return "holds only white space" if is_inside else "lies outside the text"
 
 
 def _fields(entity: Any, where: str) -> tuple[Any, Any, Any, Any]:
@@ -85,11 +94,10 @@ def _fields(entity: Any, where: str) -> tuple[Any, Any, Any, Any]:
 
 def _check_box(bbox: Any, where: str) -> tuple[float, float, float, float]:
     try:
-        x0, y0, x1, y1 = (float(value) for value in bbox)
+        x0, y0, x1, y1 = (float(value) for value in (() if isinstance(bbox, str) else bbox))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: bbox must be four numbers (x0, y0, x1, y1); given {bbox!r}.") from error
-    inside = all(math.isfinite(value) and 0 <= value <= 1 for value in (x0, y0, x1, y1))
-    if not inside or x0 >= x1 or y0 >= y1:
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):  # false for NaN too
         raise ValueError(
             f"{where}: bbox {(x0, y0, x1, y1)} is not a box in the picture. Give (x0, y0, x1, y1) as shares of its "
             "width and height, in [0, 1] with the origin top left, x0 < x1 and y0 < y1."
@@ -98,26 +106,48 @@ def _check_box(bbox: Any, where: str) -> tuple[float, float, float, float]:
 
 
 def check_number_of_regions(entities: Sequence[Entity], most: int, where: str) -> None:
+    """Refuse more objects than a model takes.
+
+    Raises:
+        ValueError: If more than `most` of the entities are objects.
+    """
     count = sum(entity.is_object for entity in entities)
     if count > most:
         raise ValueError(f"{where}: {count} objects were given, but max_regions={most}. Leave out the least relevant.")
 
 
 def check_pairs(pairs: Any, num_entities: int, where: str) -> tuple[tuple[int, int], ...]:
+    """Check the pairs of one text.
+
+    Args:
+        pairs: `(head, tail)` numbers of entities; None for every ordered pair.
+        num_entities: How many entities the text has.
+        where: What to call the text in an error.
+
+    Returns:
+        The pairs, in the given order.
+
+    Raises:
+        TypeError: If a pair is not two integers.
+        ValueError: If a pair names an entity that is not there, or one entity twice.
+    """
     if pairs is None:
-        return tuple((head, tail) for head in range(num_entities) for tail in range(num_entities) if head != tail)
-    checked = []
-    for pair in pairs:
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(map(_is_int, pair)):
-            raise TypeError(f"{where}: a pair is (head, tail), two numbers of entities; given {pair!r}.")
-        head, tail = pair
-        if head == tail or not (0 <= head < num_entities and 0 <= tail < num_entities):
-            raise ValueError(
-                f"{where}: the pair ({head}, {tail}) must name two different entities out of {num_entities} "
-                "(counted from 0)."
-            )
-        checked.append((int(head), int(tail)))
-    return tuple(checked)
+        return tuple(itertools.permutations(range(num_entities), 2))
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise TypeError(f"{where}: pairs must be a list of (head, tail); given {pairs!r}.")
+    return tuple(_check_pair(pair, num_entities, where) for pair in pairs)
+
+
+def _check_pair(pair: Any, num_entities: int, where: str) -> tuple[int, int]:
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not (is_int(pair[0]) and is_int(pair[1])):
+        raise TypeError(f"{where}: a pair is (head, tail), two numbers of entities; given {pair!r}.")
+    head, tail = operator.index(pair[0]), operator.index(pair[1])
+    if head == tail or not (0 <= head < num_entities and 0 <= tail < num_entities):
+        raise ValueError(
+            f"{where}: the pair ({head}, {tail}) must name two different entities out of {num_entities} "
+            "(counted from 0)."
+        )
+    return head, tail
 
 
 def join_words(words: Any, entities: Sequence[Any], where: str) -> tuple[str, list[Any]]:
@@ -142,7 +172,7 @@ def join_words(words: Any, entities: Sequence[Any], where: str) -> tuple[str, li
     for j, entity in enumerate(entities):
         start, end, kind, bbox = _fields(entity, f"{where}, entity {j}")
         if bbox is None:
-            if not _is_int(start) or not _is_int(end) or not 0 <= start < end <= len(words):
+            if not is_int(start) or not is_int(end) or not 0 <= start < end <= len(words):
                 raise ValueError(
                     f"{where}, entity {j}: the word span ({start}, {end}) must satisfy 0 <= start < end <= "
                     f"{len(words)}, the number of words."
@@ -152,9 +182,11 @@ def join_words(words: Any, entities: Sequence[Any], where: str) -> tuple[str, li
     return " ".join(words), converted
 
 
-def _is_int(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_int(value: Any) -> TypeGuard[int]:
+    """Whether it is an integer, NumPy's included, but not a bool."""
+    return type(value) is int or (isinstance(value, numbers.Integral) and not isinstance(value, bool))
 
 
 def shorten(text: str, length: int = 60) -> str:
+    """The text, cut to `length` characters where it is longer, for an error message."""
     return text if len(text) <= length else text[: length - 3] + "..."

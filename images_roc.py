@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 MAX_PIXELS = 64_000_000  # a decoded RGB picture of this size takes 192 MB
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # among Pillow's others is PostScript, a programming language
+
+# What Pillow raises for damaged files, found by feeding it half a million of them.
+DECODING_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error),
+    Image.DecompressionBombError,
+)
 
 
 def open_image(image: Any, where: str) -> Image.Image:
     """Decode a picture to RGB, upright.
 
     Args:
-        image: A PIL image or the bytes of a picture file.
+        image: A PIL image or the bytes of a picture file in one of `FORMATS`.
         where: What to call it in an error.
 
     Returns:
-        An RGB image with its EXIF orientation applied. CMYK, grey and palette pictures are converted; transparent
-        pixels are laid over white.
+        An RGB image with its EXIF orientation applied. CMYK, grey, palette and 16-bit pictures are converted;
+        transparent pixels are laid over white.
 
     Raises:
         TypeError: If it is neither (strings are never opened).
-        ValueError: If it cannot be decoded, has several frames, or more than `MAX_PIXELS` pixels.
+        ValueError: If it cannot be decoded, has several frames, no pixel, or more than `MAX_PIXELS` pixels.
     """
     if isinstance(image, bytes):
         image = _identify(image, where)
@@ -33,32 +41,39 @@ def open_image(image: Any, where: str) -> Image.Image:
             f"{where}: a picture must be a PIL image or the bytes of a picture file; given {type(image).__name__}. "
             "Open a file with `PIL.Image.open(path)`; addresses are never fetched."
         )
-    if image.width * image.height > MAX_PIXELS:
+    if not 0 < image.width * image.height <= MAX_PIXELS:
         raise ValueError(
-            f"{where}: the picture has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded. "
-            "Scale it down first."
-        )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise ValueError(
-            f"{where}: the picture is animated ({frames} frames). Choose one frame: "
-            "`image.seek(0); frame = image.convert('RGB')`."
+            f"{where}: the picture has {image.width} x {image.height} pixels; between 1 and {MAX_PIXELS:,} are "
+            "decoded. Scale it first."
         )
     try:
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return image.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow raises both for damaged files
-        raise ValueError(f"{where}: the picture is damaged and cannot be decoded ({error}).") from error
+        if _is_animated(image):
+            raise ValueError("it has several frames; choose one: `image.seek(0); frame = image.convert('RGB')`")
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except DECODING_ERRORS as error:
+        raise ValueError(f"{where}: the picture cannot be decoded: {error}.") from error
 
 
 def _identify(data: bytes, where: str) -> Image.Image:
+    """Read the head of a picture file; no pixel is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # open_image checks the size itself
-            return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{where}: {len(data)} bytes are no picture that Pillow can read.") from error
+            return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{where}: the picture has too many pixels: {error}") from error
+    except DECODING_ERRORS as error:
+        raise ValueError(f"{where}: these {len(data)} bytes are no picture in one of the formats {FORMATS}.") from error
+
+
+def _is_animated(image: Image.Image) -> bool:
+    # Further frames of an MPO file, a camera's JPEG, are previews or other views of the first
+    return getattr(image, "is_animated", False) and image.format != "MPO"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip everything above 255 to white
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel
 
-import roc.register  # noqa: F401  (AutoModel and AutoProcessor know ROC)
+import roc.register  # noqa: F401  (AutoModel knows ROC)
 from roc.entity_typing_roc import load_entity_typer
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 
 SPAN = re.compile(r"(\d+):(\d+)")
-BOX = re.compile(r"box:([\d.]+),([\d.]+),([\d.]+),([\d.]+)")
+BOX_PREFIX = "box:"
 
 
 def load_model(name: str) -> tuple[RocModel, RocProcessor]:
@@ -25,15 +26,19 @@ def load_model(name: str) -> tuple[RocModel, RocProcessor]:
     Args:
         name: A folder that `train.py` wrote, or a Hub id.
 
+    Returns:
+        The model and its processor.
+
     Raises:
         OSError: If there is no such model.
+        ValueError: If it is not a ROC model.
     """
     if not Path(name).is_dir() and name.count("/") != 1:
         raise FileNotFoundError(f"There is no model folder {name!r} (and a Hub id has the form USER/NAME).")
     model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-    processor = AutoProcessor.from_pretrained(name)
-    if not isinstance(model, RocModel) or not isinstance(processor, RocProcessor):
+    if not isinstance(model, RocModel):
         raise ValueError(f"{name!r} is a {type(model).__name__}, not a ROC model.")
+    processor = RocProcessor.from_pretrained(name)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
 
 
@@ -49,26 +54,54 @@ def parse_entity(given: str, text: str) -> dict[str, Any]:
         `start` and `end`, or `bbox`.
 
     Raises:
-        ValueError: If the name does not occur in the text.
+        ValueError: If the name does not occur in the text, or a box is not four numbers.
     """
     if match := SPAN.fullmatch(given):
         return {"start": int(match[1]), "end": int(match[2])}
-    if match := BOX.fullmatch(given):
-        return {"bbox": tuple(map(float, match.groups()))}
-    found = re.search(rf"(?<!\w){re.escape(given)}(?!\w)", text) if given else None
-    if found is None:
+    if given.startswith(BOX_PREFIX):
+        return {"bbox": _parse_box(given)}
+    start = _find_name(given, text)
+    if start < 0:
         raise ValueError(
             f"The entity {given!r} does not occur in the text {text!r}. Give a name as it is written there, "
             "START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture."
         )
-    return {"start": found.start(), "end": found.end()}
+    return {"start": start, "end": start + len(given)}
+
+
+def _parse_box(given: str) -> tuple[float, ...]:
+    try:
+        x0, y0, x1, y1 = map(float, given.removeprefix(BOX_PREFIX).split(","))
+    except ValueError as error:
+        raise ValueError(f"{given!r} is not a box. Type box:X0,Y0,X1,Y1, shares of width and height.") from error
+    return x0, y0, x1, y1
+
+
+def _find_name(name: str, text: str) -> int:
+    """Where the name first occurs, or -1: as a whole word in scripts with upper and lower case.
+
+    The others (Chinese, Japanese, Thai) are mostly written without spaces between words.
+    """
+    if name.lower() == name.upper():
+        return text.find(name) if name else -1
+    found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
+    return found.start() if found else -1
 
 
 def find_entities(text: str, typer_name: str | None) -> list[dict[str, Any]]:
-    """The entities of a text, with types, by named-entity recognition.
+    """The entities of a text, by named-entity recognition.
+
+    Args:
+        text: The text.
+        typer_name: The entity typer of the model's processor; None for a model that reads no types, whose entities
+            spaCy finds and leaves untyped.
+
+    Returns:
+        Mappings with `start`, `end` and `type`.
 
     Raises:
         ValueError: If fewer than two are found.
+        ImportError: If what finds them is not installed.
     """
     found = load_entity_typer(typer_name or "spacy").find([text])[0]
     if len(found) < 2:
@@ -77,7 +110,7 @@ def find_entities(text: str, typer_name: str | None) -> list[dict[str, Any]]:
             f"Named-entity recognition found {names} in the text: a relation needs two entities. Name them with "
             "--head and --tail, or with --entity for each."
         )
-    return [{"start": start, "end": end, "type": entity_type} for start, end, entity_type in found]
+    return [{"start": start, "end": end, "type": kind if typer_name else ""} for start, end, kind in found]
 
 
 @torch.no_grad()
@@ -107,11 +140,14 @@ def predict(
         (numbers into `entities`) and `relations` as `RocModel.rank_relations` gives them.
 
     Raises:
-        ValueError: As `RocProcessor`.
+        ValueError: If `top_k` is below 1, the model has no relations, or as `RocProcessor`.
+        TypeError: As `RocProcessor`.
     """
+    if top_k < 1:
+        raise ValueError(f"top_k={top_k} is out of range: give a number >= 1.")
     typed = processor.type_entities([text], [entities])[0]
     if pairs is None:
-        pairs = [(head, tail) for head in range(len(typed)) for tail in range(len(typed)) if head != tail]
+        pairs = list(itertools.permutations(range(len(typed)), 2))
     batch = processor(text=text, images=image, entities=typed, pairs=pairs).to(model.device)
     ranked = model.rank_relations(model(**batch), batch["pair_mask"], top_k=top_k)
     return {

@@ -24,7 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
     if (options.head is None) != (options.tail is None):
         raise ValueError("Give both --head and --tail, or neither for all pairs.")
+    if options.head is not None and options.entity:
+        raise ValueError("Give --head and --tail for one pair, or --entity for all pairs, but not both.")
     model, processor = load_model(options.model)
+    if options.image is not None and not processor.reads_images:
+        raise ValueError(f"The model {options.model!r} reads text only: leave --image out, or name another model.")
     if options.relations is not None:
         inventory = load_relations(options.relations)
         model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)

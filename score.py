@@ -51,6 +51,7 @@ def _policy_of_run(model: str) -> MissingImages:
     file = Path(model) / RUN_FILE
     if not file.is_file():
         return "error"
+    # not `load_run_config`: a run of another version may have settings that this one does not know
     return yaml.safe_load(file.read_text(encoding="utf-8")).get("missing_images", "error")
 
 
