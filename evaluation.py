@@ -59,17 +59,23 @@ def predict_relations(
         [sample.approximate_length for sample in samples.samples], batch_size, shuffle=False
     )
     loader = DataLoader(samples, batch_sampler=sampler, collate_fn=SampleCollator(processor, relations=None))
-    predicted: dict[str, str] = {}
     names = [relation["name"] for relation in model.config.relations]
-    for row_ids, batch in tqdm(loader, desc="scoring", disable=not sys.stderr.isatty(), leave=False):
+    ranked_first: list[str] = []
+    for _, batch in tqdm(loader, desc="scoring", disable=not sys.stderr.isatty(), leave=False):
         batch = batch.to(model.device)
         with autocast():
             logits = model(**batch).logits
-        best = logits[batch["pair_mask"].bool()].argmax(dim=-1).tolist()
-        predicted.update(zip(row_ids, (names[number] for number in best), strict=True))
-    row_ids = [row_id for sample in samples.samples for row_id in sample.row_ids]
-    expected = [relation for sample in samples.samples for relation in sample.relations]
-    return Predictions(row_ids, expected, [predicted[row_id] for row_id in row_ids])
+        best = logits[batch["pair_mask"].bool()].argmax(dim=-1)
+        ranked_first.extend(names[number] for number in best.tolist())
+    queue = iter(ranked_first)  # in the sampler's order
+    predicted = {
+        number: [next(queue) for _ in samples.samples[number].pairs] for numbers in sampler for number in numbers
+    }
+    return Predictions(
+        [row_id for sample in samples.samples for row_id in sample.row_ids],
+        [relation for sample in samples.samples for relation in sample.relations],
+        [name for number in range(len(samples)) for name in predicted[number]],
+    )
 
 
 def score_predictions(predictions: Predictions, none_relation: str | None) -> dict[str, Any]:

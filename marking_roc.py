@@ -44,6 +44,19 @@ class EncodedText:
     truncated: bool
 
 
+class EntitiesTooFarApart(ValueError):
+    """The asked-for entities of a text do not fit into one window.
+
+    Args:
+        message: What is wrong and what to do.
+        number: Which of the texts it is.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 class _Mark(NamedTuple):
     entity: int
     token: str
@@ -75,7 +88,8 @@ def encode_marked(tokenizer: Any, texts: Sequence[MarkedText], *, max_length: in
         The texts as token ids.
 
     Raises:
-        ValueError: If the asked-for entities of a text lie too far apart for `max_length`; the message names the last.
+        EntitiesTooFarApart: If the asked-for entities of a text lie too far apart for `max_length`; the message names
+            the last.
     """
     rows = [list(_parts(text.text, text.entities)) for text in texts]
     strings = {part if isinstance(part, str) else part.prompt: None for row in rows for part in row}
@@ -84,12 +98,12 @@ def encode_marked(tokenizer: Any, texts: Sequence[MarkedText], *, max_length: in
     before, after = _special_ids(tokenizer)
     budget = max_length - len(before) - len(after)
     encoded = []
-    for text, parts in zip(texts, rows):
+    for number, (text, parts) in enumerate(zip(texts, rows)):
         tokens = _join(parts, ids_of, marker_ids)
         if len(tokens.ids) > budget:
             tokens = _join([part for part in parts if _stays(part, text.asked)], ids_of, marker_ids)
         truncated = len(tokens.ids) > budget
-        start = _window_start(text, tokens, budget) if truncated else 0
+        start = _window_start(text, tokens, budget, number) if truncated else 0
         input_ids = [*before, *tokens.ids[start : start + budget], *after]
         encoded.append(EncodedText(input_ids, _positions(text, tokens.opening, len(before) - start), truncated))
     return encoded
@@ -150,7 +164,7 @@ def _join(parts: Sequence[str | _Mark], ids_of: Mapping[str, list[int]], marker_
     return tokens
 
 
-def _window_start(text: MarkedText, tokens: _Tokens, budget: int) -> int:
+def _window_start(text: MarkedText, tokens: _Tokens, budget: int, text_number: int) -> int:
     """First token of a window of `budget` tokens that holds all marked entities, centred on them."""
     if not tokens.opening:
         return 0
@@ -158,10 +172,11 @@ def _window_start(text: MarkedText, tokens: _Tokens, budget: int) -> int:
     if last - first > budget:
         number = max(tokens.closing, key=tokens.closing.__getitem__)
         entity = text.entities[number]
-        raise ValueError(
+        raise EntitiesTooFarApart(
             f"{text.where}: entity {number} {shorten(text.text[entity.start : entity.end])!r} (characters "
             f"{entity.start}-{entity.end}) does not fit: the asked-for entities span {last - first} tokens, but "
-            f"max_length leaves {budget}. Ask for pairs that lie closer together, or raise max_length."
+            f"max_length leaves {budget}. Ask for pairs that lie closer together, or raise max_length.",
+            text_number,
         )
     return min(max(0, first - (budget - (last - first)) // 2), len(tokens.ids) - budget)
 

@@ -26,6 +26,16 @@ from .retrieval_roc import RelationBank, best_descriptions, pool_descriptions, r
 
 TEXT, IMAGE, REGION = 0, 1, 2  # rows of the modality embedding
 
+# Parts of vision encoders that do not reach their token states: no loss would train them.
+UNUSED_PARTS = {
+    "clip_vision_model": ("post_layernorm",),
+    "siglip_vision_model": ("head",),
+    "siglip2_vision_model": ("head",),
+    "dinov2": ("mask_token",),
+    "dinov2_with_registers": ("mask_token",),
+    "dinov3_vit": ("mask_token",),
+}
+
 
 @dataclass
 class RocOutput(ModelOutput):
@@ -157,7 +167,7 @@ class RocImageEmbeddings(nn.Module):
         Returns:
             `(batch, regions, hidden)`.
         """
-        embedded = self.box_embedding(box_features(boxes))
+        embedded = self.box_embedding(box_features(boxes).to(self.box_embedding.weight.dtype))
         if not self.has_vision:
             return embedded
         if patches is None:
@@ -169,7 +179,7 @@ class RocImageEmbeddings(nn.Module):
 
 
 class RocPairHead(nn.Module):
-    """The pair vector: a fully connected layer with a non-linearity over head and tail (METHOD: section 3.1)."""
+    """The pair vector: a fully connected layer with a non-linearity over head and tail."""
 
     def __init__(self, config: RocConfig) -> None:
         super().__init__()
@@ -228,16 +238,36 @@ class RocModel(RocPreTrainedModel):
         else:
             self._build_retrieval(config)
         self.post_init()
+        self._freeze()
 
     def _build_retrieval(self, config: RocConfig) -> None:
         self.relation_model = None
         if config.relation_config is not None:
-            self.relation_model = build_backbone(config.relation_config).requires_grad_(False)
+            self.relation_model = build_backbone(config.relation_config)
         feature_dim = (config.relation_config or config.text_config).hidden_size
         self.pair_projection = nn.Linear(config.hidden_size, config.projection_dim)
         self.relation_projection = nn.Linear(feature_dim, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.zeros(()), requires_grad=config.learn_temperature)
+        self.logit_scale = nn.Parameter(torch.zeros(()))
         self.relation_bank = RelationBank(config.num_descriptions, feature_dim)
+
+    def _freeze(self) -> None:
+        """Freeze what is not to be trained; again after loading, which makes all parameters trainable."""
+        if self.config.head == "retrieval":
+            self.logit_scale.requires_grad_(self.config.learn_temperature)
+            if self.relation_model is not None:
+                self.relation_model.requires_grad_(False).eval()
+        if self.vision_model is not None:
+            unused = UNUSED_PARTS.get(self.vision_model.config.model_type, ())
+            for name, parameter in self.vision_model.named_parameters():
+                if any(part in unused for part in name.split(".")):
+                    parameter.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`; what the configuration freezes is frozen."""
+        loaded = super().from_pretrained(*arguments, **options)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
+        return loaded
 
     @classmethod
     def from_backbones(
@@ -278,7 +308,8 @@ class RocModel(RocPreTrainedModel):
         model = cls(config)
         model.text_model, model.vision_model = text, vision
         if describer is not None:
-            model.relation_model = describer.requires_grad_(False)
+            model.relation_model = describer
+        model._freeze()
         if vocab_size is not None:
             model.resize_token_embeddings(vocab_size, mean_resizing=False)
         return model
@@ -304,6 +335,15 @@ class RocModel(RocPreTrainedModel):
         return 1 / self._clamped_scale().item()
 
     @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Bring the learnt temperature back into its range; to be called after each optimizer step.
+
+        `forward` clamps it too, but beyond a border the clamp has no gradient: the temperature would stay there.
+        """
+        if self.config.head == "retrieval":
+            self.logit_scale.clamp_(-math.log(self.config.max_temperature), -math.log(self.config.min_temperature))
+
+    @torch.no_grad()
     def set_relations(
         self,
         relations: Sequence[Mapping[str, Any]],
@@ -326,8 +366,10 @@ class RocModel(RocPreTrainedModel):
             raise ValueError("relations is empty: give at least one relation with a name and a description.")
         checked = normalise_relations(relations, none_relation, self.config.entity_types)
         tokens = processor.tokenize_descriptions([text for relation in checked for text in relation["descriptions"]])
-        features = self.encode_descriptions(**tokens.to(self.device))
-        self.relation_bank.replace(features, checked)
+        was_training = self.training
+        self.eval()  # no dropout on descriptions
+        self.relation_bank.replace(self.encode_descriptions(**tokens.to(self.device)), checked)
+        self.train(was_training)
         self.config.relations, self.config.none_relation = checked, none_relation
         self.config.id2label = {i: relation["name"] for i, relation in enumerate(checked)}
         self.config.label2id = {relation["name"]: i for i, relation in enumerate(checked)}
@@ -414,36 +456,20 @@ class RocModel(RocPreTrainedModel):
         embeds = self._project_descriptions(features)
         return pool_descriptions(embeds, self.relation_bank.relation_index, self.config.num_relations)
 
-    def get_pair_features(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        entity_positions: Tensor,
-        entity_is_region: Tensor,
-        pair_index: Tensor,
-        pixel_values: Tensor | None = None,
-        image_index: Tensor | None = None,
-        region_boxes: Tensor | None = None,
-        region_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Encode pairs; arguments as in `forward`.
+    def get_pair_features(self, **inputs: Tensor | None) -> Tensor:
+        """Encode pairs.
+
+        Args:
+            **inputs: The arguments of `forward` from `input_ids` to `region_mask`.
 
         Returns:
             `(batch, pairs, projection_dim)`, L2-normalised.
+
+        Raises:
+            ValueError: If the model classifies.
         """
         self._need_retrieval("get_pair_features")
-        vectors = self._pair_vectors(
-            input_ids,
-            attention_mask,
-            entity_positions,
-            entity_is_region,
-            pair_index,
-            pixel_values,
-            image_index,
-            region_boxes,
-            region_mask,
-        )
-        return self._project_pairs(vectors)
+        return self._project_pairs(self._pair_vectors(**inputs))
 
     def forward(
         self,
@@ -485,15 +511,15 @@ class RocModel(RocPreTrainedModel):
             A `RocOutput`.
         """
         vectors = self._pair_vectors(
-            input_ids,
-            attention_mask,
-            entity_positions,
-            entity_is_region,
-            pair_index,
-            pixel_values,
-            image_index,
-            region_boxes,
-            region_mask,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            entity_positions=entity_positions,
+            entity_is_region=entity_is_region,
+            pair_index=pair_index,
+            pixel_values=pixel_values,
+            image_index=image_index,
+            region_boxes=region_boxes,
+            region_mask=region_mask,
         )
         if self.config.head == "classification":
             pair_embeds, relation_embeds, logits = vectors, None, self.classifier(vectors).float()
@@ -513,15 +539,16 @@ class RocModel(RocPreTrainedModel):
 
     def _pair_vectors(
         self,
+        *,
         input_ids: Tensor,
         attention_mask: Tensor,
         entity_positions: Tensor,
         entity_is_region: Tensor,
         pair_index: Tensor,
-        pixel_values: Tensor | None,
-        image_index: Tensor | None,
-        region_boxes: Tensor | None,
-        region_mask: Tensor | None,
+        pixel_values: Tensor | None = None,
+        image_index: Tensor | None = None,
+        region_boxes: Tensor | None = None,
+        region_mask: Tensor | None = None,
     ) -> Tensor:
         """`(batch, pairs, hidden)`: fuse [text ; regions ; patches], pick the entities, join head and tail."""
         text = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -552,7 +579,7 @@ class RocModel(RocPreTrainedModel):
         if self.vision_model is None or pixel_values is None or not len(pixel_values):
             return None, (0, 0)
         grid = patch_grid(self.config.vision_config, pixel_values.shape[-2], pixel_values.shape[-1])
-        states = self.vision_model(pixel_values=pixel_values).last_hidden_state
+        states = self.vision_model(pixel_values=pixel_values.to(self.vision_model.dtype)).last_hidden_state
         num_other = states.shape[1] - grid[0] * grid[1]  # class and register tokens come first
         if num_other < 0:
             raise ValueError(

@@ -14,7 +14,7 @@ from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 from .entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words, shorten
 from .entity_typing_roc import load_entity_typer
 from .images_roc import open_image
-from .marking_roc import MARKERS, MarkedText, encode_marked
+from .marking_roc import MARKERS, EntitiesTooFarApart, MarkedText, encode_marked
 
 NO_LABEL = -100  # PyTorch's cross-entropy leaves it out
 
@@ -121,12 +121,13 @@ class RocProcessor(ProcessorMixin):
         Returns:
             A `BatchFeature` with what `RocModel.forward` takes, and
             `pair_mask` `(batch, pairs)` (1 = real) and `truncated` `(batch,)` bool: whether text was cut off.
-            With `markers="pair"` each pair is a row of the batch. In both modes `logits[pair_mask.bool()]` has the
-            pairs in the order that they were given, sample by sample.
+            With `markers="pair"` each pair is a row of the batch, and a text whose pairs lie too far apart for one
+            window of `max_length` takes several rows. `logits[pair_mask.bool()]` always has the pairs in the order
+            that they were given, sample by sample.
 
         Raises:
-            ValueError: If an entity, pair, label or picture is malformed (the message names it), or entities lie
-                too far apart for `max_length`.
+            ValueError: If an entity, pair, label or picture is malformed (the message names it), or the entities of
+                one pair lie too far apart for `max_length`.
             TypeError: If an argument has the wrong type.
         """
         if return_tensors != "pt":
@@ -138,7 +139,8 @@ class RocProcessor(ProcessorMixin):
             rows = [row for sample in rows for row in _one_row_per_pair(sample)]
         if not any(row.pairs for row in rows):
             raise ValueError("No text has a pair: give at least one of them two entities.")
-        tensors = self._text_tensors(rows) | _pair_tensors(rows) | _region_tensors(rows) | self._image_tensors(rows)
+        rows, text_tensors = self._text_tensors(rows)
+        tensors = text_tensors | _pair_tensors(rows) | _region_tensors(rows) | self._image_tensors(rows)
         return BatchFeature(tensors)
 
     @property
@@ -232,10 +234,17 @@ class RocProcessor(ProcessorMixin):
             )
         return samples
 
-    def _text_tensors(self, rows: Sequence[_Sample]) -> dict[str, Tensor]:
+    def _text_tensors(self, rows: list[_Sample]) -> tuple[list[_Sample], dict[str, Tensor]]:
+        """The tensors, and their rows: a row whose pairs do not fit one window is cut into two, until they do."""
         texts = [MarkedText(row.text, row.entities, frozenset().union(*row.pairs), row.where) for row in rows]
-        encoded = encode_marked(self.tokenizer, texts, max_length=self.max_length)
-        return {
+        try:
+            encoded = encode_marked(self.tokenizer, texts, max_length=self.max_length)
+        except EntitiesTooFarApart as error:
+            halves = _halves(rows[error.number])
+            if not halves:
+                raise
+            return self._text_tensors([*rows[: error.number], *halves, *rows[error.number + 1 :]])
+        return rows, {
             **self._padded_tokens([text.input_ids for text in encoded]),
             "entity_positions": _padded([text.positions for text in encoded], 0),
             "entity_is_region": _padded([[entity.is_object for entity in row.entities] for row in rows], False),
@@ -315,6 +324,16 @@ def _check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | 
     if not all(label >= 0 or label == NO_LABEL for label in labels):
         raise ValueError(f"{where}: labels are indices of relations, or {NO_LABEL} for none; given {labels!r}.")
     return tuple(labels)
+
+
+def _halves(row: _Sample) -> list[_Sample]:
+    """The row as two, each with half of the pairs; none where there is only one pair."""
+    middle = len(row.pairs) // 2
+    return [
+        replace(row, pairs=row.pairs[part], labels=None if row.labels is None else row.labels[part])
+        for part in (slice(middle), slice(middle, None))
+        if middle
+    ]
 
 
 def _one_row_per_pair(sample: _Sample) -> Iterator[_Sample]:

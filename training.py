@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,24 +16,30 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil, get_linear_schedule_with_warmup
+from transformers import get_linear_schedule_with_warmup
 
-from roc.dataset_scripts.loading import load_dataset_splits
+from roc.assembly import (
+    build_model,
+    build_processor,
+    check_output_dir,
+    choose_precision,
+    environment,
+    load_samples,
+    parameter_groups,
+)
+from roc.drawing import plot_confusion_matrix, plot_training_curves
 from roc.evaluation import predict_relations, score_predictions
 from roc.files import atomic_write, replace_folder
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory, load_relations
-from roc.resources import PACKAGE_ROOT, resolve_model
 from roc.run_config import RUN_FILE, RunConfig
-from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator, check_relations_known
+from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator
+from roc.scoring import confusion_matrix
 
 logger = logging.getLogger("roc.training")
-
-LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "PIL")
 
 
 @dataclass
@@ -73,7 +78,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     """
     check_output_dir(config)
     set_seed(config.seed)
-    accelerator = Accelerator(mixed_precision=_precision(config))
+    accelerator = Accelerator(mixed_precision=choose_precision(config))
     inventory = load_relations(config.relations)
     train_set, val_set = load_samples(config, inventory)
     processor = build_processor(config)
@@ -142,6 +147,8 @@ class TrainingRun:
                 logger.info("no better validation micro-F1 for %d epochs: stopping", epoch - self.progress.best_epoch)
                 break
         self._save_records(time.perf_counter() - started)
+        if not self.accelerator.is_main_process:
+            return {}  # one JSON line, whatever the number of processes
         return {"output_dir": self.config.output_dir, "val": _without_details(self.progress.best_val)}
 
     def dry_run(self) -> dict[str, Any]:
@@ -182,7 +189,7 @@ class TrainingRun:
 
     def _steps(self, epoch: int) -> Iterator[list[Any]]:
         """The batches of each optimizer step: `gradient_accumulation_steps` of them, fewer at the end of the epoch."""
-        self.sampler.set_epoch(epoch)
+        self.loader.set_epoch(epoch)  # the prepared loader counts epochs itself, and tells the sampler
         batches = []
         for batch in self.loader:
             batches.append(batch)
@@ -201,25 +208,28 @@ class TrainingRun:
             is_last = number == len(batches) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 output = self.model(**batch, **self.descriptions, num_items_in_batch=num_pairs)
-                self._check_finite(output.loss, row_ids)
+                self._check_finite(output.loss, "loss", row_ids)
                 # the processes' gradients are averaged, but each holds a share of one sum
                 self.accelerator.backward(output.loss * self.accelerator.num_processes)
             total += output.loss.item()
-        self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self._check_finite(norm, "norm of the gradient", [row_id for row_ids, _ in batches for row_id in row_ids])
         self.optimizer.step()
+        self._plain_model().clamp_temperature()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         return total * self.accelerator.num_processes
 
-    def _check_finite(self, loss: torch.Tensor, row_ids: list[str]) -> None:
-        if not torch.isfinite(loss):
+    def _check_finite(self, number: torch.Tensor, what: str, row_ids: list[str]) -> None:
+        if not torch.isfinite(number):
             raise FloatingPointError(
-                f"The loss is {loss.item()} at step {self.progress.step + 1}, on the rows {row_ids}. Nothing was saved "
-                "of this step. Lower the learning rates, or look at these rows."
+                f"The {what} is {number.item()} at step {self.progress.step + 1}, on the rows {row_ids}. Nothing was "
+                "saved of this step. Lower the learning rates, or look at these rows."
             )
 
     def _validate(self) -> dict[str, Any]:
+        self._encode_relations_anew()
         predictions = predict_relations(
             self._plain_model(),
             self.processor,
@@ -245,7 +255,15 @@ class TrainingRun:
         return self.accelerator.unwrap_model(self.model)
 
     def _learning_rate(self) -> float:
-        return self.optimizer.param_groups[0]["lr"]
+        """The text encoder's."""
+        return next(group["lr"] for group in self.optimizer.param_groups if group["part"] == "text_model")
+
+    def _encode_relations_anew(self) -> None:
+        """A shared description encoder has learnt since the bank was filled."""
+        if self.descriptions:
+            self._plain_model().set_relations(
+                self.inventory.relations, self.processor, none_relation=self.inventory.none_relation
+            )
 
     def _log_start(self) -> None:
         model = self._plain_model()
@@ -265,8 +283,6 @@ class TrainingRun:
         if not self.accelerator.is_main_process:
             return
         model = self._plain_model()
-        if self.descriptions:
-            model.set_relations(self.inventory.relations, self.processor, none_relation=self.inventory.none_relation)
         with replace_folder(self.config.output_dir) as folder:
             model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
@@ -290,9 +306,6 @@ class TrainingRun:
         self._draw(folder)
 
     def _draw(self, folder: Path) -> None:
-        from roc.drawing import plot_confusion_matrix, plot_training_curves
-        from roc.scoring import confusion_matrix
-
         best = RocModel.from_pretrained(folder)
         predictions = predict_relations(
             best.to(self.accelerator.device), self.processor, self.val_set, batch_size=self.config.eval_batch_size
@@ -304,156 +317,6 @@ class TrainingRun:
             plot_confusion_matrix(matrix, names, folder / "confusion.png")
         except ImportError as error:
             logger.warning("no plots: %s", error)
-
-
-def load_samples(config: RunConfig, inventory: RelationInventory) -> tuple[GroupedSamples, GroupedSamples]:
-    """The grouped training and validation samples.
-
-    Raises:
-        ValueError: If a row's relation is not in the inventory.
-    """
-    splits = load_dataset_splits(
-        config.dataset,
-        config.data_dir,
-        splits=[config.train_split, config.val_split],
-        missing_images=config.missing_images,
-        entity_typer=config.entity_typer,
-    )
-    train_rows = splits[config.train_split]
-    train_set = GroupedSamples(train_rows, use_image=config.use_image)
-    val_set = GroupedSamples(splits[config.val_split], use_image=config.use_image)
-    for name, samples in ((config.train_split, train_set), (config.val_split, val_set)):
-        check_relations_known(samples, inventory.names, f"{config.data_dir}, split {name}")
-    if config.max_train_samples is not None:
-        train_set.samples = train_set.samples[: config.max_train_samples]
-    return train_set, val_set
-
-
-def build_processor(config: RunConfig) -> RocProcessor:
-    """The processor of a run, with the backbones' tokenizer and picture normalisation."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(config.text_model))
-    return RocProcessor(
-        _image_processor(config),
-        tokenizer,
-        markers=config.markers,
-        max_length=config.max_length,
-        max_regions=config.max_regions,
-        entity_typer=config.entity_typer,
-    )
-
-
-def _image_processor(config: RunConfig) -> Any:
-    if config.vision_model is None or not config.use_image:
-        return None
-    if isinstance(config.vision_model, str):
-        sizes = {} if config.image_size is None else {"size": {"height": config.image_size, "width": config.image_size}}
-        return AutoImageProcessor.from_pretrained(resolve_model(config.vision_model), use_fast=False, **sizes)
-    size = config.image_size or config.vision_model.get("image_size", 224)
-    return ViTImageProcessorPil(size={"height": size, "width": size})
-
-
-def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationInventory) -> RocModel:
-    """The model of a run, with its relations."""
-    vision = config.vision_model if config.use_image else None
-    model = RocModel.from_backbones(
-        resolve_model(config.text_model),
-        resolve_model(vision) if isinstance(vision, str) else vision,
-        vocab_size=len(processor.tokenizer),
-        text_overrides=config.text_overrides,
-        share_description_encoder=config.share_description_encoder,
-        head=config.head,
-        fusion_num_layers=config.fusion_num_layers,
-        fusion_num_heads=config.fusion_num_heads,
-        projection_dim=config.projection_dim,
-        dropout=config.dropout,
-        initial_temperature=config.initial_temperature,
-        learn_temperature=config.learn_temperature,
-        label_smoothing=config.label_smoothing,
-        max_regions=config.max_regions,
-        relations=inventory.relations,
-        none_relation=inventory.none_relation,
-    )
-    if config.head == "retrieval":
-        model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
-    if config.activation_checkpointing:
-        model.activation_checkpointing_enable()
-    return model
-
-
-def parameter_groups(model: RocModel, config: RunConfig) -> list[dict[str, Any]]:
-    """Optimizer groups: a learning rate per part, no weight decay on biases, norms and single vectors.
-
-    Args:
-        model: The model.
-        config: Learning rates and weight decay.
-
-    Returns:
-        Groups in which every trainable parameter is exactly once.
-    """
-    rates = {"text_model": config.learning_rate, "vision_model": config.vision_learning_rate}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            rate = rates.get(name.split(".")[0], config.head_learning_rate)
-            decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-    grouped = [id(parameter) for parameters in groups.values() for parameter in parameters]
-    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    assert len(grouped) == len(trainable), "a parameter is in two groups, or in none"
-    assert set(grouped) == trainable
-    return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
-
-
-def check_output_dir(config: RunConfig) -> None:
-    """Refuse to replace a folder that is not an earlier run's, and an earlier run's unless asked to.
-
-    Raises:
-        ValueError: If the folder must not be replaced.
-        OSError: If it cannot be written.
-    """
-    folder = Path(config.output_dir)
-    if config.dry_run:
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not (folder / RUN_FILE).is_file():
-            raise ValueError(
-                f"output_dir={config.output_dir!r} exists and holds something else than a run. Choose another folder."
-            )
-        if not config.overwrite:
-            raise ValueError(
-                f"output_dir={config.output_dir!r} holds an earlier run. Choose another folder, or add --overwrite."
-            )
-    with replace_folder(folder.parent / f".{folder.name}.probe") as probe:  # fails now rather than after an epoch
-        (probe / "probe").write_text("x", encoding="utf-8")
-    (folder.parent / f".{folder.name}.probe" / "probe").unlink()
-    (folder.parent / f".{folder.name}.probe").rmdir()
-
-
-def environment() -> dict[str, Any]:
-    """The commit and the versions that a run was made with."""
-    from importlib.metadata import version
-
-    git = ["git", "-C", str(PACKAGE_ROOT)]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-        commit += "-dirty" if changed.strip() else ""
-        return {"commit": commit, **_versions(version)}
-    return {"commit": None, **_versions(version)}
-
-
-def _versions(version: Any) -> dict[str, str]:
-    names = {"PIL": "pillow"}
-    return {"python": sys.version.split()[0]} | {library: version(names.get(library, library)) for library in LIBRARIES}
-
-
-def _precision(config: RunConfig) -> str:
-    """`bf16` where the hardware multiplies it natively, unless the settings say otherwise."""
-    if config.mixed_precision != "auto":
-        return config.mixed_precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
 
 def _quiet() -> bool:

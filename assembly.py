@@ -1,0 +1,188 @@
+"""What a run is made of: its data, processor, model and optimizer groups, out of a `RunConfig`."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
+
+from roc.dataset_scripts.loading import load_dataset_splits
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+from roc.relation_files import RelationInventory
+from roc.resources import PACKAGE_ROOT, resolve_model
+from roc.run_config import RUN_FILE, RunConfig
+from roc.samples import GroupedSamples, check_relations_known, swap_none_pairs
+
+LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "pillow")
+
+
+def load_samples(config: RunConfig, inventory: RelationInventory) -> tuple[GroupedSamples, GroupedSamples]:
+    """The grouped training and validation samples.
+
+    Raises:
+        ValueError: If a row's relation is not in the inventory.
+    """
+    splits = load_dataset_splits(
+        config.dataset,
+        config.data_dir,
+        splits=[config.train_split, config.val_split],
+        missing_images=config.missing_images,
+        entity_typer=config.entity_typer,
+    )
+    train_rows = splits[config.train_split]
+    sees_pictures = config.use_image and config.vision_model is not None
+    train_set = GroupedSamples(train_rows, use_image=sees_pictures)
+    val_set = GroupedSamples(splits[config.val_split], use_image=sees_pictures)
+    for name, samples in ((config.train_split, train_set), (config.val_split, val_set)):
+        check_relations_known(samples, inventory.names, f"{config.data_dir}, split {name}")
+    if config.max_train_samples is not None:
+        train_set.samples = train_set.samples[: config.max_train_samples]
+    if config.swap_none_pairs and inventory.none_relation is not None:
+        swap_none_pairs(train_set, inventory.none_relation, seed=config.seed)
+    return train_set, val_set
+
+
+def build_processor(config: RunConfig) -> RocProcessor:
+    """The processor of a run, with the backbones' tokenizer and picture normalisation."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(config.text_model))
+    return RocProcessor(
+        _image_processor(config),
+        tokenizer,
+        markers=config.markers,
+        max_length=config.max_length,
+        max_regions=config.max_regions,
+        entity_typer=config.entity_typer,
+    )
+
+
+def _image_processor(config: RunConfig) -> Any:
+    """Scales the whole picture to a square, without cropping: boxes are shares of the whole picture."""
+    if config.vision_model is None or not config.use_image:
+        return None
+    if isinstance(config.vision_model, str):
+        folder = resolve_model(config.vision_model)
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        vision_config = AutoConfig.from_pretrained(folder)
+        default = getattr(vision_config, "vision_config", vision_config).image_size
+    else:
+        processor, default = ViTImageProcessorPil(), config.vision_model.get("image_size", 224)
+    side = config.image_size or default
+    processor.size, processor.do_center_crop = {"height": side, "width": side}, False
+    return processor
+
+
+def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationInventory) -> RocModel:
+    """The model of a run, with its relations."""
+    vision = config.vision_model if config.use_image else None
+    model = RocModel.from_backbones(
+        resolve_model(config.text_model),
+        resolve_model(vision) if isinstance(vision, str) else vision,
+        vocab_size=len(processor.tokenizer),
+        text_overrides=config.text_overrides,
+        share_description_encoder=config.share_description_encoder,
+        head=config.head,
+        fusion_num_layers=config.fusion_num_layers,
+        fusion_num_heads=config.fusion_num_heads,
+        projection_dim=config.projection_dim,
+        dropout=config.dropout,
+        initial_temperature=config.initial_temperature,
+        learn_temperature=config.learn_temperature,
+        label_smoothing=config.label_smoothing,
+        max_regions=config.max_regions,
+        relations=inventory.relations,
+        none_relation=inventory.none_relation,
+    )
+    if config.head == "retrieval":
+        model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
+    if config.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    return model
+
+
+def parameter_groups(model: RocModel, config: RunConfig) -> list[dict[str, Any]]:
+    """Optimizer groups: a learning rate per part, no weight decay on biases, norms and single vectors.
+
+    Args:
+        model: The model.
+        config: Learning rates and weight decay.
+
+    Returns:
+        Groups in which every trainable parameter is exactly once.
+    """
+    rates = {"text_model": config.learning_rate, "vision_model": config.vision_learning_rate}
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = name.split(".")[0]
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((part if part in rates else "head", decay), []).append(parameter)
+    grouped = [id(parameter) for parameters in groups.values() for parameter in parameters]
+    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    assert len(grouped) == len(trainable), "a parameter is in two groups, or in none"
+    assert set(grouped) == trainable
+    return [
+        {
+            "part": part,
+            "params": parameters,
+            "lr": rates.get(part, config.head_learning_rate),
+            "weight_decay": decay,
+        }
+        for (part, decay), parameters in groups.items()
+    ]
+
+
+def check_output_dir(config: RunConfig) -> None:
+    """Refuse to replace a folder that is not an earlier run's, and an earlier run's unless asked to.
+
+    Raises:
+        ValueError: If the folder must not be replaced.
+        OSError: If it cannot be written.
+    """
+    folder = Path(config.output_dir)
+    if config.dry_run:
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not (folder / RUN_FILE).is_file():
+            raise ValueError(
+                f"output_dir={config.output_dir!r} exists and holds something else than a run. Choose another folder."
+            )
+        if not config.overwrite:
+            raise ValueError(
+                f"output_dir={config.output_dir!r} holds an earlier run. Choose another folder, or add --overwrite."
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as probe:
+        (Path(probe) / "probe").write_text("x", encoding="utf-8")  # fails now rather than after an epoch
+
+
+def environment() -> dict[str, Any]:
+    """The commit (None outside a checkout) and the versions that a run was made with."""
+    versions = {library: version(library) for library in LIBRARIES}
+    return {"commit": _commit(), "python": sys.version.split()[0], **versions}
+
+
+def _commit() -> str | None:
+    git = ["git", "-C", str(PACKAGE_ROOT)]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        return commit + ("-dirty" if changed.strip() else "")
+    return None
+
+
+def choose_precision(config: RunConfig) -> str:
+    """`bf16` where the hardware multiplies it natively, unless the settings say otherwise."""
+    if config.mixed_precision != "auto":
+        return config.mixed_precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"

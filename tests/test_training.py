@@ -1,0 +1,925 @@
+"""Training from the command line on tiny data, the loop's parts, and evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from PIL import Image
+from tiny import RELATIONS, picture_bytes, tiny_model, tiny_picture, tiny_processor, tiny_tokenizer
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    BertConfig,
+    BertModel,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
+
+import roc.assembly
+import roc.modeling_roc
+import roc.train
+import roc.training
+from roc.assembly import build_processor, check_output_dir, parameter_groups
+from roc.configuration_roc import RocConfig
+from roc.dataset_scripts.schema import FEATURES, object_entity, text_entity
+from roc.evaluation import Predictions, predict_relations, score_predictions
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+from roc.relation_files import RelationInventory
+from roc.run_config import RUN_FILE, RunConfig, load_run_config
+from roc.samples import GroupedSamples, SampleCollator
+from roc.train import main
+from roc.training import TrainingRun
+
+NAMES = [relation["name"] for relation in RELATIONS]
+SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+VISION = {"model_type": "vit", "image_size": 32, "patch_size": 8, **SIZE}
+
+
+# --- tiny data ---------------------------------------------------------------------------------------------------
+
+
+def line(number: int, split: str) -> dict[str, Any]:
+    """One post with one or two pairs; the words say which relation, and one in three has no picture."""
+    first, second, place = (
+        names[number % len(names)] for names in (["ann", "bob"], ["eve", "tom"], ["paris", "berlin"])
+    )
+    text = f"{first} kissed {second} in {place} {number}" + " today" * (number % 4)
+    starts = [text.index(name) for name in (first, second, place)]
+    entities: list[dict[str, Any]] = [
+        {"start": start, "end": start + len(name)} for start, name in zip(starts, (first, second, place), strict=True)
+    ]
+    relations = [
+        {"head": 0, "tail": 1, "relation": NAMES[1]},
+        {"head": 0, "tail": 2, "relation": NAMES[number % 2 * 2]},
+    ]
+    made: dict[str, Any] = {"id": f"{split}-{number}", "text": text}
+    if number % 3:
+        made["image"] = f"pictures/{number % 2}.png"
+        entities.append({"bbox": [0.1, 0.2, 0.6, 0.9], "name": "thing"})
+        relations.append({"head": 1, "tail": 3, "relation": NAMES[3]})
+    return made | {"entities": entities, "relations": relations[: 1 + number % 3]}
+
+
+def write_lines(path: Path, lines: Sequence[Any]) -> None:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in lines), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, relations and a random text encoder."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "data" / "pictures").mkdir(parents=True)
+    for number, colour in enumerate(["red", "blue"]):
+        tiny_picture(colour).save(folder / "data" / "pictures" / f"{number}.png")
+    write_lines(folder / "data" / "train.jsonl", [line(number, "train") for number in range(12)])
+    write_lines(folder / "data" / "val.jsonl", [line(number, "val") for number in range(5)])
+    (folder / "data" / "test.jsonl").write_text("nobody reads this {", encoding="utf-8")
+    content = {"version": 1, "language": "en", "none_relation": "None", "relations": RELATIONS}
+    (folder / "relations.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(folder / "text")
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(tokenizer), **SIZE)).save_pretrained(folder / "text")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each run as in a process of its own: no data cache outside the tests, no precision left from another run."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the drawings, which take longer than the training."""
+    monkeypatch.setattr(TrainingRun, "_draw", lambda self, folder: None)
+
+
+def arguments(inputs: Path, output_dir: Path, *more: str, **changes: Any) -> list[str]:
+    settings: dict[str, Any] = {
+        "output_dir": output_dir,
+        "data_dir": inputs / "data",
+        "relations": inputs / "relations.yaml",
+        "text_model": inputs / "text",
+        "vision_model": json.dumps(VISION),
+        "fusion_num_layers": 1,
+        "fusion_num_heads": 2,
+        "projection_dim": 16,
+        "batch_size": 4,
+        "num_epochs": 2,
+        "learning_rate": 1e-3,
+        "head_learning_rate": 1e-3,
+        "mixed_precision": "no",
+    }
+    return [*itertools.chain(*((f"--{name}", str(value)) for name, value in (settings | changes).items())), *more]
+
+
+def everything_under(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return RocModel.from_pretrained(folder).state_dict()
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["history"]
+
+
+# --- one whole run -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of `main`."""
+
+    code: int
+    stdout: str
+    folder: Path
+    metrics: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
+        AcceleratorState._reset_state(True)
+        folder, stdout = tmp_path_factory.mktemp("runs") / "model", io.StringIO()
+        with contextlib.redirect_stdout(stdout):
+            code = main(arguments(inputs, folder, num_epochs=3))
+    return Finished(code, stdout.getvalue(), folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+
+
+def test_training_ends_with_one_json_line_on_stdout(finished: Finished) -> None:
+    assert finished.code == 0
+    assert finished.stdout.count("\n") == 1
+    told = json.loads(finished.stdout)
+    assert told.keys() == {"output_dir", "val"}
+    assert told["output_dir"] == str(finished.folder)
+    assert {"accuracy", "precision", "recall", "micro_f1", "macro_f1", "n"} <= told["val"].keys()
+    val = {name: value for name, value in finished.metrics["val"].items() if name != "per_relation"}
+    assert told["val"] == val
+
+
+def test_training_writes_model_processor_settings_records_and_drawings(finished: Finished) -> None:
+    pytest.importorskip("matplotlib")
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names >= {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"}
+    assert names >= {RUN_FILE, "environment.json", "metrics.json", "curves.png", "confusion.png"}
+    assert names >= {"modeling_roc.py", "configuration_roc.py", "processing_roc.py"}
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(finished.folder / name) as drawing:
+            assert min(drawing.size) > 100
+    assert [path.name for path in finished.folder.parent.iterdir()] == ["model"], "temporary files were left behind"
+
+
+def test_the_records_tell_every_epoch(finished: Finished) -> None:
+    records = finished.metrics["history"]
+    assert [(record["epoch"], record["step"]) for record in records] == [(1, 3), (2, 6), (3, 9)]
+    for record in records:
+        assert math.isfinite(record["loss"])
+        assert record["samples_per_second"] > 0
+        assert record["temperature"] == pytest.approx(0.07, rel=0.1)
+    best = max(records, key=lambda record: record["val"]["micro_f1"])  # the first of equals
+    assert finished.metrics["best_epoch"] == best["epoch"]
+    assert finished.metrics["val"]["micro_f1"] == best["val"]["micro_f1"]
+
+
+def test_validation_scores_count_the_rows_of_the_validation_split(finished: Finished) -> None:
+    assert finished.metrics["val"]["n"] == sum(len(line(number, "val")["relations"]) for number in range(5))
+
+
+def test_the_saved_settings_are_the_runs(finished: Finished, inputs: Path) -> None:
+    saved = load_run_config(str(finished.folder / RUN_FILE))
+    assert saved.num_epochs == 3
+    assert saved.vision_model == VISION
+    assert saved.data_dir == str(inputs / "data")
+    environment = json.loads((finished.folder / "environment.json").read_text(encoding="utf-8"))
+    assert environment["torch"] == torch.__version__
+    assert environment.keys() >= {"commit", "python", "transformers", "datasets", "accelerate"}
+
+
+def test_the_trained_model_loads_and_scores_as_reported(finished: Finished, inputs: Path) -> None:
+    model = AutoModel.from_pretrained(finished.folder)
+    processor = AutoProcessor.from_pretrained(finished.folder)
+    assert isinstance(model, RocModel)
+    assert [relation["name"] for relation in model.config.relations] == NAMES
+    config = RunConfig(data_dir=str(inputs / "data"), output_dir=str(finished.folder))
+    _, val_set = roc.assembly.load_samples(config, RelationInventory(RELATIONS, "None"))
+    scores = score_predictions(predict_relations(model, processor, val_set), "None")
+    assert scores == finished.metrics["val"]
+
+
+# --- variants of a run -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": "classification"},
+        {"vision_model": "null"},
+        {"use_image": False},
+        {"share_description_encoder": True},
+        {"markers": "pair"},
+        {"gradient_accumulation_steps": 2, "activation_checkpointing": True, "learn_temperature": False},
+        {"mixed_precision": "bf16"},
+        {"label_smoothing": 0.1, "fusion_num_layers": 0, "swap_none_pairs": True, "max_train_samples": 6},
+        {"num_workers": 1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+@pytest.mark.usefixtures("undrawn")
+def test_a_variant_trains_saves_and_loads(changes: dict[str, Any], inputs: Path, tmp_path: Path) -> None:
+    flags = [f"--{'' if value else 'no-'}{name}" for name, value in changes.items() if isinstance(value, bool)]
+    values = {name: value for name, value in changes.items() if not isinstance(value, bool)}
+    assert main(arguments(inputs, tmp_path / "model", *flags, max_steps=2, **values)) == 0
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "model").values())
+    assert AutoProcessor.from_pretrained(tmp_path / "model").markers == changes.get("markers", "entities")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_vision_encoder_may_be_a_folder(inputs: Path, tmp_path: Path) -> None:
+    ViTModel(ViTConfig(image_size=32, patch_size=8, **SIZE)).save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    assert main(arguments(inputs, tmp_path / "model", vision_model=tmp_path / "vit", max_steps=1)) == 0
+
+
+@pytest.mark.parametrize("image_size", [None, 48])
+def test_no_image_processor_crops_because_boxes_are_shares_of_the_whole_picture(
+    image_size: int | None, inputs: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "clip"
+    CLIPVisionModel(CLIPVisionConfig(image_size=32, patch_size=8, **SIZE)).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)  # as CLIP's are
+    config = RunConfig(text_model=str(inputs / "text"), vision_model=str(folder), image_size=image_size)
+    processor = build_processor(config)
+    picture = tiny_picture("black", size=(96, 32))
+    picture.paste(tiny_picture("white", size=(12, 32)), (0, 0))  # the leftmost eighth, which a centre crop cuts off
+    pixels = processor(text="ann met bob", images=picture, entities=[(0, 3), (8, 11)])["pixel_values"]
+    assert tuple(pixels.shape) == (1, 3, image_size or 32, image_size or 32)
+    assert pixels[0, 0, :, 0].mean() > pixels[0, 0, :, -1].mean() + 1, "the left edge was cut off"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(inputs: Path, tmp_path: Path) -> None:
+    for name, seed in (("first", 5), ("second", 5), ("third", 6)):
+        assert main(arguments(inputs, tmp_path / name, seed=seed, max_steps=3)) == 0
+    first, second, third = (weights(tmp_path / name) for name in ("first", "second", "third"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], third[name]) for name in first)
+    assert [r["loss"] for r in history(tmp_path / "first")] == [r["loss"] for r in history(tmp_path / "second")]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("max_steps", "expected"), [(2, [(1, 2)]), (3, [(1, 3)]), (4, [(1, 3), (2, 4)])])
+def test_max_steps_ends_the_run_wherever_it_is(
+    max_steps: int, expected: list[tuple[int, int]], inputs: Path, tmp_path: Path
+) -> None:
+    assert main(arguments(inputs, tmp_path / "model", max_steps=max_steps, num_epochs=1)) == 0
+    assert [(record["epoch"], record["step"]) for record in history(tmp_path / "model")] == expected
+    assert history(tmp_path / "model")[-1]["learning_rate"] == pytest.approx(0)
+
+
+def test_a_dry_run_writes_nothing(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = everything_under(inputs) | everything_under(tmp_path)
+    assert main(arguments(inputs, tmp_path / "runs" / "model", "--dry_run")) == 0
+    assert everything_under(inputs) | everything_under(tmp_path) == before
+    [told] = capsys.readouterr().out.splitlines()
+    expected = {"dry_run": True, "num_samples": 12, "num_val_samples": 5, "num_relations": 4, "total_steps": 6}
+    assert {name: json.loads(told)[name] for name in expected} == expected
+    assert math.isfinite(json.loads(told)["loss"])
+
+
+def test_the_test_split_is_never_opened(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    load = roc.assembly.load_dataset_splits
+
+    def spy(*given: Any, splits: Sequence[str], **options: Any) -> Any:
+        asked.append(list(splits))
+        return load(*given, splits=splits, **options)
+
+    monkeypatch.setattr(roc.assembly, "load_dataset_splits", spy)
+    assert main(arguments(inputs, tmp_path / "model", "--dry_run")) == 0  # test.jsonl is no JSON
+    assert asked == [["train", "val"]]
+
+
+@pytest.mark.parametrize("role", ["train_split", "val_split"])
+def test_no_run_can_train_on_or_choose_by_the_test_split(role: str, inputs: Path, tmp_path: Path) -> None:
+    assert main(arguments(inputs, tmp_path / "model", **{role: "test"})) == 1
+    assert not (tmp_path / "model").exists()
+
+
+# --- which epoch is kept, and when to stop -----------------------------------------------------------------------
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> list[dict[str, Tensor]]:
+    """Make validation give these scores, one per epoch; returns the weights at each."""
+    kept: list[dict[str, Tensor]] = []
+
+    def validate(run: TrainingRun) -> dict[str, Any]:
+        kept.append(copy.deepcopy(run._plain_model().state_dict()))
+        return {"micro_f1": scores[len(kept) - 1], "accuracy": 0.0, "per_relation": {}, "n": 1}
+
+    monkeypatch.setattr(TrainingRun, "_validate", validate)
+    return kept
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("scores", "best"), [((0.2, 0.9, 0.5), 2), ((0.0, 0.0, 0.0), 1), ((0.1, 0.5, 0.5), 2), ((0.1, 0.2, 0.3), 3)]
+)
+def test_the_validation_scores_choose_the_epoch_that_is_kept(
+    scores: tuple[float, ...], best: int, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = scripted(monkeypatch, *scores)
+    assert main(arguments(inputs, tmp_path / "model", num_epochs=3)) == 0
+    saved = weights(tmp_path / "model")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in kept[best - 1].items())
+    assert not all(torch.equal(saved[name], kept[best % 3][name]) for name in saved), "all epochs are alike"
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["best_epoch"], metrics["val"]["micro_f1"]) == (best, scores[best - 1])
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("patience", "scores", "epochs"),
+    [("1", (0.5, 0.4), 2), ("2", (0.5, 0.4, 0.6, 0.5, 0.6), 5), ("null", (0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 6)],
+)
+def test_training_stops_after_so_many_epochs_without_a_better_score(
+    patience: str,
+    scores: tuple[float, ...],
+    epochs: int,
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scripted(monkeypatch, *scores)
+    options = {"num_epochs": 6, "batch_size": 12, "early_stopping_patience": patience}
+    assert main(arguments(inputs, tmp_path / "model", **options)) == 0
+    assert len(history(tmp_path / "model")) == epochs
+
+
+# --- what stops a run --------------------------------------------------------------------------------------------
+
+
+def break_the_loss(monkeypatch: pytest.MonkeyPatch, at_step: int, value: float) -> None:
+    loss, calls = roc.modeling_roc.retrieval_loss, itertools.count(1)
+
+    def broken(*given: Any, **options: Any) -> Tensor:
+        return loss(*given, **options) * (value if next(calls) == at_step else 1.0)
+
+    monkeypatch.setattr(roc.modeling_roc, "retrieval_loss", broken)
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    printed = capsys.readouterr()
+    assert printed.out == "", "a failed run printed a result"
+    return printed.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_and_names_the_step_and_its_rows(
+    value: float,
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen: list[list[str]] = []
+    collate = SampleCollator.__call__
+
+    def spy(self: SampleCollator, items: Any) -> Any:
+        row_ids, batch = collate(self, items)
+        seen.append(row_ids)
+        return row_ids, batch
+
+    monkeypatch.setattr(SampleCollator, "__call__", spy)
+    break_the_loss(monkeypatch, 2, value)
+    assert main(arguments(inputs, tmp_path / "model")) == 1
+    error = error_of(capsys)
+    assert "step 2" in error
+    named = [row_ids for row_ids in seen if str(row_ids) in error]
+    assert len(named) == 1
+    assert everything_under(tmp_path) == set(), "a half-written folder was left behind"
+
+
+def test_a_weight_that_is_not_a_number_stops_at_the_first_step(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = roc.training.build_model
+
+    def broken(*given: Any) -> RocModel:
+        model = build(*given)
+        nn.init.constant_(model.pair_head.dense.bias, math.nan)
+        return model
+
+    monkeypatch.setattr(roc.training, "build_model", broken)
+    assert main(arguments(inputs, tmp_path / "model")) == 1
+    assert "The loss is nan at step 1, on the rows ['train-" in error_of(capsys)
+    assert everything_under(tmp_path) == set()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_gradient_that_is_not_finite_never_reaches_the_saved_weights(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the last step is finite, so only its gradient tells."""
+    build = roc.training.build_model
+
+    def broken(*given: Any) -> RocModel:
+        model = build(*given)
+        model.pair_head.dense.bias.register_hook(lambda gradient: gradient * math.nan)
+        return model
+
+    monkeypatch.setattr(roc.training, "build_model", broken)
+    code = main(arguments(inputs, tmp_path / "model", max_steps=1))
+    if (tmp_path / "model").exists():
+        assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "model").values())
+    assert code == 1
+
+
+def test_a_run_that_fails_later_leaves_the_best_epoch_so_far_complete(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_the_loss(monkeypatch, 5, math.nan)  # in the second epoch
+    assert main(arguments(inputs, tmp_path / "model")) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "model").values())
+    assert (tmp_path / "model" / RUN_FILE).is_file()
+
+
+def change_lines(inputs: Path, tmp_path: Path, split: str, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """A copy of the data with the third line of a split changed."""
+    folder = tmp_path / "changed"
+    (folder / "pictures").mkdir(parents=True)
+    for picture in (inputs / "data" / "pictures").iterdir():
+        (folder / "pictures" / picture.name).write_bytes(picture.read_bytes())
+    for name, number in (("train", 12), ("val", 5)):
+        lines = [line(entry, name) for entry in range(number)]
+        if name == split:
+            change(lines[2])
+        write_lines(folder / f"{name}.jsonl", lines)
+    return folder
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_unknown_relation_stops_before_the_first_step_and_names_its_row(
+    split: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(entry: dict[str, Any]) -> None:
+        entry["relations"][0]["relation"] = "/per/per/coupel"
+
+    data = change_lines(inputs, tmp_path, split, change)
+    monkeypatch.setattr(TrainingRun, "_step", lambda *given: pytest.fail("a step was made"))
+    assert main(arguments(inputs, tmp_path / "model", data_dir=data)) == 1
+    error = error_of(capsys)
+    assert f"{split}-2" in error
+    assert "Did you mean '/per/per/couple'" in error
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_missing_picture_stops_and_names_it(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = change_lines(inputs, tmp_path, "train", lambda entry: entry.update(image="pictures/gone.png"))
+    assert main(arguments(inputs, tmp_path / "model", data_dir=data)) == 1
+    assert "gone.png" in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"relations": "no/such.yaml"}, "There is no file 'no/such.yaml'"),
+        ({"data_dir": "no_such_folder"}, "no_such_folder"),
+        ({"fusion_num_heads": 5}, "must divide the text encoder's hidden size 32"),
+        ({"batch_size": 0}, "batch_size=0 is out of range"),
+        ({"learning_rate": "fast"}, "learning_rate='fast' is not allowed"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_setting_that_cannot_work_ends_with_one_line_and_exit_code_1(
+    changes: dict[str, Any], message: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(inputs, tmp_path / "model", **changes)) == 1
+    error = error_of(capsys)
+    assert error.startswith("error: ")
+    assert message in error
+    assert everything_under(tmp_path) == set()
+
+
+def test_an_unknown_option_ends_with_exit_code_2(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(inputs, tmp_path / "model", "--learning_rat", "1"))
+    assert stopped.value.code == 2
+
+
+# --- the output folder -------------------------------------------------------------------------------------------
+
+
+def test_an_earlier_run_is_replaced_only_when_asked_to(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / RUN_FILE).write_text("seed: 1\n", encoding="utf-8")
+    (folder / "old.txt").write_text("old", encoding="utf-8")
+    assert main(arguments(inputs, folder)) == 1
+    assert "holds an earlier run. Choose another folder, or add --overwrite" in error_of(capsys)
+    with monkeypatch.context() as patch:
+        break_the_loss(patch, 1, math.nan)
+        assert main(arguments(inputs, folder, "--overwrite")) == 1
+    assert {path.name for path in folder.iterdir()} == {RUN_FILE, "old.txt"}, "a failed run replaced the earlier one"
+    monkeypatch.setattr(TrainingRun, "_draw", lambda self, folder: None)
+    assert main(arguments(inputs, folder, "--overwrite", max_steps=1)) == 0
+    assert not (folder / "old.txt").exists()
+    assert (folder / "model.safetensors").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_somebody_elses_folder_is_never_replaced(overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"holds something else than a run\. Choose another folder"):
+        check_output_dir(RunConfig(output_dir=str(tmp_path), overwrite=overwrite))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_no_output_folder(overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("precious", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds something else than a run"):
+        check_output_dir(RunConfig(output_dir=str(tmp_path / "model"), overwrite=overwrite))
+
+
+@pytest.mark.parametrize("make", [True, False], ids=["empty folder", "no folder"])
+def test_a_new_or_empty_folder_is_taken_and_left_as_it_was(make: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "model"
+    if make:
+        folder.mkdir(parents=True)
+    check_output_dir(RunConfig(output_dir=str(folder)))
+    assert folder.exists() == make
+    assert not list(tmp_path.rglob(".*")), "the probe was left behind"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(OSError, match="file"):
+        check_output_dir(RunConfig(output_dir=str(tmp_path / "file" / "model")))
+
+
+def test_processes_that_start_together_can_all_check_the_folder(tmp_path: Path) -> None:
+    """As under `accelerate launch`; a probe of one name would be removed by one process under another's hands."""
+    configs = [RunConfig(output_dir=str(tmp_path / f"model{number}")) for number in range(50)]
+    with ThreadPoolExecutor(4) as pool:
+        for config in configs:
+            for checked in [pool.submit(check_output_dir, config) for _ in range(4)]:
+                checked.result()
+
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vision_model", [json.dumps(VISION), None], ids=["pictures in some batches", "no objects"])
+def test_two_processes_train_one_model_and_print_one_result(
+    vision_model: str | None, inputs: Path, tmp_path: Path
+) -> None:
+    """Batches without a picture, and data without an object, leave parameters without a gradient."""
+    options = arguments(inputs, tmp_path / "model", batch_size=2)
+    if vision_model is None:
+        (tmp_path / "data").mkdir()
+        for split, number in (("train", 12), ("val", 5)):
+            lines = [{**line(entry, split), "image": None} for entry in range(number)]
+            for entry in lines:
+                entry.update(entities=entry["entities"][:3], relations=entry["relations"][:2])
+            write_lines(tmp_path / "data" / f"{split}.jsonl", lines)
+        options = arguments(inputs, tmp_path / "model", batch_size=2, vision_model="null", data_dir=tmp_path / "data")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment["HF_DATASETS_CACHE"] = str(tmp_path / "cache")
+    done = subprocess.run(
+        [*launch, roc.train.__file__, *options], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(done.stdout.splitlines()) == 1
+    assert json.loads(done.stdout)["output_dir"] == str(tmp_path / "model")
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "model").values())
+
+
+# --- the loop's parts --------------------------------------------------------------------------------------------
+
+
+def row(row_id: str, text: str, head: str, tail: str, relation: str, image: bytes | None = None) -> dict[str, Any]:
+    def entity(name: str) -> dict[str, Any]:
+        if name == "thing":
+            return object_entity("thing", [0.1, 0.2, 0.6, 0.9])
+        return text_entity(text, text.index(name), text.index(name) + len(name), entity_type="person")
+
+    picture = None if image is None else {"bytes": image, "path": None}
+    return {
+        "id": row_id,
+        "text": text,
+        "image": picture,
+        "head": entity(head),
+        "tail": entity(tail),
+        "relation": relation,
+    }
+
+
+RED = picture_bytes(tiny_picture("red"))
+ROWS = [
+    row("0", "ann met bob in paris", "ann", "bob", NAMES[1], RED),
+    row("1", "ann met bob in paris", "bob", "ann", NAMES[1], RED),
+    row("2", "ann met bob in paris", "ann", "paris", NAMES[2], RED),
+    row("3", "ann met bob in paris", "ann", "thing", NAMES[3], RED),
+    row("4", "eve visits berlin today with ann and bob and the two of them", "eve", "berlin", NAMES[2]),
+    row("5", "bob met eve", "bob", "eve", NAMES[0]),
+    row("6", "bob holds a", "bob", "thing", NAMES[3], RED),
+    row("7", "paris and berlin", "paris", "berlin", NAMES[0]),
+]
+
+
+def grouped(rows: Sequence[Mapping[str, Any]]) -> GroupedSamples:
+    columns = {name: [entry[name] for entry in rows] for name in FEATURES}
+    return GroupedSamples(datasets.Dataset.from_dict(columns, features=FEATURES))
+
+
+def training_run(model: RocModel, processor: RocProcessor, rows: Sequence[Any] = ROWS, **settings: Any) -> TrainingRun:
+    """A run on the given rows, its model in evaluation mode, so that nothing in it is random."""
+    config = RunConfig(**{"batch_size": 2, "mixed_precision": "no", **settings})
+    samples = grouped(rows)
+    inventory = RelationInventory(RELATIONS, "None")
+    accelerator = Accelerator(mixed_precision="no", cpu=True)
+    return TrainingRun(config, accelerator, processor, model.eval(), inventory, samples, samples)
+
+
+def step_with_gradients(run: TrainingRun, batches: list[Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """The gradients with which a step moves the weights, and its loss."""
+    seen: dict[str, Tensor] = {}
+
+    def record() -> None:
+        for name, parameter in run._plain_model().named_parameters():
+            if parameter.grad is not None:
+                seen[name] = parameter.grad.clone()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.optimizer, "step", record)
+        seen["loss"] = torch.tensor(run._step(batches))
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("cuts", [(1,), (2,), (1, 2, 3), (4,)])
+@pytest.mark.parametrize("markers", ["entities", "pair"])
+def test_accumulating_uneven_batches_is_one_step_with_their_union(
+    cuts: tuple[int, ...], markers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = tiny_processor(markers=markers)
+    samples, collate = grouped(ROWS), SampleCollator(processor, NAMES)
+    items = [samples[number] for number in range(len(samples))]
+    assert [len(sample.pairs) for sample, _ in items] == [4, 1, 1, 1, 1], "batches would be even"
+    whole = step_with_gradients(training_run(tiny_model(processor), processor), [collate(items)], monkeypatch)
+    borders = [0, *cuts, len(items)]
+    batches = [collate(items[start:end]) for start, end in itertools.pairwise(borders)]
+    parts = step_with_gradients(training_run(tiny_model(processor), processor), batches, monkeypatch)
+    assert whole.keys() == parts.keys()
+    scale = max(tensor.abs().max() for tensor in whole.values())
+    for name, tensor in whole.items():
+        assert (tensor - parts[name]).abs().max() <= 1e-5 * scale, name
+
+
+def test_a_step_moves_every_trainable_parameter_and_counts_itself() -> None:
+    processor = tiny_processor()
+    model = tiny_model(processor)
+    run = training_run(model, processor, batch_size=8, warmup_ratio=0.0)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    [batches] = list(run._steps(epoch=1))
+    loss = run._step(batches)
+    assert math.isfinite(loss)
+    assert run.progress.step == 1
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_gradients_are_clipped_to_max_grad_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = tiny_processor()
+    run = training_run(tiny_model(processor), processor, batch_size=8, max_grad_norm=1e-3)
+    [batches] = list(run._steps(epoch=1))
+    gradients = step_with_gradients(run, batches, monkeypatch)
+    del gradients["loss"]
+    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_an_epoch_is_cut_into_steps_of_so_many_batches() -> None:
+    processor = tiny_processor()
+    run = training_run(tiny_model(processor), processor, gradient_accumulation_steps=2)
+    assert [len(batches) for batches in run._steps(epoch=1)] == [2, 1]  # 5 samples, 2 a batch
+    assert run.total_steps == 2 * run.config.num_epochs
+
+
+def test_the_order_of_an_epoch_depends_on_its_number_only() -> None:
+    """So that a resumed run sees what the uninterrupted one would have seen."""
+    processor = tiny_processor()
+    rows = [row(str(number), f"ann met bob {number}", "ann", "bob", NAMES[0]) for number in range(24)]
+
+    def order(run: TrainingRun, epoch: int) -> list[list[str]]:
+        return [row_ids for batches in run._steps(epoch) for row_ids, _ in batches]
+
+    run = training_run(tiny_model(processor), processor, rows)
+    orders = {epoch: order(run, epoch) for epoch in (1, 2, 3)}
+    assert orders[1] != orders[2] != orders[3] != orders[1]
+    resumed = training_run(tiny_model(processor), processor, rows)
+    assert order(resumed, 3) == orders[3]
+
+
+def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
+    processor = tiny_processor()
+    settings = {"num_epochs": 4, "batch_size": 3, "warmup_ratio": 0.5}
+    run = training_run(tiny_model(processor), processor, **settings)
+    tops = [group["initial_lr"] for group in run.optimizer.param_groups]
+    rates = []
+    for epoch in range(1, 5):
+        for batches in run._steps(epoch):
+            rates.append([group["lr"] for group in run.optimizer.param_groups])
+            run._step(batches)
+    for own, share in zip(rates, (0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25), strict=True):
+        assert own == pytest.approx([top * share for top in tops])
+    assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx([0.0] * len(tops))
+
+
+@pytest.mark.parametrize("head", ["retrieval", "classification"])
+def test_the_learning_rate_that_is_reported_is_the_text_encoders(head: str) -> None:
+    processor = tiny_processor()
+    rates = {"learning_rate": 1e-5, "vision_learning_rate": 2e-5, "head_learning_rate": 3e-4}
+    run = training_run(tiny_model(processor, head=head), processor, head=head, warmup_ratio=0.0, **rates)
+    assert run._learning_rate() == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("outward", ["min_temperature", "max_temperature"])
+def test_a_temperature_that_training_drove_past_a_border_can_come_back(outward: str) -> None:
+    """A clamp without a gradient beyond it would hold the temperature there for the rest of the training."""
+    borders = {"min_temperature": 0.02, "initial_temperature": 0.1, "max_temperature": 0.5}
+    processor = tiny_processor()
+    model = tiny_model(processor, **borders | {"initial_temperature": borders[outward]})
+    run = training_run(model, processor, batch_size=8, num_epochs=99, warmup_ratio=0.0, head_learning_rate=0.01)
+    for group in run.optimizer.param_groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter is model.logit_scale]
+    [[(row_ids, batch)]] = list(run._steps(epoch=1))
+    with torch.no_grad():
+        logits = model(**batch).logits
+    real = batch["labels"] != -100
+    agrees, opposes = (
+        (row_ids, {**batch, "labels": torch.where(real, labels, -100)})
+        for labels in (logits.argmax(-1), logits.argmin(-1))
+    )
+    away, back = (agrees, opposes) if outward == "min_temperature" else (opposes, agrees)
+    for given in [away] * 3 + [back] * 20:
+        run._step([given])
+    assert abs(math.log(model.temperature / borders[outward])) > 0.01, "the temperature is stuck at its border"
+
+
+def test_a_shared_description_encoder_is_validated_with_what_it_has_learnt() -> None:
+    """The scores that choose an epoch must be those of the model that is saved."""
+    processor = tiny_processor()
+    model = tiny_model(processor, relation_config=None)
+    run = training_run(model, processor, share_description_encoder=True)
+    with torch.no_grad():
+        for parameter in model.text_model.parameters():  # as training would
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    run._validate()
+    tokens = processor.tokenize_descriptions([text for relation in RELATIONS for text in relation["descriptions"]])
+    with torch.no_grad():
+        expected = model.encode_descriptions(**tokens)
+    torch.testing.assert_close(model.relation_bank.features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_validation_reads_the_validation_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = tiny_processor()
+    run = training_run(tiny_model(processor), processor)
+    run.val_set = grouped(ROWS[:3])
+    assert run._validate()["n"] == 3
+
+
+KINDS = [{}, {"vision": False}, {"head": "classification"}, {"relation_config": None}, {"learn_temperature": False}]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_trainable_parameter_is_in_exactly_one_optimizer_group(kind: dict[str, Any]) -> None:
+    model = tiny_model(tiny_processor(), **kind)
+    groups = parameter_groups(model, RunConfig())
+    grouped_ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(grouped_ids) == len(set(grouped_ids))
+    assert set(grouped_ids) == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_each_part_has_its_learning_rate_and_norms_and_biases_no_decay() -> None:
+    rates = {"learning_rate": 1e-5, "vision_learning_rate": 2e-5, "head_learning_rate": 3e-4}
+    model = tiny_model(tiny_processor())
+    settings = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in parameter_groups(model, RunConfig(**rates, weight_decay=0.1))
+        for parameter in group["params"]
+    }
+    norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate, decay = settings[id(parameter)]
+        part = {"text_model": "learning_rate", "vision_model": "vision_learning_rate"}.get(name.split(".")[0])
+        assert rate == rates[part or "head_learning_rate"], name
+        spared = id(parameter) in norms or name.endswith("bias") or name in ("logit_scale", "image_embeddings.no_image")
+        assert decay == (0.0 if spared else 0.1), name
+
+
+# --- evaluation --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("markers", ["entities", "pair"])
+def test_every_row_has_one_prediction_whatever_the_batch_size(markers: str) -> None:
+    processor = tiny_processor(markers=markers)
+    model, samples = tiny_model(processor), grouped(ROWS)
+    results = [predict_relations(model, processor, samples, batch_size=size) for size in (1, 2, 3, 64)]
+    assert all(result == results[0] for result in results)
+    assert results[0].row_ids == [entry["id"] for entry in ROWS]
+    assert results[0].expected == [entry["relation"] for entry in ROWS]
+    alone = [predict_relations(model, processor, grouped([entry])).predicted for entry in ROWS[4:]]
+    assert [[name] for name in results[0].predicted[4:]] == alone
+
+
+def test_rows_with_the_same_id_have_each_their_own_prediction() -> None:
+    processor = tiny_processor()
+    model = tiny_model(processor)
+    unique = predict_relations(model, processor, grouped(ROWS)).predicted
+    assert len(set(unique)) > 1, "all predictions are alike"
+    same = predict_relations(model, processor, grouped([{**entry, "id": "x"} for entry in ROWS])).predicted
+    assert same == unique
+
+
+def test_predicting_needs_no_known_relations_and_turns_dropout_off() -> None:
+    processor = tiny_processor()
+    model = tiny_model(processor).train()
+    samples = grouped([{**entry, "relation": "never heard of"} for entry in ROWS])
+    predictions = predict_relations(model, processor, samples)
+    assert set(predictions.expected) == {"never heard of"}
+    assert predictions.predicted == predict_relations(model, processor, samples).predicted
+    assert not model.training
+
+
+def test_a_model_that_has_learnt_everything_scores_one() -> None:
+    processor = tiny_processor()
+    model = tiny_model(processor)
+    samples = grouped(ROWS)
+    _, batch = SampleCollator(processor, NAMES)([samples[number] for number in range(len(samples))])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(200):
+        loss = model(**batch).loss
+        if loss < 0.1:
+            break
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    scores = score_predictions(predict_relations(model, processor, samples), "None")
+    assert [scores[name] for name in ("accuracy", "precision", "recall", "micro_f1", "macro_f1")] == [1.0] * 5
+    assert scores["n"] == len(ROWS)
+
+
+def test_the_relation_that_means_none_counts_in_the_accuracy_only() -> None:
+    predictions = Predictions(["1", "2"], ["None", "visits"], ["None", "None"])
+    scores = score_predictions(predictions, "None")
+    assert (scores["accuracy"], scores["micro_f1"]) == (0.5, 0.0)
+    assert score_predictions(predictions, None)["micro_f1"] == 0.5
+
+
+def test_configuration_and_run_have_the_same_defaults() -> None:
+    shared = RocConfig.__dataclass_fields__.keys() & RunConfig.__dataclass_fields__.keys()
+    assert shared >= {"dropout", "projection_dim", "initial_temperature", "label_smoothing", "fusion_num_heads"}
+    for name in shared - {"relations"}:
+        assert RocConfig.__dataclass_fields__[name].default == RunConfig.__dataclass_fields__[name].default, name
