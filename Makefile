@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT := outputs/demo
+ONE_PROCESS := --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .PHONY: demo test check format clean
 
@@ -13,9 +14,18 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
 	touch $@
 
-demo: $(READY)  ## the whole way on generated data: train, score, predict with a picture
+POST := Picture of the day: Pavel, Kestra, town hall, yesterday.
+PREDICT := $(BIN)/python predict.py --model $(OUT)/model --text "$(POST)"
+
+demo: $(READY)  ## generated pictures and texts: train with and without pictures, predict, score
 	$(BIN)/python -m roc.dataset_scripts.synthetic --output_dir $(OUT)/data
-	$(BIN)/accelerate launch --num_processes 1 train.py configs/demo.yaml --data_dir $(OUT)/data --output_dir $(OUT)/model --overwrite
+	$(BIN)/accelerate launch $(ONE_PROCESS) train.py configs/demo.yaml --data_dir $(OUT)/data --output_dir $(OUT)/model --overwrite
+	$(BIN)/accelerate launch $(ONE_PROCESS) train.py configs/demo.yaml --data_dir $(OUT)/data --output_dir $(OUT)/text_only --overwrite --no-use_image --num_epochs 3
+	$(PREDICT) --image examples/couple.png --head Pavel --tail Kestra --picture $(OUT)/couple.png
+	$(PREDICT) --image examples/teammates.png --head Pavel --tail Kestra --picture $(OUT)/teammates.png
+	$(PREDICT) --image examples/couple.png --head Pavel --tail box:0.69,0.34,0.98,0.59 --picture $(OUT)/reads.png
+	@echo "look at the pictures in $(OUT); the scores on the test split:"
+	$(BIN)/python score.py --model $(OUT)/model --dataset synthetic --data_dir $(OUT)/data --split test
 
 test: $(READY) check  ## lint, types and the fast tests
 	$(BIN)/python -m pytest -n 2

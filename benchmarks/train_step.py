@@ -1,0 +1,84 @@
+"""What a training step costs beside its encoders: `python benchmarks/train_step.py [--batch_size 32] [--repeats 9]`.
+
+Compared are, on the same padded batch and in one run, taking turns:
+- `step`: collation (decoding pictures, tokenising, marking), forward with relation bank and loss, backward, clipping;
+- `bare`: forward and backward of the same text encoder, vision encoder and fusion layers, called one after another.
+The optimizer is in neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import alternate, build, post, report
+
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+
+
+def main() -> None:
+    """Measure and print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    model, processor = build()
+    model.train()
+    generator = random.Random(0)
+    posts = [post(generator) for _ in range(options.batch_size)]
+    batch = collate(processor, posts)
+    seconds = alternate(
+        {"step": lambda: step(model, processor, posts), "bare": lambda: bare(model, batch)}, repeats=options.repeats
+    )
+    collation = alternate({"collation": lambda: collate(processor, posts)}, repeats=options.repeats)
+    report(
+        benchmark="train_step",
+        ratio=round(seconds["step"] / seconds["bare"], 3),
+        step_seconds=round(seconds["step"], 4),
+        bare_seconds=round(seconds["bare"], 4),
+        collation_seconds=round(collation["collation"], 4),
+        batch_size=options.batch_size,
+        tokens=batch["input_ids"].shape[1],
+    )
+
+
+def collate(processor: RocProcessor, posts: list[dict]) -> dict[str, torch.Tensor]:
+    """The batch of the posts, one labelled pair each."""
+    return processor(
+        text=[post["text"] for post in posts],
+        images=[post["image"] for post in posts],
+        entities=[post["entities"] for post in posts],
+        pairs=[[(0, 1)]] * len(posts),
+        labels=[[0]] * len(posts),
+    )
+
+
+def step(model: RocModel, processor: RocProcessor, posts: list[dict]) -> None:
+    """A training step without the optimizer."""
+    model(**collate(processor, posts)).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    model.zero_grad(set_to_none=True)
+
+
+def bare(model: RocModel, batch: dict[str, torch.Tensor]) -> None:
+    """The same encoders and fusion layers alone."""
+    text = model.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    patches = model.vision_model(pixel_values=batch["pixel_values"]).last_hidden_state[:, 1:]
+    states = torch.cat([text, patches], dim=1)  # both are 384 wide here
+    mask = torch.cat([batch["attention_mask"].bool(), torch.ones(patches.shape[:2], dtype=torch.bool)], dim=1)
+    mask = mask[:, None, None].expand(-1, 1, mask.shape[1], -1)
+    for layer in model.fusion_layers:
+        states = layer(states, mask)
+    states.sum().backward()
+    model.zero_grad(set_to_none=True)
+
+
+if __name__ == "__main__":
+    main()
