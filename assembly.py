@@ -104,7 +104,9 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
     if config.head == "retrieval":
         model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
     if config.activation_checkpointing:
-        model.activation_checkpointing_enable()
+        # its name before Transformers 5.23 was gradient_checkpointing_enable
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
     return model
 
 

@@ -195,7 +195,8 @@ def test_activation_checkpointing_changes_nothing(model: RocModel, processor: Ro
     model.train()  # dropout included: checkpointing restores the random state
     torch.manual_seed(1)
     plain = value_and_gradients(model, [batch])
-    model.activation_checkpointing_enable()
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
     assert model.fusion_layers[0].gradient_checkpointing
     torch.manual_seed(1)
     assert_same(plain, value_and_gradients(model, [batch]))
@@ -295,6 +296,27 @@ def test_fresh_descriptions_of_an_unchanged_encoder_give_what_the_bank_gives(pro
     tokens = processor.tokenize_descriptions([text for r in RELATIONS for text in r["descriptions"]])
     fresh = model(**batch, **{f"relation_{name}": tensor for name, tensor in tokens.items()})
     torch.testing.assert_close(fresh.logits, model(**batch).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_entity_is_the_fused_state_of_its_opening_marker_or_of_its_region(
+    model: RocModel, processor: RocProcessor
+) -> None:
+    batch = encode(processor, POSTS)
+    seen: dict[str, Tensor] = {}
+    handles = [
+        model.fusion_norm.register_forward_hook(lambda module, given, output: seen.update(fused=output)),
+        model.pair_head.register_forward_pre_hook(lambda module, given: seen.update(entities=given[0])),
+    ]
+    model(**batch)
+    for handle in handles:
+        handle.remove()
+    opening = processor.tokenizer.convert_tokens_to_ids("[ENT]")
+    length = batch["input_ids"].shape[1]
+    for number, post in enumerate(POSTS):
+        markers = (batch["input_ids"][number] == opening).nonzero().flatten().tolist()
+        regions = list(range(length, length + sum("bbox" in entity for entity in post["entities"])))
+        expected = seen["fused"][number, markers + regions]  # the entities of POSTS are in this order
+        assert torch.equal(seen["entities"][number, : len(post["entities"])], expected)
 
 
 # --- closed forms ------------------------------------------------------------------------------------------------

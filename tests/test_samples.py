@@ -264,6 +264,25 @@ def test_pairs_that_fit_alone_fit_when_their_text_is_encoded_once() -> None:
         assert batch["pair_mask"].sum() == len(rows)
 
 
+def test_pairs_of_a_text_that_takes_several_windows_keep_their_order() -> None:
+    text = "ann met bob " + "a " * 99 + "eve met ann"
+    first, last = (
+        (text_entity(text, 0, 3), text_entity(text, 8, 11)),
+        (text_entity(text, 210, 213), text_entity(text, 218, 221)),
+    )
+    rows = [
+        row("1", *last, relation=NAMES[3], text=text),
+        row("2", *first, relation=NAMES[1], text=text),
+        row("3", *reversed(last), relation=NAMES[2], text=text),
+        row("4", *reversed(first), relation=NAMES[0], text=text),
+    ]
+    samples = grouped([*rows, row("5", relation=NAMES[1])])
+    row_ids, batch = SampleCollator(tiny_processor(max_length=64), NAMES)([samples[0], samples[1]])
+    assert len(batch["input_ids"]) > 2
+    assert row_ids == ["1", "2", "3", "4", "5"]
+    assert batch["labels"][batch["pair_mask"].bool()].tolist() == [3, 1, 2, 0, 1]
+
+
 # --- batches of like length --------------------------------------------------------------------------------------
 
 LENGTHS = [random.Random(0).choice([10, 20, 30, 40, 120]) + number % 7 for number in range(403)]
