@@ -67,6 +67,8 @@ class RunConfig:
         eval_batch_size: Samples per forward pass in validation.
         gradient_accumulation_steps: Forward passes per optimizer step.
         max_grad_norm: Gradients are clipped to this norm.
+        average_decay: Decay of a moving average of the weights, which is then what is validated and saved; null for the
+            weights as they are.
         mixed_precision: `auto` takes bf16 where the hardware has it.
         early_stopping_patience: Stop after so many epochs without a better validation micro-F1; null never.
         num_workers: Processes that prepare batches; 0 for none.
@@ -117,6 +119,7 @@ class RunConfig:
     eval_batch_size: int = 64
     gradient_accumulation_steps: int = 1
     max_grad_norm: float = 1.0
+    average_decay: float | None = None
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     early_stopping_patience: int | None = None
     num_workers: int = 0
@@ -136,6 +139,8 @@ class RunConfig:
         for name in ("learning_rate", "vision_learning_rate", "head_learning_rate", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} is out of range: give a number > 0.")
+        if self.average_decay is not None and not 0 < self.average_decay < 1:
+            raise ValueError(f"average_decay={self.average_decay} is out of range: give a number in (0, 1), or null.")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio={self.warmup_ratio} is out of range: give a number in [0, 1).")
         if "test" in (self.train_split, self.val_split):

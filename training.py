@@ -29,6 +29,7 @@ from roc.assembly import (
     load_samples,
     parameter_groups,
 )
+from roc.averaging import WeightAverage
 from roc.drawing import plot_confusion_matrix, plot_training_curves
 from roc.evaluation import predict_relations, score_predictions
 from roc.files import atomic_write, replace_folder
@@ -128,6 +129,7 @@ class TrainingRun:
         self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
         self.scheduler = scheduler  # not prepared: it steps once per optimizer step, whatever the number of processes
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.average = None if config.average_decay is None else WeightAverage(self.parameters, config.average_decay)
         self.descriptions = self._descriptions()
         self.progress = Progress()
 
@@ -137,13 +139,9 @@ class TrainingRun:
         self._log_start()
         for epoch in range(1, self.num_epochs + 1):
             record = self._train_epoch(epoch)
-            val = self._validate()
-            self.progress.history.append({**record, "val": _without_details(val)})
-            logger.info("epoch %d: %s", epoch, json.dumps(self.progress.history[-1]))
-            if self.progress.improves(val):
-                self.progress.best_epoch, self.progress.best_val = epoch, val
-                self._save_model()
-            elif self._patience_is_over(epoch):
+            with contextlib.nullcontext() if self.average is None else self.average.applied():
+                self._validate_and_save(epoch, record)
+            if self._patience_is_over(epoch):
                 logger.info("no better validation micro-F1 for %d epochs: stopping", epoch - self.progress.best_epoch)
                 break
         self._save_records(time.perf_counter() - started)
@@ -216,6 +214,8 @@ class TrainingRun:
         self._check_finite(norm, "norm of the gradient", [row_id for row_ids, _ in batches for row_id in row_ids])
         self.optimizer.step()
         self._plain_model().clamp_temperature()
+        if self.average is not None:
+            self.average.update()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
@@ -227,6 +227,14 @@ class TrainingRun:
                 f"The {what} is {number.item()} at step {self.progress.step + 1}, on the rows {row_ids}. Nothing was "
                 "saved of this step. Lower the learning rates, or look at these rows."
             )
+
+    def _validate_and_save(self, epoch: int, record: dict[str, Any]) -> None:
+        val = self._validate()
+        self.progress.history.append({**record, "val": _without_details(val)})
+        logger.info("epoch %d: %s", epoch, json.dumps(self.progress.history[-1]))
+        if self.progress.improves(val):
+            self.progress.best_epoch, self.progress.best_val = epoch, val
+            self._save_model()
 
     def _validate(self) -> dict[str, Any]:
         self._encode_relations_anew()

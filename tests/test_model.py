@@ -672,6 +672,12 @@ def test_a_loaded_model_trains_the_same_parameters(kind: dict[str, Any], tmp_pat
     assert trainable[0] == trainable[1]
 
 
+def test_a_new_model_knows_which_description_belongs_to_which_relation(model: RocModel) -> None:
+    fresh = RocModel(model.config)  # its bank has no content before set_relations
+    assert fresh.relation_bank.relation_index.tolist() == [0, 1, 1, 2, 3]
+    assert not fresh.relation_bank.features.any()
+
+
 def test_relations_are_numbered_anew_in_a_loaded_model(model: RocModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = RocModel.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""The real MNRE, where it is present: its seven pictures go the whole way, and nothing of its labels reaches a model."""
+"""The real MNRE, where it is present: its seven pictures go the whole way, and no label reaches a model."""
 
 from __future__ import annotations
 
