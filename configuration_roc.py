@@ -111,6 +111,8 @@ class RocConfig(PretrainedConfig):
                 f"fusion_num_heads={self.fusion_num_heads} must divide the text encoder's hidden size "
                 f"{self.hidden_size}. Set fusion_num_heads to a divisor of it."
             )
+        if self.head == "classification" and not self.relations:
+            raise ValueError("head='classification' needs `relations`: one output for each. Give them, or retrieve.")
         if not 0 < self.min_temperature <= self.initial_temperature <= self.max_temperature:
             raise ValueError(
                 "Temperatures must satisfy 0 < min_temperature <= initial_temperature <= max_temperature; given "

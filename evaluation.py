@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +38,14 @@ def predict_relations(
     samples: GroupedSamples,
     *,
     batch_size: int = 64,
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Predictions:
-    """Rank the relations of every pair.
+    """Rank the relations of every pair, in the model's own precision, so that training and scoring agree.
 
     Args:
         model: The model; it is set to evaluation mode.
         processor: Its processor.
         samples: The split.
         batch_size: Samples per forward pass.
-        autocast: Context manager of mixed precision.
 
     Returns:
         The predictions.
@@ -63,8 +59,7 @@ def predict_relations(
     ranked_first: list[str] = []
     for _, batch in tqdm(loader, desc="scoring", disable=not sys.stderr.isatty(), leave=False):
         batch = batch.to(model.device)
-        with autocast():
-            logits = model(**batch).logits
+        logits = model(**batch).logits
         best = logits[batch["pair_mask"].bool()].argmax(dim=-1)
         ranked_first.extend(names[number] for number in best.tolist())
     queue = iter(ranked_first)  # in the sampler's order

@@ -31,7 +31,7 @@ from roc.assembly import (
 )
 from roc.averaging import WeightAverage
 from roc.drawing import plot_confusion_matrix, plot_training_curves
-from roc.evaluation import predict_relations, score_predictions
+from roc.evaluation import Predictions, predict_relations, score_predictions
 from roc.files import atomic_write, replace_folder
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -144,9 +144,12 @@ class TrainingRun:
             if self._patience_is_over(epoch):
                 logger.info("no better validation micro-F1 for %d epochs: stopping", epoch - self.progress.best_epoch)
                 break
-        self._save_records(time.perf_counter() - started)
         if not self.accelerator.is_main_process:
             return {}  # one JSON line, whatever the number of processes
+        predictions = self._score_saved_model()
+        self.progress.best_val = score_predictions(predictions, self.inventory.none_relation)
+        self._save_records(time.perf_counter() - started)
+        self._draw(predictions)
         return {"output_dir": self.config.output_dir, "val": _without_details(self.progress.best_val)}
 
     def dry_run(self) -> dict[str, Any]:
@@ -239,11 +242,7 @@ class TrainingRun:
     def _validate(self) -> dict[str, Any]:
         self._encode_relations_anew()
         predictions = predict_relations(
-            self._plain_model(),
-            self.processor,
-            self.val_set,
-            batch_size=self.config.eval_batch_size,
-            autocast=self.accelerator.autocast,
+            self._plain_model(), self.processor, self.val_set, batch_size=self.config.eval_batch_size
         )
         return score_predictions(predictions, self.inventory.none_relation)
 
@@ -299,26 +298,23 @@ class TrainingRun:
             (folder / RUN_FILE).write_text(settings.to_yaml(), encoding="utf-8")
             (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
+    def _score_saved_model(self) -> Predictions:
+        """Predictions on the validation split of the folder just written, as `score.py` would make them."""
+        saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32).to(self.accelerator.device)
+        return predict_relations(saved, self.processor, self.val_set, batch_size=self.config.eval_batch_size)
+
     def _save_records(self, seconds: float) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        progress, folder = self.progress, Path(self.config.output_dir)
         metrics = {
-            "best_epoch": progress.best_epoch,
-            "val": progress.best_val,
-            "history": progress.history,
+            "best_epoch": self.progress.best_epoch,
+            "val": self.progress.best_val,
+            "history": self.progress.history,
             "seconds": round(seconds, 1),
         }
-        with atomic_write(folder / "metrics.json") as file:
+        with atomic_write(Path(self.config.output_dir) / "metrics.json") as file:
             file.write(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-        self._draw(folder)
 
-    def _draw(self, folder: Path) -> None:
-        best = RocModel.from_pretrained(folder)
-        predictions = predict_relations(
-            best.to(self.accelerator.device), self.processor, self.val_set, batch_size=self.config.eval_batch_size
-        )
-        names = self.inventory.names
+    def _draw(self, predictions: Predictions) -> None:
+        folder, names = Path(self.config.output_dir), self.inventory.names
         try:
             plot_training_curves(self.progress.history, folder / "curves.png")
             matrix = confusion_matrix(predictions.predicted, predictions.expected, names)
