@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -179,6 +180,15 @@ def _commit() -> str | None:
         changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
         return commit + ("-dirty" if changed.strip() else "")
     return None
+
+
+def set_num_threads(config: RunConfig) -> None:
+    """Let PyTorch compute on this process's share of the cores, unless the settings give a number."""
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    elif not torch.cuda.is_available():
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def choose_precision(config: RunConfig) -> str:

@@ -72,6 +72,8 @@ class RunConfig:
         mixed_precision: `auto` takes bf16 where the hardware has it.
         early_stopping_patience: Stop after so many epochs without a better validation micro-F1; null never.
         num_workers: Processes that prepare batches; 0 for none.
+        num_threads: CPU threads of each process; null for its share of the machine's cores where it computes on the CPU
+            (`accelerate launch` alone would leave it one).
         seed: Of everything random.
         activation_checkpointing: Recompute activations in the backward pass: less memory, more time.
         dry_run: Check everything, run one step, write nothing.
@@ -123,6 +125,7 @@ class RunConfig:
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
     early_stopping_patience: int | None = None
     num_workers: int = 0
+    num_threads: int | None = None
     seed: int = 0
     activation_checkpointing: bool = False
     dry_run: bool = False
@@ -131,7 +134,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         at_least = {"batch_size": 1, "eval_batch_size": 1, "gradient_accumulation_steps": 1, "num_epochs": 1}
         at_least |= {"max_steps": 1, "max_train_samples": 1, "early_stopping_patience": 1, "image_size": 8}
-        at_least |= {"max_length": 8, "num_workers": 0, "seed": 0, "weight_decay": 0}
+        at_least |= {"max_length": 8, "num_workers": 0, "num_threads": 1, "seed": 0, "weight_decay": 0}
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:

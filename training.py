@@ -28,6 +28,7 @@ from roc.assembly import (
     environment,
     load_samples,
     parameter_groups,
+    set_num_threads,
 )
 from roc.averaging import WeightAverage
 from roc.drawing import plot_confusion_matrix, plot_training_curves
@@ -78,6 +79,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         FloatingPointError: If the loss is not finite; the message names the step and the rows.
     """
     check_output_dir(config)
+    set_num_threads(config)
     set_seed(config.seed)
     accelerator = Accelerator(mixed_precision=choose_precision(config))
     inventory = load_relations(config.relations)

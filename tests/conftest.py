@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors, and pytest-xdist already has a process per core
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest

@@ -11,7 +11,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ import roc.assembly
 import roc.modeling_roc
 import roc.train
 import roc.training
-from roc.assembly import build_processor, check_output_dir, parameter_groups
+from roc.assembly import build_processor, check_output_dir, parameter_groups, set_num_threads
 from roc.configuration_roc import RocConfig
 from roc.dataset_scripts.schema import FEATURES, object_entity, text_entity
 from roc.evaluation import Predictions, predict_relations, score_predictions
@@ -136,6 +136,7 @@ def arguments(inputs: Path, output_dir: Path, *more: str, **changes: Any) -> lis
         "learning_rate": 1e-3,
         "head_learning_rate": 1e-3,
         "mixed_precision": "no",
+        "num_threads": 1,
     }
     return [*itertools.chain(*((f"--{name}", str(value)) for name, value in (settings | changes).items())), *more]
 
@@ -385,6 +386,32 @@ def test_training_stops_after_so_many_epochs_without_a_better_score(
     options = {"num_epochs": 6, "batch_size": 12, "early_stopping_patience": patience}
     assert main(arguments(inputs, tmp_path / "model", **options)) == 0
     assert len(history(tmp_path / "model")) == epochs
+
+
+# --- threads -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Gives the process its number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(
+    ("num_threads", "processes", "expected"), [(3, 1, 3), (None, 1, 4), (None, 2, 2), (None, 8, 1), (1, 2, 1)]
+)
+def test_a_process_computes_on_its_share_of_the_cores_whatever_accelerate_left_it(
+    num_threads: int | None, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    torch.set_num_threads(2)
+    set_num_threads(RunConfig(num_threads=num_threads))
+    assert torch.get_num_threads() == expected
 
 
 # --- what stops a run --------------------------------------------------------------------------------------------
