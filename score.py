@@ -12,13 +12,17 @@ from typing import Any, get_args
 import yaml
 
 from roc.dataset_scripts.base import MissingImages
-from roc.dataset_scripts.loading import load_dataset_splits
+from roc.dataset_scripts.loading import DATASETS, load_dataset_splits
 from roc.evaluation import predict_relations, score_predictions
 from roc.files import atomic_write
 from roc.inference import load_model
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
 from roc.programs import run_program
+from roc.relation_files import load_relations
 from roc.run_config import RUN_FILE
 from roc.samples import GroupedSamples, check_relations_known
+from roc.zero_shot import restrict_inventory, restrict_rows, unseen_relations
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _score(options: argparse.Namespace) -> dict[str, Any]:
     model, processor = load_model(options.model)
+    unseen = _take_relations(model, processor, options)
     splits = load_dataset_splits(
         options.dataset,
         options.data_dir,
@@ -37,13 +42,31 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
         entity_typer=processor.entity_typer,
     )
     sees_pictures = model.config.vision_config is not None and options.use_image
-    samples = GroupedSamples(splits[options.split], use_image=sees_pictures)
-    names = [relation["name"] for relation in model.config.relations]
-    check_relations_known(samples, names, f"{options.data_dir}, split {options.split}")
+    rows, where = splits[options.split], f"{options.data_dir}, split {options.split}"
+    if unseen:
+        rows = restrict_rows(rows, unseen, where=where)
+    samples = GroupedSamples(rows, use_image=sees_pictures)
+    check_relations_known(samples, [relation["name"] for relation in model.config.relations], where)
     predictions = predict_relations(model, processor, samples, batch_size=options.batch_size)
     if options.predictions is not None:
         _write_predictions(options.predictions, predictions)
     return score_predictions(predictions, model.config.none_relation)
+
+
+def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.Namespace) -> list[str]:
+    """Give the model the relations that were asked for; returns those to which scoring is restricted, if any."""
+    if options.relations is None:
+        if options.held_out_relations or options.num_unseen:
+            raise ValueError("--held_out_relations and --num_unseen need --relations FILE, which describes them.")
+        return []
+    inventory = load_relations(options.relations)
+    unseen = unseen_relations(
+        inventory, held_out_relations=options.held_out_relations, num_unseen=options.num_unseen, seed=options.seed
+    )
+    if unseen:
+        inventory = restrict_inventory(inventory, unseen)
+    model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
+    return unseen
 
 
 def _policy_of_run(model: str) -> MissingImages:
@@ -66,7 +89,7 @@ def _write_predictions(path: str, predictions: Any) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="score.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True, help="folder that train.py wrote, or Hub id")
-    parser.add_argument("--dataset", required=True, choices=["mnre", "jsonl", "synthetic"], help="which builder")
+    parser.add_argument("--dataset", required=True, choices=DATASETS, help="which builder")
     parser.add_argument("--data_dir", required=True, help="folder of the raw files, or of what a builder wrote")
     parser.add_argument("--split", default="val", help="which split")
     parser.add_argument(
@@ -74,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(MissingImages),
         help="where a picture is missing: stop, drop the row, or go on without; as the training run did if not given",
     )
+    parser.add_argument("--relations", help="relation file to use instead of the model's own relations")
+    parser.add_argument("--held_out_relations", nargs="+", help="score these of the relations, and their rows, alone")
+    parser.add_argument("--num_unseen", type=int, default=0, help="instead, how many train.py held out")
+    parser.add_argument("--seed", type=int, default=0, help="the seed with which it drew them")
     parser.add_argument("--use_image", action=argparse.BooleanOptionalAction, default=True, help="show the pictures")
     parser.add_argument("--batch_size", type=int, default=64, help="texts per forward pass")
     parser.add_argument("--predictions", help="write one JSON line per row into this file")

@@ -40,6 +40,7 @@ from roc.relation_files import RelationInventory, load_relations
 from roc.run_config import RUN_FILE, RunConfig
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator
 from roc.scoring import confusion_matrix
+from roc.zero_shot import restrict_inventory, unseen_relations
 
 logger = logging.getLogger("roc.training")
 
@@ -83,7 +84,11 @@ def train(config: RunConfig) -> dict[str, Any]:
     set_seed(config.seed)
     accelerator = Accelerator(mixed_precision=choose_precision(config))
     inventory = load_relations(config.relations)
-    train_set, val_set = load_samples(config, inventory)
+    held_out = unseen_relations(
+        inventory, held_out_relations=config.held_out_relations, num_unseen=config.num_unseen, seed=config.seed
+    )
+    inventory = restrict_inventory(inventory, set(inventory.names) - set(held_out))
+    train_set, val_set = load_samples(config, inventory, held_out=held_out)
     processor = build_processor(config)
     model = build_model(config, processor, inventory)
     run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set)

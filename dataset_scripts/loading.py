@@ -12,6 +12,7 @@ import datasets
 from roc.configuration_roc import did_you_mean
 from roc.dataset_scripts.base import MissingImages, RocDatasetBuilder, check_missing_images
 from roc.dataset_scripts.export import MARKER, read_marker
+from roc.dataset_scripts.fewrel import FewrelBuilder
 from roc.dataset_scripts.jsonl import JsonlBuilder
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.schema import FEATURES
@@ -19,10 +20,11 @@ from roc.entity_typing_roc import EntityTyper
 
 logger = logging.getLogger("roc.dataset_scripts")
 
-BUILDERS: dict[str, type[RocDatasetBuilder]] = {"mnre": MnreBuilder, "jsonl": JsonlBuilder}
+BUILDERS: dict[str, type[RocDatasetBuilder]] = {"mnre": MnreBuilder, "fewrel": FewrelBuilder, "jsonl": JsonlBuilder}
 
 # Generated data has no raw files: it is only ever loaded from a written folder.
 GENERATED = ("synthetic",)
+DATASETS = (*BUILDERS, *GENERATED)
 
 
 def load_dataset_splits(
@@ -40,7 +42,7 @@ def load_dataset_splits(
     files and cached; a change of a raw file, a picture, an option or the builder's code builds them anew.
 
     Args:
-        name: `"mnre"`, `"jsonl"` or `"synthetic"`.
+        name: `"mnre"`, `"fewrel"`, `"jsonl"` or `"synthetic"`.
         data_dir: Folder of the raw files, or one that `python -m roc.dataset_scripts.NAME` wrote.
         splits: Some of `"train"`, `"val"`, `"test"`; None for those that exist. Other splits are not opened.
         missing_images: `"error"`, `"skip"` (drop the row) or `"no_image"` (keep it without a picture). Built into a
@@ -74,9 +76,8 @@ def load_dataset_splits(
 
 
 def _check_name(name: str) -> None:
-    allowed = (*BUILDERS, *GENERATED)
-    if name not in allowed:
-        raise ValueError(f"There is no dataset {name!r}; there are {list(allowed)}.{did_you_mean(name, allowed)}")
+    if name not in DATASETS:
+        raise ValueError(f"There is no dataset {name!r}; there are {list(DATASETS)}.{did_you_mean(name, DATASETS)}")
 
 
 def _check_marker(marker: dict[str, Any], name: str, *, folder: Path, entity_typer: str | EntityTyper | None) -> None:

@@ -1,0 +1,105 @@
+"""FewRel: relations of Wikidata in sentences of Wikipedia; text only.
+
+Reads the published JSON files: `{relation: [{"tokens": [...], "h": [name, id, [[token, ...], ...]], "t": ...}]}`, where
+`h` and `t` list the token positions of each mention of an entity; the first mention is taken. Relations are Wikidata
+properties (`P26`); `python -m roc.dataset_scripts.wikidata` makes their relation file.
+
+Source: Han et al., "FewRel: A Large-Scale Supervised Few-Shot Relation Classification Dataset with State-of-the-Art
+Evaluation", EMNLP 2018, https://github.com/thunlp/FewRel.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
+from roc.dataset_scripts.command_line import main
+from roc.dataset_scripts.raw_files import token_offsets
+from roc.dataset_scripts.schema import Entity, Row, text_entity
+
+FILE_NAMES = {"train": "train_wiki.json", "val": "val_wiki.json"}  # the test file is not public
+KEYS = ("tokens", "h", "t")
+
+
+class FewrelBuilder(RocDatasetBuilder):
+    """Builds FewRel from its raw files."""
+
+    NAME = "fewrel"
+    TITLE = "FewRel"
+    LICENSE = "mit"
+    DESCRIPTION = """Relations of Wikidata in sentences of Wikipedia, without pictures, from the raw files of
+[FewRel](https://github.com/thunlp/FewRel) (Han et al., EMNLP 2018)."""
+
+    def find_splits(self) -> dict[str, list[Path]]:
+        """Find the file of each split."""
+        paths = {split: self.raw_dir / name for split, name in FILE_NAMES.items()}
+        return {split: [path] for split, path in paths.items() if path.is_file()}
+
+    def read_split(self, split: str) -> Iterator[RawRow]:
+        """Read the sentences of one split, relation by relation."""
+        [path] = self.split_files[split]
+        for relation, instances in read_relations(path).items():
+            for number, instance in enumerate(instances):
+                where = f"{path.name}: {relation}, sentence {number}"
+                yield RawRow(to_row(instance, relation, f"{split}-{relation}-{number:04d}", where=where), where)
+
+
+def read_relations(path: Path) -> dict[str, list[Any]]:
+    """The content of a raw file: sentences by relation.
+
+    Raises:
+        ValueError: If it is not JSON, or not a mapping of relations to lists of sentences.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise ValueError(f"{path}: not a JSON file ({error}).") from error
+    if not isinstance(content, dict) or not all(isinstance(sentences, list) for sentences in content.values()):
+        raise ValueError(f"{path}: expected a mapping of relations to lists of sentences.")
+    return content
+
+
+def to_row(instance: Any, relation: str, row_id: str, *, where: str) -> Row:
+    """Convert a sentence to a row of the schema.
+
+    Args:
+        instance: `tokens`, `h` and `t`, as the raw file has them.
+        relation: The relation that it is listed under.
+        row_id: Id for the row.
+        where: What to call it in an error.
+
+    Returns:
+        The row, without a picture.
+
+    Raises:
+        ValueError: If a key is missing, or a position lies outside the sentence.
+        TypeError: If tokens are not strings.
+    """
+    if not isinstance(instance, dict) or not set(KEYS) <= set(instance):
+        raise ValueError(f"{where}: a sentence must be a mapping with the keys {list(KEYS)}, got {instance!r:.80}.")
+    tokens = instance["tokens"]
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
+        raise TypeError(f"{where}: 'tokens' must be a list of strings that are not empty, got {tokens!r:.80}.")
+    text, offsets = " ".join(tokens), token_offsets(tokens)
+    head, tail = (_entity(instance[key], text, offsets, f"{where}: {key!r}") for key in ("h", "t"))
+    return {"id": row_id, "text": text, "image": None, "head": head, "tail": tail, "relation": relation}
+
+
+def _entity(raw: Any, text: str, offsets: Sequence[tuple[int, int]], where: str) -> Entity:
+    """The first mention, from its first token to its last."""
+    mentions = raw[2] if isinstance(raw, list) and len(raw) == 3 else None
+    positions = mentions[0] if isinstance(mentions, list) and mentions else None
+    if not isinstance(positions, list) or not positions or not all(type(position) is int for position in positions):
+        raise ValueError(f"{where} must be [name, id, [[token position, ...], ...]], got {raw!r:.80}.")
+    first, last = min(positions), max(positions)
+    if not 0 <= first <= last < len(offsets):
+        raise ValueError(f"{where}: the token positions {positions} are outside the {len(offsets)} tokens.")
+    return text_entity(text, offsets[first][0], offsets[last][1])
+
+
+if __name__ == "__main__":
+    sys.exit(main(FewrelBuilder))

@@ -1,0 +1,80 @@
+"""A relation file for Wikidata properties, out of FewRel's `pid2name.json`.
+
+`python -m roc.dataset_scripts.wikidata --data_dir DIR --split val --output FILE.yaml` writes the relations of one split
+of FewRel. Each is named by its property (`P26`), and described by `NAME: DESCRIPTION`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from roc.configuration_roc import did_you_mean
+from roc.dataset_scripts.fewrel import FILE_NAMES, read_relations
+from roc.files import atomic_write
+from roc.programs import run_program
+
+PROPERTIES_FILE = "pid2name.json"
+PROVENANCE = "label and description of the property in Wikidata (CC0), as listed by FewRel's pid2name.json"
+
+
+def relations_of_properties(properties: Any, ids: Iterable[str]) -> list[dict[str, Any]]:
+    """Relations, as a relation file holds them.
+
+    Args:
+        properties: `{property id: [label, description]}`.
+        ids: The properties to describe.
+
+    Returns:
+        Mappings with `name`, `descriptions`, `provenance` and `reviewed`.
+
+    Raises:
+        ValueError: If a property is not listed, or not by a label and a description.
+    """
+    relations = []
+    for name in ids:
+        entry = properties.get(name) if isinstance(properties, dict) else None
+        if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(text, str) for text in entry):
+            hint = did_you_mean(name, properties) if isinstance(properties, dict) else ""
+            raise ValueError(f"The property {name!r} is not listed with a label and a description.{hint}")
+        description = f"{entry[0]}: {entry[1]}"
+        relations.append(
+            {"name": name, "descriptions": [description], "provenance": PROVENANCE, "reviewed": False},
+        )
+    return relations
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a relation file with the given command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m roc.dataset_scripts.wikidata", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--data_dir", required=True, help=f"FewRel's folder, with {PROPERTIES_FILE}")
+    parser.add_argument("--split", choices=list(FILE_NAMES), default="val", help="whose relations to describe")
+    parser.add_argument("--output", required=True, help="relation file to write (YAML)")
+    options = parser.parse_args(arguments)
+    return run_program(lambda: _write(Path(options.data_dir), options.split, Path(options.output)))
+
+
+def _write(data_dir: Path, split: str, output: Path) -> dict[str, Any]:
+    file = data_dir / PROPERTIES_FILE
+    try:
+        properties = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not a JSON file ({error}).") from error
+    relations = relations_of_properties(properties, sorted(read_relations(data_dir / FILE_NAMES[split])))
+    content = {"version": 1, "language": "en", "none_relation": None, "relations": relations}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output) as target:
+        target.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    return {"output": str(output), "num_relations": len(relations)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
