@@ -116,6 +116,7 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         dropout=config.dropout,
         initial_temperature=config.initial_temperature,
         learn_temperature=config.learn_temperature,
+        description_pooling=config.description_pooling,
         label_smoothing=config.label_smoothing,
         max_regions=config.max_regions,
         relations=inventory.relations,

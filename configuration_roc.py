@@ -36,6 +36,8 @@ class RocConfig(PretrainedConfig):
         min_temperature: The learnt temperature is clamped to [min_temperature, max_temperature].
         max_temperature: See min_temperature.
         learn_temperature: Whether the temperature is trained.
+        description_pooling: How several descriptions of a relation combine: `"mean"` averages and normalises them,
+            `"max"` takes the nearest to the pair.
         label_smoothing: Label smoothing of the loss, in [0, 1).
         max_regions: Most object regions of one picture.
         entity_types: Words that head and tail types of relations may use.
@@ -68,6 +70,7 @@ class RocConfig(PretrainedConfig):
     min_temperature: float | int = 0.01
     max_temperature: float | int = 1.0
     learn_temperature: bool = True
+    description_pooling: Literal["mean", "max"] = "mean"
     label_smoothing: float | int = 0.0
     max_regions: int = 10  # MORE's limit
     entity_types: list[str] | tuple[str, ...] = ENTITY_TYPES
@@ -99,9 +102,25 @@ class RocConfig(PretrainedConfig):
         return len(self.relations)
 
     @property
+    def relation_names(self) -> list[str]:
+        """Their names, in the order of the scores."""
+        return [relation["name"] for relation in self.relations]
+
+    @property
     def num_descriptions(self) -> int:
         """How many descriptions the relations have together."""
         return sum(len(relation["descriptions"]) for relation in self.relations)
+
+    def replace_relations(self, relations: Sequence[Mapping[str, Any]], none_relation: str | None) -> None:
+        """Take other relations; labels follow. A model's bank follows by `RocModel.set_relations` only.
+
+        Raises:
+            ValueError: As `normalise_relations`.
+        """
+        self.relations = normalise_relations(relations, none_relation, self.entity_types)
+        self.none_relation = none_relation
+        self.id2label = {i: relation["name"] for i, relation in enumerate(self.relations)}
+        self.label2id = {name: i for i, name in self.id2label.items()}
 
     def validate_architecture(self) -> None:
         """Check ranges; run at construction and before saving."""

@@ -55,7 +55,7 @@ def predict_relations(
         [sample.approximate_length for sample in samples.samples], batch_size, shuffle=False
     )
     loader = DataLoader(samples, batch_sampler=sampler, collate_fn=SampleCollator(processor, relations=None))
-    names = [relation["name"] for relation in model.config.relations]
+    names = model.config.relation_names
     ranked_first: list[str] = []
     for _, batch in tqdm(loader, desc="scoring", disable=not sys.stderr.isatty(), leave=False):
         batch = batch.to(model.device)

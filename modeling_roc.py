@@ -8,23 +8,34 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
-from .configuration_roc import RocConfig, normalise_relations
-from .retrieval_roc import RelationBank, best_descriptions, pool_descriptions, relation_index_of, retrieval_loss
+from .configuration_roc import RocConfig, did_you_mean, normalise_relations
+from .entities_roc import shorten
+from .retrieval_roc import (
+    RelationBank,
+    best_descriptions,
+    nearest_similarities,
+    pool_descriptions,
+    relation_index_of,
+    retrieval_loss,
+)
 
 TEXT, IMAGE, REGION = 0, 1, 2  # rows of the modality embedding
+
+DESCRIPTIONS_PER_BATCH = 256
 
 # Parts of vision encoders that do not reach their token states: no loss would train them.
 UNUSED_PARTS = {
@@ -353,26 +364,126 @@ class RocModel(RocPreTrainedModel):
     ) -> None:
         """Give the model other relations, without training.
 
+        With a frozen description encoder, descriptions that the bank holds already are not encoded again.
+
         Args:
             relations: Mappings of `name`, `descriptions`, and optionally `head_types` and `tail_types`.
             processor: The model's `RocProcessor`, which tokenises the descriptions.
             none_relation: Name of the relation that means "none of these", or None.
 
         Raises:
-            ValueError: If the list is empty or malformed, a description is too long, or the model classifies.
+            ValueError: If the list is empty or malformed, a description is too long, or the model classifies. The
+                model is then as it was.
         """
         self._need_retrieval("set_relations")
         if not relations:
             raise ValueError("relations is empty: give at least one relation with a name and a description.")
         checked = normalise_relations(relations, none_relation, self.config.entity_types)
-        tokens = processor.tokenize_descriptions([text for relation in checked for text in relation["descriptions"]])
+        features = self._known_features()
+        texts = [text for relation in checked for text in relation["descriptions"]]
+        features |= self._encode_texts([text for text in dict.fromkeys(texts) if text not in features], processor)
+        self.relation_bank.replace(torch.stack([features[text] for text in texts]), checked)
+        self.config.replace_relations(checked, none_relation)
+
+    def add_relations(self, relations: Sequence[Mapping[str, Any]], processor: Any) -> None:
+        """Add relations after those that the model has.
+
+        Args:
+            relations: As for `set_relations`.
+            processor: As for `set_relations`.
+
+        Raises:
+            ValueError: If a name is there already, or as `set_relations`.
+        """
+        self.set_relations([*self.config.relations, *relations], processor, none_relation=self.config.none_relation)
+
+    def update_relations(self, relations: Sequence[Mapping[str, Any]], processor: Any) -> None:
+        """Replace relations by others of the same name: new descriptions, or new types.
+
+        Args:
+            relations: As for `set_relations`.
+            processor: As for `set_relations`.
+
+        Raises:
+            ValueError: If the model has no relation of that name, or as `set_relations`.
+        """
+        new = {
+            relation["name"]: relation for relation in normalise_relations(relations, None, self.config.entity_types)
+        }
+        self._need_known(new)
+        changed = [new.get(relation["name"], relation) for relation in self.config.relations]
+        self.set_relations(changed, processor, none_relation=self.config.none_relation)
+
+    def remove_relations(self, names: Sequence[str]) -> None:
+        """Forget relations. Without the relation that means "none of these", the model has none such.
+
+        Args:
+            names: Their names.
+
+        Raises:
+            ValueError: If the model has no relation of a name, or none would be left.
+        """
+        self._need_known(names)
+        self.subset_relations([name for name in self.config.relation_names if name not in names])
+
+    @torch.no_grad()
+    def subset_relations(self, names: Sequence[str]) -> None:
+        """Keep some relations, in the given order, and forget the others.
+
+        Args:
+            names: The names to keep.
+
+        Raises:
+            ValueError: If the model has no relation of a name, a name is given twice, none is given, or the model
+                classifies.
+        """
+        self._need_retrieval("subset_relations")
+        self._need_known(names)
+        if not names:
+            raise ValueError("No relation would be left: keep at least one.")
+        numbers = {name: number for number, name in enumerate(self.config.relation_names)}
+        kept = [self.config.relations[numbers[name]] for name in names]
+        none_relation = self.config.none_relation if self.config.none_relation in names else None
+        kept = normalise_relations(kept, none_relation, self.config.entity_types)
+        bank = self.relation_bank
+        rows = torch.cat([torch.nonzero(bank.relation_index == numbers[name])[:, 0] for name in names])
+        bank.replace(bank.features[rows], kept)
+        self.config.replace_relations(kept, none_relation)
+
+    def _need_known(self, names: Iterable[str]) -> None:
+        known = self.config.relation_names
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"The model has no relation {name!r}.{did_you_mean(name, known)} It has {shorten(str(known))}."
+                )
+
+    def _known_features(self) -> dict[str, Tensor]:
+        """Of each description in the bank its features; none where they may be out of date, or were never made."""
+        if self.relation_model is None:
+            return {}
+        texts = [text for relation in self.config.relations for text in relation["descriptions"]]
+        filled = self.relation_bank.features.any(dim=-1).tolist()
+        return {text: row for text, row, is_filled in zip(texts, self.relation_bank.features, filled) if is_filled}
+
+    def _encode_texts(self, texts: Sequence[str], processor: Any) -> dict[str, Tensor]:
+        """The features of each description, without dropout; texts of like length are encoded together."""
+        if not texts:
+            return {}
+        tokens = processor.tokenize_descriptions(texts).to(self.device)
+        lengths = tokens["attention_mask"].sum(dim=1)
         was_training = self.training
-        self.eval()  # no dropout on descriptions
-        self.relation_bank.replace(self.encode_descriptions(**tokens.to(self.device)), checked)
+        self.eval()
+        features: dict[str, Tensor] = {}
+        batches = lengths.argsort().split(DESCRIPTIONS_PER_BATCH)
+        for rows in tqdm(batches, desc="encoding descriptions", disable=None if len(batches) > 1 else True):
+            width = int(lengths[rows].max())
+            encoded = self.encode_descriptions(
+                tokens["input_ids"][rows, :width], tokens["attention_mask"][rows, :width]
+            )
+            features |= {texts[row]: feature for row, feature in zip(rows.tolist(), encoded)}
         self.train(was_training)
-        self.config.relations, self.config.none_relation = checked, none_relation
-        self.config.id2label = {i: relation["name"] for i, relation in enumerate(checked)}
-        self.config.label2id = {relation["name"]: i for i, relation in enumerate(checked)}
+        return features
 
     @torch.no_grad()
     def rank_relations(self, output: RocOutput, pair_mask: Tensor, *, top_k: int = 3) -> list[list[dict[str, Any]]]:
@@ -391,7 +502,7 @@ class RocModel(RocPreTrainedModel):
         probabilities = output.logits[chosen].softmax(dim=-1)  # type: ignore[index]  # (pairs, relations)
         scores, numbers = probabilities.topk(min(top_k, self.config.num_relations), dim=-1)
         nearest = self._nearest_descriptions(output.pair_embeds[chosen])  # type: ignore[index]
-        names = [relation["name"] for relation in self.config.relations]
+        names = self.config.relation_names
         descriptions = [text for relation in self.config.relations for text in relation["descriptions"]]
         return [
             [
@@ -434,7 +545,7 @@ class RocModel(RocPreTrainedModel):
     def get_relation_features(
         self, relation_input_ids: Tensor | None = None, relation_attention_mask: Tensor | None = None
     ) -> Tensor:
-        """The relations in the space of the pairs.
+        """The relations in the space of the pairs: of each the mean of its descriptions, normalised.
 
         Args:
             relation_input_ids: `(num_descriptions, length)`, the configured relations' descriptions in order, to
@@ -448,13 +559,15 @@ class RocModel(RocPreTrainedModel):
             ValueError: If the model has no relations, or classifies.
         """
         self._need_retrieval("get_relation_features")
+        embeds = self._description_embeds(relation_input_ids, relation_attention_mask)
+        return pool_descriptions(embeds, self.relation_bank.relation_index, self.config.num_relations)
+
+    def _description_embeds(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
         if not self.config.num_relations:
             raise ValueError("The model has no relations yet: call model.set_relations(relations, processor).")
-        features = self.relation_bank.features
-        if relation_input_ids is not None and relation_attention_mask is not None:
-            features = self.encode_descriptions(relation_input_ids, relation_attention_mask)
-        embeds = self._project_descriptions(features)
-        return pool_descriptions(embeds, self.relation_bank.relation_index, self.config.num_relations)
+        if input_ids is None or attention_mask is None:
+            return self._project_descriptions(self.relation_bank.features)
+        return self._project_descriptions(self.encode_descriptions(input_ids, attention_mask))
 
     def get_pair_features(self, **inputs: Tensor | None) -> Tensor:
         """Encode pairs.
@@ -525,8 +638,15 @@ class RocModel(RocPreTrainedModel):
             pair_embeds, relation_embeds, logits = vectors, None, self.classifier(vectors).float()
         else:
             pair_embeds = self._project_pairs(vectors)
-            relation_embeds = self.get_relation_features(relation_input_ids, relation_attention_mask)
-            logits = _cosines(pair_embeds, relation_embeds) * self._clamped_scale()
+            descriptions = self._description_embeds(relation_input_ids, relation_attention_mask)
+            relation_index, num_relations = self.relation_bank.relation_index, self.config.num_relations
+            relation_embeds = pool_descriptions(descriptions, relation_index, num_relations)
+            with torch.autocast(pair_embeds.device.type, enabled=False):  # a temperature of 0.01 magnifies rounding
+                if self.config.description_pooling == "mean":
+                    cosines = pair_embeds @ relation_embeds.T
+                else:
+                    cosines = nearest_similarities(pair_embeds, descriptions, relation_index, num_relations)
+            logits = cosines * self._clamped_scale()
         loss = None
         if labels is not None:
             loss = retrieval_loss(
@@ -686,12 +806,6 @@ def box_features(boxes: Tensor) -> Tensor:
     """`(..., 4)`: centre and size `(cx, cy, w, h)` of `xyxy` boxes."""
     x0, y0, x1, y1 = boxes.unbind(-1)
     return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
-
-
-def _cosines(pair_embeds: Tensor, relation_embeds: Tensor) -> Tensor:
-    """`(batch, pairs, relations)`, in float32 whatever autocast says: a temperature of 0.01 magnifies rounding."""
-    with torch.autocast(pair_embeds.device.type, enabled=False):
-        return pair_embeds.float() @ relation_embeds.float().T
 
 
 RocModel.register_for_auto_class("AutoModel")

@@ -77,6 +77,25 @@ def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_re
     return functional.normalize(sums.index_add(0, relation_index, description_embeds), dim=-1)
 
 
+def nearest_similarities(
+    pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor, num_relations: int
+) -> Tensor:
+    """How near each pair is to the nearest description of each relation.
+
+    Args:
+        pair_embeds: `(..., dim)`, L2-normalised.
+        description_embeds: `(num_descriptions, dim)`, L2-normalised.
+        relation_index: `(num_descriptions,)`, the relation of each description.
+        num_relations: Number of relations.
+
+    Returns:
+        `(..., num_relations)`, cosines.
+    """
+    cosines = pair_embeds @ description_embeds.T  # (..., descriptions)
+    lowest = cosines.new_full((*cosines.shape[:-1], num_relations), -torch.inf)
+    return lowest.scatter_reduce(-1, relation_index.expand_as(cosines), cosines, "amax")
+
+
 def best_descriptions(pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor) -> Tensor:
     """For each pair and relation, the description that lies nearest to the pair.
 

@@ -54,6 +54,7 @@ class RunConfig:
         dropout: See `RocConfig`.
         initial_temperature: See `RocConfig`.
         learn_temperature: See `RocConfig`.
+        description_pooling: See `RocConfig`.
         label_smoothing: See `RocConfig`.
         max_regions: See `RocConfig`.
         markers: `entities` (one encoding for all pairs) or `pair` (one per pair); see `RocProcessor`.
@@ -111,6 +112,7 @@ class RunConfig:
     dropout: float = 0.1
     initial_temperature: float = 0.07
     learn_temperature: bool = True
+    description_pooling: Literal["mean", "max"] = "mean"
     label_smoothing: float = 0.0
     max_regions: int = 10
     markers: Literal["entities", "pair"] = "entities"

@@ -46,7 +46,7 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     if unseen:
         rows = restrict_rows(rows, unseen, where=where)
     samples = GroupedSamples(rows, use_image=sees_pictures)
-    check_relations_known(samples, [relation["name"] for relation in model.config.relations], where)
+    check_relations_known(samples, model.config.relation_names, where)
     predictions = predict_relations(model, processor, samples, batch_size=options.batch_size)
     if options.predictions is not None:
         _write_predictions(options.predictions, predictions)

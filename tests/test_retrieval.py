@@ -11,6 +11,7 @@ from torch.nn import functional
 from roc.retrieval_roc import (
     RelationBank,
     best_descriptions,
+    nearest_similarities,
     pool_descriptions,
     relation_index_of,
     retrieval_loss,
@@ -163,3 +164,16 @@ def test_a_bank_refuses_more_or_fewer_features_than_descriptions(given: int) -> 
     bank = RelationBank(1, 4)
     with pytest.raises(ValueError, match=f"have 3 descriptions, but {given} features"):
         bank.replace(torch.randn(given, 4), relations(1, 2))
+
+
+def test_the_nearest_description_of_a_relation_speaks_for_it() -> None:
+    torch.manual_seed(0)
+    pairs = functional.normalize(torch.randn(2, 3, 8), dim=-1)
+    descriptions = functional.normalize(torch.randn(6, 8), dim=-1).requires_grad_()
+    index = torch.tensor([0, 0, 0, 1, 2, 2])
+    found = nearest_similarities(pairs, descriptions, index, 3)
+    cosines = pairs @ descriptions.T
+    expected = torch.stack([cosines[..., :3].amax(-1), cosines[..., 3], cosines[..., 4:].amax(-1)], dim=-1)
+    torch.testing.assert_close(found, expected)
+    [gradient] = torch.autograd.grad(found[0, 0, 0], descriptions)
+    assert gradient.any(dim=-1).nonzero().flatten().tolist() == [int(cosines[0, 0, :3].argmax())]
