@@ -41,6 +41,7 @@ from transformers import (
 
 import roc.assembly
 import roc.modeling_roc
+import roc.score
 import roc.train
 import roc.training
 from roc.assembly import build_processor, check_output_dir, parameter_groups, set_num_threads
@@ -54,6 +55,7 @@ from roc.run_config import RUN_FILE, RunConfig, load_run_config
 from roc.samples import GroupedSamples, SampleCollator
 from roc.train import main
 from roc.training import TrainingRun
+from roc.zero_shot import unseen_relations
 
 NAMES = [relation["name"] for relation in RELATIONS]
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
@@ -335,6 +337,57 @@ def test_the_test_split_is_never_opened(inputs: Path, tmp_path: Path, monkeypatc
 def test_no_run_can_train_on_or_choose_by_the_test_split(role: str, inputs: Path, tmp_path: Path) -> None:
     assert main(arguments(inputs, tmp_path / "model", **{role: "test"})) == 1
     assert not (tmp_path / "model").exists()
+
+
+# --- relations that training does not see ------------------------------------------------------------------------
+
+
+def test_held_out_relations_are_neither_trained_on_nor_validated_but_can_be_scored(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: set[str] = set()
+    label = SampleCollator._label
+
+    def spy(self: SampleCollator, relation: str, row_id: str) -> int:
+        seen.add(relation)
+        return label(self, relation, row_id)
+
+    monkeypatch.setattr(SampleCollator, "_label", spy)
+    folder = tmp_path / "model"
+    assert main(arguments(inputs, folder, num_epochs=1, num_unseen=2, seed=1)) == 0
+    unseen = unseen_relations(RelationInventory(RELATIONS, "None"), num_unseen=2, seed=1)
+    assert seen == set(NAMES) - set(unseen)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert not set(metrics["val"]["per_relation"]) & set(unseen)
+    assert AutoModel.from_pretrained(folder).config.relation_names == [name for name in NAMES if name not in unseen]
+
+    capsys.readouterr()
+    options = {"model": folder, "dataset": "jsonl", "data_dir": inputs / "data", "relations": inputs / "relations.yaml"}
+    given = [*itertools.chain(*((f"--{name}", str(value)) for name, value in options.items()))]
+    assert roc.score.main([*given, "--num_unseen", "2", "--seed", "1"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert set(scores["per_relation"]) <= set(unseen)
+    stated = [relation["relation"] for number in range(5) for relation in line(number, "val")["relations"]]
+    assert scores["n"] == sum(relation in unseen for relation in stated)
+    assert roc.score.main([*given, "--held_out_relations", *unseen]) == 0
+    assert json.loads(capsys.readouterr().out) == scores
+
+
+def test_scoring_unseen_relations_needs_their_descriptions(
+    finished: Finished, inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", str(finished.folder), "--dataset", "jsonl", "--data_dir", str(inputs / "data")]
+    assert roc.score.main([*given, "--num_unseen", "1"]) == 1
+    assert "need --relations FILE" in capsys.readouterr().err
+
+
+def test_one_split_can_be_parted_for_training_and_validation(inputs: Path) -> None:
+    config = RunConfig(data_dir=str(inputs / "data"), train_split="train", val_split="train", val_share=0.3)
+    train_set, val_set = roc.assembly.load_samples(config, RelationInventory(RELATIONS, "None"))
+    texts = [{sample.text for sample in samples.samples} for samples in (train_set, val_set)]
+    assert all(texts)
+    assert not texts[0] & texts[1]
+    assert len(texts[0] | texts[1]) == 12
 
 
 # --- which epoch is kept, and when to stop -----------------------------------------------------------------------
