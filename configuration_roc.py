@@ -30,7 +30,11 @@ class RocConfig(PretrainedConfig):
         fusion_num_layers: Self-attention layers over text, patches and regions; 0 for none.
         fusion_num_heads: Attention heads of a fusion layer; divides the text encoder's hidden size.
         fusion_intermediate_size: Width of a fusion layer's feed-forward part; None for 4 x the hidden size.
-        projection_dim: Size of the space in which pairs and descriptions are compared.
+        alignment: How pairs and descriptions meet. `"projection"`: both are projected into a space that is learnt from
+            nothing. `"residual"`: in the description encoder's own space; a pair is the mean of its entities' states
+            in the text encoder plus a correction that starts at zero, so that a sentence encoder starts from what it
+            knows already, and keeps it for relations that training has not seen.
+        projection_dim: Size of that space for `"projection"`.
         dropout: Dropout probability of the fusion layers and of the pair vector, in [0, 1).
         initial_temperature: Temperature at the start of training; logits are cosine / temperature.
         min_temperature: The learnt temperature is clamped to [min_temperature, max_temperature].
@@ -64,6 +68,7 @@ class RocConfig(PretrainedConfig):
     fusion_num_layers: int = 2
     fusion_num_heads: int = 8
     fusion_intermediate_size: int | None = None
+    alignment: Literal["projection", "residual"] = "projection"
     projection_dim: int = 256
     dropout: float | int = 0.1
     initial_temperature: float | int = 0.07  # CLIP's start (Radford et al., 2021, section 2.5)
@@ -95,6 +100,13 @@ class RocConfig(PretrainedConfig):
     def hidden_size(self) -> int:
         """Width of the fused sequence: the text encoder's."""
         return self.text_config.hidden_size  # type: ignore[union-attr]
+
+    @property
+    def embed_dim(self) -> int:
+        """Size of the vectors of pairs and relations that are compared."""
+        if self.alignment == "projection":
+            return self.projection_dim
+        return (self.relation_config or self.text_config).hidden_size  # type: ignore[union-attr]
 
     @property
     def num_relations(self) -> int:
@@ -129,6 +141,11 @@ class RocConfig(PretrainedConfig):
             raise ValueError(
                 f"fusion_num_heads={self.fusion_num_heads} must divide the text encoder's hidden size "
                 f"{self.hidden_size}. Set fusion_num_heads to a divisor of it."
+            )
+        if self.alignment == "residual" and self.embed_dim != self.hidden_size:
+            raise ValueError(
+                f"alignment='residual' needs a description encoder as wide as the text encoder ({self.hidden_size}); "
+                f"given {self.embed_dim}. Use the same encoder for both, or alignment='projection'."
             )
         if self.head == "classification" and not self.relations:
             raise ValueError("head='classification' needs `relations`: one output for each. Give them, or retrieve.")

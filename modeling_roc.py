@@ -56,9 +56,9 @@ class RocOutput(ModelOutput):
         loss: Scalar, where labels were given.
         logits: `(batch, pairs, relations)`: cosine / temperature, or a classifier's logits. Padded pairs hold
             numbers without meaning: select with `pair_mask`.
-        pair_embeds: `(batch, pairs, projection_dim)`, L2-normalised; the pair vector itself for the
+        pair_embeds: `(batch, pairs, embed_dim)`, L2-normalised; the pair vector itself for the
             classification head, `(batch, pairs, hidden_size)`, not normalised.
-        relation_embeds: `(relations, projection_dim)`, L2-normalised; None for the classification head.
+        relation_embeds: `(relations, embed_dim)`, L2-normalised; None for the classification head.
     """
 
     loss: Tensor | None = None
@@ -199,9 +199,8 @@ class RocPairHead(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, entity_states: Tensor, pair_index: Tensor) -> Tensor:
-        batch, pairs, _ = pair_index.shape
-        chosen = gather_rows(entity_states, pair_index.reshape(batch, 2 * pairs))  # (batch, 2 * pairs, hidden)
-        return self.dropout(self.activation(self.dense(chosen.reshape(batch, pairs, -1))))
+        head_and_tail = gather_pairs(entity_states, pair_index).flatten(2)  # (batch, pairs, 2 * hidden)
+        return self.dropout(self.activation(self.dense(head_and_tail)))
 
 
 class RocPreTrainedModel(PreTrainedModel):
@@ -226,6 +225,8 @@ class RocPreTrainedModel(PreTrainedModel):
             init.normal_(module.no_image, std=self.config.initializer_range)
         elif isinstance(module, RocModel) and module.config.head == "retrieval":
             init.constant_(module.logit_scale, -math.log(self.config.initial_temperature))
+            if self.config.alignment == "residual":
+                init.zeros_(module.pair_projection.weight)
 
 
 class RocModel(RocPreTrainedModel):
@@ -256,8 +257,10 @@ class RocModel(RocPreTrainedModel):
         if config.relation_config is not None:
             self.relation_model = build_backbone(config.relation_config)
         feature_dim = (config.relation_config or config.text_config).hidden_size
-        self.pair_projection = nn.Linear(config.hidden_size, config.projection_dim)
-        self.relation_projection = nn.Linear(feature_dim, config.projection_dim, bias=False)
+        self.pair_projection = nn.Linear(config.hidden_size, config.embed_dim)
+        self.relation_projection = nn.Identity()
+        if config.alignment == "projection":
+            self.relation_projection = nn.Linear(feature_dim, config.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.zeros(()))
         self.relation_bank = RelationBank(config.num_descriptions, feature_dim)
 
@@ -538,7 +541,7 @@ class RocModel(RocPreTrainedModel):
         return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
     def get_description_features(self) -> Tensor:
-        """The bank's descriptions in the space of the pairs: `(num_descriptions, projection_dim)`, L2-normalised."""
+        """The bank's descriptions in the space of the pairs: `(num_descriptions, embed_dim)`, L2-normalised."""
         self._need_retrieval("get_description_features")
         return self._project_descriptions(self.relation_bank.features)
 
@@ -553,7 +556,7 @@ class RocModel(RocPreTrainedModel):
             relation_attention_mask: `(num_descriptions, length)`, 1 = real.
 
         Returns:
-            `(relations, projection_dim)`, L2-normalised.
+            `(relations, embed_dim)`, L2-normalised.
 
         Raises:
             ValueError: If the model has no relations, or classifies.
@@ -576,13 +579,13 @@ class RocModel(RocPreTrainedModel):
             **inputs: The arguments of `forward` from `input_ids` to `region_mask`.
 
         Returns:
-            `(batch, pairs, projection_dim)`, L2-normalised.
+            `(batch, pairs, embed_dim)`, L2-normalised.
 
         Raises:
             ValueError: If the model classifies.
         """
         self._need_retrieval("get_pair_features")
-        return self._project_pairs(self._pair_vectors(**inputs))
+        return self._project_pairs(*self._pair_vectors(**inputs))
 
     def forward(
         self,
@@ -623,7 +626,7 @@ class RocModel(RocPreTrainedModel):
         Returns:
             A `RocOutput`.
         """
-        vectors = self._pair_vectors(
+        vectors, start = self._pair_vectors(
             input_ids=input_ids,
             attention_mask=attention_mask,
             entity_positions=entity_positions,
@@ -637,7 +640,7 @@ class RocModel(RocPreTrainedModel):
         if self.config.head == "classification":
             pair_embeds, relation_embeds, logits = vectors, None, self.classifier(vectors).float()
         else:
-            pair_embeds = self._project_pairs(vectors)
+            pair_embeds = self._project_pairs(vectors, start)
             descriptions = self._description_embeds(relation_input_ids, relation_attention_mask)
             relation_index, num_relations = self.relation_bank.relation_index, self.config.num_relations
             relation_embeds = pool_descriptions(descriptions, relation_index, num_relations)
@@ -669,8 +672,12 @@ class RocModel(RocPreTrainedModel):
         image_index: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
-    ) -> Tensor:
-        """`(batch, pairs, hidden)`: fuse [text ; regions ; patches], pick the entities, join head and tail."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Fuse [text ; regions ; patches], pick the entities, join head and tail.
+
+        Returns:
+            `(batch, pairs, hidden)`; and for `alignment="residual"` the mean of head and tail before fusion, likewise.
+        """
         text = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if image_index is None:
             image_index = input_ids.new_full((len(input_ids),), -1)
@@ -683,7 +690,11 @@ class RocModel(RocPreTrainedModel):
             parts.append((*self.image_embeddings.scatter(patches, image_index), IMAGE))
         fused = self._fuse(parts)
         positions = entity_positions + entity_is_region.long() * text.shape[1]
-        return self.pair_head(gather_rows(fused, positions), pair_index)
+        vectors = self.pair_head(gather_rows(fused, positions), pair_index)
+        if self.config.head == "classification" or self.config.alignment == "projection":
+            return vectors, None
+        unfused = torch.cat([states for states, _, modality in parts if modality != IMAGE], dim=1)
+        return vectors, gather_pairs(gather_rows(unfused, positions), pair_index).mean(dim=2)
 
     def _fuse(self, parts: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
         """Join (states, mask, modality) along the sequence and let the fusion layers mix them."""
@@ -708,8 +719,9 @@ class RocModel(RocPreTrainedModel):
             )
         return self.image_embeddings.projection(states[:, num_other:]), grid
 
-    def _project_pairs(self, vectors: Tensor) -> Tensor:
-        return functional.normalize(self.pair_projection(vectors).float(), dim=-1)
+    def _project_pairs(self, vectors: Tensor, start: Tensor | None) -> Tensor:
+        projected = self.pair_projection(vectors).float()
+        return functional.normalize(projected if start is None else start.float() + projected, dim=-1)
 
     def _project_descriptions(self, features: Tensor) -> Tensor:
         return functional.normalize(self.relation_projection(features).float(), dim=-1)
@@ -766,6 +778,12 @@ def _drop_pooler(model: PreTrainedModel) -> None:
 def gather_rows(states: Tensor, index: Tensor) -> Tensor:
     """`(batch, n, dim)`: of each sample's rows `(batch, length, dim)` those that `index` `(batch, n)` names."""
     return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def gather_pairs(entity_states: Tensor, pair_index: Tensor) -> Tensor:
+    """`(batch, pairs, 2, dim)`: head and tail of each pair `(batch, pairs, 2)` out of `(batch, entities, dim)`."""
+    batch, pairs, _ = pair_index.shape
+    return gather_rows(entity_states, pair_index.reshape(batch, 2 * pairs)).view(batch, pairs, 2, -1)
 
 
 def patch_grid(vision_config: PretrainedConfig, height: int, width: int) -> tuple[int, int]:

@@ -50,6 +50,7 @@ class RunConfig:
         share_description_encoder: Encode descriptions with the trained text encoder, at every step.
         fusion_num_layers: See `RocConfig`.
         fusion_num_heads: See `RocConfig`.
+        alignment: See `RocConfig`.
         projection_dim: See `RocConfig`.
         dropout: See `RocConfig`.
         initial_temperature: See `RocConfig`.
@@ -108,6 +109,7 @@ class RunConfig:
     share_description_encoder: bool = False
     fusion_num_layers: int = 2
     fusion_num_heads: int = 8
+    alignment: Literal["projection", "residual"] = "projection"
     projection_dim: int = 256
     dropout: float = 0.1
     initial_temperature: float = 0.07

@@ -248,3 +248,11 @@ def test_the_none_relation_must_be_one_of_them() -> None:
         normalise_relations(relations, "none")
     with pytest.raises(ValueError, match="none_relation must be a name or null; given False"):
         normalise_relations(relations, False)  # type: ignore[arg-type]
+
+
+def test_a_residual_pair_is_as_wide_as_its_descriptions() -> None:
+    text, other = ({"model_type": "bert", "hidden_size": size, "num_attention_heads": 2} for size in (32, 48))
+    assert RocConfig(text_config=text, relation_config=text, alignment="residual").embed_dim == 32
+    assert RocConfig(text_config=text, relation_config=other, projection_dim=7).embed_dim == 7
+    with pytest.raises(ValueError, match="as wide as the text encoder"):
+        RocConfig(text_config=text, relation_config=other, alignment="residual")
