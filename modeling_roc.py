@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_roc import RocConfig, did_you_mean, normalise_relations
 from .entities_roc import shorten
@@ -32,6 +32,8 @@ from .retrieval_roc import (
     relation_index_of,
     retrieval_loss,
 )
+
+logger = logging.get_logger(__name__)
 
 TEXT, IMAGE, REGION = 0, 1, 2  # rows of the modality embedding
 
@@ -754,8 +756,16 @@ def load_backbone(name: str, **overrides: Any) -> PreTrainedModel:
     """
     config = AutoConfig.from_pretrained(name, **overrides)
     config = getattr(config, "vision_config", config)
-    model = AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
+    verbosity = logging.get_verbosity()
+    if overrides:  # weights that a smaller model leaves out are no news
+        logging.set_verbosity_error()
+    try:
+        model, loaded = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True)
+    finally:
+        logging.set_verbosity(verbosity)
     _drop_pooler(model)
+    if overrides and (missing := [key for key in loaded["missing_keys"] if "pooler" not in key]):
+        logger.warning("%s has no weights for %s: they start at random (%s).", name, sorted(missing), overrides)
     return model
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
@@ -82,7 +82,9 @@ def train(config: RunConfig) -> dict[str, Any]:
     check_output_dir(config)
     set_num_threads(config)
     set_seed(config.seed)
-    accelerator = Accelerator(mixed_precision=choose_precision(config))
+    # a batch without a picture or an object leaves parameters without a gradient
+    several_processes = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=choose_precision(config), kwargs_handlers=[several_processes])
     inventory = load_relations(config.relations)
     held_out = unseen_relations(
         inventory, held_out_relations=config.held_out_relations, num_unseen=config.num_unseen, seed=config.seed

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from tiny import RELATIONS, picture_bytes, tiny_model, tiny_picture, tiny_processor
 from torch import Tensor, nn
@@ -996,6 +997,19 @@ def test_from_backbones_can_take_the_first_layers_only(processor: RocProcessor, 
     assert len(model.relation_model.encoder.layer) == 2  # descriptions are read by the whole encoder
     weight = model.text_model.encoder.layer[0].output.dense.weight
     assert torch.equal(weight, pretrained.encoder.layer[0].output.dense.weight)
+
+
+@pytest.mark.parametrize(("num_hidden_layers", "messages"), [(1, 0), (3, 1)])
+def test_weights_that_a_smaller_encoder_leaves_out_are_no_news_but_missing_ones_are(
+    num_hidden_layers: int, messages: int, bert_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("roc.modeling_roc.logger.warning", lambda text, *values: told.append(text % values))
+    before = transformers.logging.get_verbosity()
+    load_backbone(bert_folder, num_hidden_layers=num_hidden_layers)
+    assert transformers.logging.get_verbosity() == before
+    ours = [text for text in told if "encoder.layer.2.output.dense.weight" in text and "start at random" in text]
+    assert len(ours) == messages
 
 
 def test_from_backbones_can_share_the_description_encoder(processor: RocProcessor, bert_folder: str) -> None:
