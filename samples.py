@@ -222,6 +222,27 @@ def split_rows(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, 
     return rows.select(parts[0]), rows.select(parts[1])
 
 
+def sample_rows(rows: datasets.Dataset, share: float, *, seed: int = 0) -> datasets.Dataset:
+    """Draw a share of the rows of each relation, at least one of each.
+
+    Args:
+        rows: Rows of the schema.
+        share: In (0, 1]; of each relation, the number is rounded to the nearest.
+        seed: Of the draw. With one seed, a larger share holds the smaller ones.
+
+    Returns:
+        The drawn rows, in their order.
+    """
+    by_relation: dict[str, list[int]] = {}
+    for number, relation in enumerate(rows["relation"][:]):
+        by_relation.setdefault(relation, []).append(number)
+    drawn: list[int] = []
+    for relation, numbers in by_relation.items():
+        random.Random(f"{seed}-{relation}").shuffle(numbers)
+        drawn += numbers[: max(1, round(share * len(numbers)))]
+    return rows.select(sorted(drawn))
+
+
 def swap_none_pairs(samples: GroupedSamples, none_relation: str, *, seed: int = 0) -> int:
     """Turn half of the pairs without a relation around, so that their direction says nothing.
 

@@ -21,6 +21,7 @@ from roc.samples import (
     LengthBucketBatchSampler,
     SampleCollator,
     check_relations_known,
+    sample_rows,
     swap_none_pairs,
 )
 
@@ -368,3 +369,27 @@ def test_a_picture_survives_the_way_through_the_collator() -> None:
     _, batch = SampleCollator(tiny_processor(), NAMES)([samples[0]])
     expected = tiny_processor().image_processor(PIL.Image.open(io.BytesIO(BLUE)), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch["pixel_values"], expected)
+
+
+# --- few training rows -------------------------------------------------------------------------------------------
+
+
+def related(counts: dict[str, int]) -> datasets.Dataset:
+    names = [name for name, count in counts.items() for _ in range(count)]
+    return datasets.Dataset.from_dict({"relation": names, "id": [str(number) for number in range(len(names))]})
+
+
+def test_a_share_of_the_rows_keeps_the_shares_of_the_relations() -> None:
+    drawn = sample_rows(related({"a": 200, "b": 41, "c": 3}), 0.1)
+    names = drawn["relation"][:]
+    assert {name: names.count(name) for name in "abc"} == {"a": 20, "b": 4, "c": 1}
+    assert drawn["id"][:] == sorted(drawn["id"][:], key=int)
+
+
+def test_the_draw_depends_on_the_seed_alone_and_a_larger_one_holds_the_smaller() -> None:
+    rows = related({"a": 200, "b": 40})
+    small, same, other = (set(sample_rows(rows, 0.1, seed=seed)["id"][:]) for seed in (0, 0, 1))
+    assert small == same
+    assert small != other
+    assert small < set(sample_rows(rows, 0.5)["id"][:])
+    assert sample_rows(rows, 1.0)["id"][:] == rows["id"][:]
