@@ -1,7 +1,8 @@
 """A relation file for Wikidata properties, out of FewRel's `pid2name.json`.
 
 `python -m roc.dataset_scripts.wikidata --data_dir DIR --split val --output FILE.yaml` writes the relations of one split
-of FewRel. Each is named by its property (`P26`), and described by `NAME: DESCRIPTION`.
+of FewRel. Each is named by its property (`P26`), and described by `LABEL: DESCRIPTION` and by `LABEL`, as Wikidata has
+them.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ def relations_of_properties(properties: Any, ids: Iterable[str]) -> list[dict[st
         if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(text, str) for text in entry):
             hint = did_you_mean(name, properties) if isinstance(properties, dict) else ""
             raise ValueError(f"The property {name!r} is not listed with a label and a description.{hint}")
-        description = f"{entry[0]}: {entry[1]}"
+        descriptions = [f"{entry[0]}: {entry[1]}", entry[0]]
         relations.append(
-            {"name": name, "descriptions": [description], "provenance": PROVENANCE, "reviewed": False},
+            {"name": name, "descriptions": descriptions, "provenance": PROVENANCE, "reviewed": False},
         )
     return relations
 

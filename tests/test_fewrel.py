@@ -98,7 +98,7 @@ def test_properties_become_a_relation_file(raw: Path, tmp_path: Path, capsys: py
     inventory = load_relations(output)
     assert inventory.names == ["P25", "P26"]
     assert inventory.none_relation is None
-    assert inventory.relations[1]["descriptions"] == ["spouse: is: married to"]
+    assert inventory.relations[1]["descriptions"] == ["spouse: is: married to", "spouse"]
 
 
 @pytest.mark.parametrize("properties", ['{"P25": ["mother", "female parent"]}', "[]", '{"P26": "spouse"}', "{"])
