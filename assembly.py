@@ -102,7 +102,11 @@ def _image_processor(config: RunConfig) -> Any:
 
 
 def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationInventory) -> RocModel:
-    """The model of a run, with its relations."""
+    """The model of a run, with its relations.
+
+    Raises:
+        ValueError: If `markers_like` is not a token.
+    """
     vision = config.vision_model if config.use_image else None
     model = RocModel.from_backbones(
         resolve_model(config.text_model),
@@ -124,6 +128,8 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         relations=inventory.relations,
         none_relation=inventory.none_relation,
     )
+    if config.markers_like is not None:
+        model.start_tokens_like(processor.marker_ids, _token_id(processor, config.markers_like))
     if config.head == "retrieval":
         model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
     if config.activation_checkpointing:
@@ -131,6 +137,13 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable()
     return model
+
+
+def _token_id(processor: RocProcessor, token: str) -> int:
+    vocabulary = processor.tokenizer.get_vocab()
+    if token not in vocabulary:
+        raise ValueError(f"markers_like={token!r} is not a token of this tokenizer. Give one that is, such as ','.")
+    return vocabulary[token]
 
 
 def parameter_groups(model: RocModel, config: RunConfig) -> list[dict[str, Any]]:

@@ -31,9 +31,9 @@ class RocConfig(PretrainedConfig):
         fusion_num_heads: Attention heads of a fusion layer; divides the text encoder's hidden size.
         fusion_intermediate_size: Width of a fusion layer's feed-forward part; None for 4 x the hidden size.
         alignment: How pairs and descriptions meet. `"projection"`: both are projected into a space that is learnt from
-            nothing. `"residual"`: in the description encoder's own space; a pair is the mean of its entities' states
-            in the text encoder plus a correction that starts at zero, so that a sentence encoder starts from what it
-            knows already, and keeps it for relations that training has not seen.
+            nothing. `"residual"`: in the description encoder's own space; a pair is the mean of the text's and of its
+            entities' states in the text encoder plus a correction that starts at zero, so that a sentence encoder
+            starts from what it knows already, and keeps it for relations that training has not seen. Our choice.
         projection_dim: Size of that space for `"projection"`.
         dropout: Dropout probability of the fusion layers and of the pair vector, in [0, 1).
         initial_temperature: Temperature at the start of training; logits are cosine / temperature.

@@ -144,6 +144,12 @@ class RocProcessor(ProcessorMixin):
         return BatchFeature(tensors)
 
     @property
+    def marker_ids(self) -> list[int]:
+        """Ids of the tokens that mark entities."""
+        roles = ["entities"] if self.markers == "entities" else ["head", "tail"]
+        return self.tokenizer.convert_tokens_to_ids([token for role in roles for token in MARKERS[role]])
+
+    @property
     def model_input_names(self) -> list[str]:
         """Names of the tensors that `RocModel.forward` reads."""
         return [

@@ -60,6 +60,7 @@ class RunConfig:
         label_smoothing: See `RocConfig`.
         max_regions: See `RocConfig`.
         markers: `entities` (one encoding for all pairs) or `pair` (one per pair); see `RocProcessor`.
+        markers_like: Token whose embedding the markers start with; null to start at random.
         max_length: Most tokens of a text.
         entity_typer: What predicts entity types from the text (`spacy`, or a token-classification model), or null.
         learning_rate: Of the text encoder.
@@ -120,6 +121,7 @@ class RunConfig:
     label_smoothing: float = 0.0
     max_regions: int = 10
     markers: Literal["entities", "pair"] = "entities"
+    markers_like: str | None = None
     max_length: int = 128
     entity_typer: str | None = None
     learning_rate: float = 3e-5

@@ -356,7 +356,7 @@ def test_a_description_is_the_mean_of_its_real_tokens(model: RocModel, processor
         torch.testing.assert_close(row, states.mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
-def test_a_residual_pair_starts_as_the_mean_of_its_entities_before_fusion(processor: RocProcessor) -> None:
+def test_a_residual_pair_starts_between_its_text_and_its_entities_before_fusion(processor: RocProcessor) -> None:
     model = tiny_model(processor, alignment="residual")
     batch = encode(processor, [POSTS[0]])
     embeds = model.get_pair_features(**pair_inputs(batch))
@@ -364,7 +364,8 @@ def test_a_residual_pair_starts_as_the_mean_of_its_entities_before_fusion(proces
     own = batch["pair_index"][0, 0]
     assert not batch["entity_is_region"][0, own].any()
     head, tail = batch["entity_positions"][0, own].tolist()
-    expected = functional.normalize((text[0, head] + text[0, tail]) / 2, dim=-1)
+    whole = text[0, batch["attention_mask"][0].bool()].mean(dim=0)
+    expected = functional.normalize(whole + (text[0, head] + text[0, tail]) / 2, dim=-1)
     torch.testing.assert_close(embeds[0, 0], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         model.get_description_features(), functional.normalize(model.relation_bank.features, dim=-1)
@@ -1015,6 +1016,17 @@ def test_weights_that_a_smaller_encoder_leaves_out_are_no_news_but_missing_ones_
 def test_from_backbones_can_share_the_description_encoder(processor: RocProcessor, bert_folder: str) -> None:
     assert build(bert_folder, None, processor, share_description_encoder=True).relation_model is None
     assert not hasattr(build(bert_folder, None, processor, head="classification"), "relation_model")
+
+
+def test_tokens_can_start_like_another_one(model: RocModel, processor: RocProcessor) -> None:
+    before = model.get_input_embeddings().weight.detach().clone()
+    like = processor.tokenizer.convert_tokens_to_ids(",")
+    model.start_tokens_like(processor.marker_ids, like)
+    after = model.get_input_embeddings().weight
+    changed = sorted(torch.nonzero((after != before).any(dim=-1)).flatten().tolist())
+    assert changed == sorted(processor.marker_ids) != []
+    assert all(torch.equal(after[token], before[like]) for token in changed)
+    assert after.requires_grad
 
 
 def test_backbones_have_no_pooling_head(processor: RocProcessor, bert_folder: str) -> None:

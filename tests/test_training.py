@@ -381,6 +381,14 @@ def test_scoring_unseen_relations_needs_their_descriptions(
     assert "need --relations FILE" in capsys.readouterr().err
 
 
+def test_markers_like_something_that_is_no_token_are_refused(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(inputs, tmp_path / "model", markers_like="no token")) == 1
+    assert "markers_like='no token' is not a token" in error_of(capsys)
+    assert main(arguments(inputs, tmp_path / "model", "--dry_run", markers_like=",")) == 0
+
+
 def test_one_split_can_be_parted_for_training_and_validation(inputs: Path) -> None:
     config = RunConfig(data_dir=str(inputs / "data"), train_split="train", val_split="train", val_share=0.3)
     train_set, val_set = roc.assembly.load_samples(config, RelationInventory(RELATIONS, "None"))

@@ -1,0 +1,91 @@
+"""What an untrained sentence encoder scores in the zero-shot protocol, without ROC:
+`python benchmarks/zero_shot_baseline.py --data_dir FEWREL [--num_unseen 5] [--seeds 0 1 2 3 4]`.
+
+A sentence with its pair, "SENTENCE The relation between HEAD and TAIL.", is compared with each unseen relation's
+"LABEL: DESCRIPTION" by the cosine of their MiniLM embeddings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import TEXT_MODEL
+
+from roc.dataset_scripts.fewrel import FILE_NAMES, read_relations
+from roc.dataset_scripts.loading import load_dataset_splits
+from roc.dataset_scripts.wikidata import PROPERTIES_FILE, relations_of_properties
+from roc.modeling_roc import load_backbone
+from roc.relation_files import RelationInventory
+from roc.resources import resolve_model
+from roc.scoring import relation_scores
+from roc.zero_shot import unseen_relations
+
+
+def main() -> None:
+    """Measure and print one JSON line: macro-F1 of each seed, and the mean."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--num_unseen", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    options = parser.parse_args()
+    folder = Path(options.data_dir)
+    properties = json.loads((folder / PROPERTIES_FILE).read_text(encoding="utf-8"))
+    relations = relations_of_properties(properties, sorted(read_relations(folder / FILE_NAMES["val"])))
+    rows = load_dataset_splits("fewrel", folder, splits=["val"])["val"].to_list()
+    embed = Embedder()
+    queries = embed([query(row) for row in rows])
+    keys = embed([relation["descriptions"][0] for relation in relations])
+    scores = {}
+    for seed in options.seeds:
+        unseen = unseen_relations(RelationInventory(relations, None), num_unseen=options.num_unseen, seed=seed)
+        numbers = [number for number, row in enumerate(rows) if row["relation"] in unseen]
+        candidates = keys[[number for name in unseen for number, r in enumerate(relations) if r["name"] == name]]
+        nearest = (queries[numbers] @ candidates.T).argmax(dim=-1).tolist()
+        expected = [rows[number]["relation"] for number in numbers]
+        macro = relation_scores([unseen[number] for number in nearest], expected, none_relation=None)["macro_f1"]
+        scores[seed] = round(macro, 4)
+    mean = round(sum(scores.values()) / len(scores), 4)
+    print(json.dumps({"benchmark": "zero_shot_baseline", "macro_f1": scores, "mean": mean}))
+
+
+def query(row: dict[str, Any]) -> str:
+    """The sentence, and the question about its pair."""
+    return f"{row['text']} The relation between {row['head']['name']} and {row['tail']['name']}."
+
+
+class Embedder:
+    """MiniLM as a sentence encoder: the mean of the tokens' states, normalised."""
+
+    def __init__(self) -> None:
+        folder = resolve_model(TEXT_MODEL)
+        self.tokenizer, self.encoder = AutoTokenizer.from_pretrained(folder), load_backbone(folder).eval()
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> Tensor:
+        """`(len(texts), dim)`, L2-normalised."""
+        embeds: list[Tensor] = [torch.empty(0)] * len(texts)
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        for start in tqdm(range(0, len(order), 64), desc="encoding", disable=None):
+            numbers = order[start : start + 64]
+            batch = self.tokenizer([texts[n] for n in numbers], padding=True, truncation=True, return_tensors="pt")
+            states = self.encoder(**batch).last_hidden_state
+            weights = batch["attention_mask"][..., None].to(states.dtype)
+            mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
+            for number, embed in zip(numbers, functional.normalize(mean, dim=-1)):
+                embeds[number] = embed
+        return torch.stack(embeds)
+
+
+if __name__ == "__main__":
+    main()
