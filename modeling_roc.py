@@ -478,7 +478,7 @@ class RocModel(RocPreTrainedModel):
 
     def _known_features(self) -> dict[str, Tensor]:
         """Of each description in the bank its features; none where they may be out of date, or were never made."""
-        if self.relation_model is None:
+        if self.relation_model is None or len(self.relation_bank.features) != self.config.num_descriptions:
             return {}
         texts = [text for relation in self.config.relations for text in relation["descriptions"]]
         filled = self.relation_bank.features.any(dim=-1).tolist()
@@ -490,17 +490,17 @@ class RocModel(RocPreTrainedModel):
             return {}
         tokens = processor.tokenize_descriptions(texts).to(self.device)
         lengths = tokens["attention_mask"].sum(dim=1)
-        was_training = self.training
-        self.eval()
         features: dict[str, Tensor] = {}
         batches = lengths.argsort().split(DESCRIPTIONS_PER_BATCH)
-        for rows in tqdm(batches, desc="encoding descriptions", disable=None if len(batches) > 1 else True):
-            width = int(lengths[rows].max())
-            encoded = self.encode_descriptions(
-                tokens["input_ids"][rows, :width], tokens["attention_mask"][rows, :width]
-            )
-            features |= {texts[row]: feature for row, feature in zip(rows.tolist(), encoded)}
-        self.train(was_training)
+        was_training = self.training
+        self.eval()
+        try:
+            for rows in tqdm(batches, desc="encoding descriptions", disable=None if len(batches) > 1 else True):
+                width = int(lengths[rows].max())
+                ids, mask = tokens["input_ids"][rows, :width], tokens["attention_mask"][rows, :width]
+                features |= {texts[n]: row for n, row in zip(rows.tolist(), self.encode_descriptions(ids, mask))}
+        finally:
+            self.train(was_training)
         return features
 
     @torch.no_grad()
