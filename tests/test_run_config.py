@@ -33,7 +33,9 @@ def write(tmp_path: Path, content: str) -> str:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_file_is_a_valid_run(path: Path) -> None:
     config = load_run_config(str(path))
-    assert (PACKAGE_ROOT / config.relations).is_file()
+    is_shipped = (PACKAGE_ROOT / config.relations).is_file()
+    is_made = f"--output {config.relations}\n" in path.read_text(encoding="utf-8")  # by a command that the file names
+    assert is_shipped or is_made
 
 
 def test_there_are_shipped_files() -> None:
