@@ -106,7 +106,8 @@ class RocConfig(PretrainedConfig):
         """Size of the vectors of pairs and relations that are compared."""
         if self.alignment == "projection":
             return self.projection_dim
-        return (self.relation_config or self.text_config).hidden_size  # type: ignore[union-attr]
+        encoder = self.relation_config or self.text_config
+        return encoder.hidden_size  # type: ignore[union-attr]  # mappings are objects once __post_init__ has run
 
     @property
     def num_relations(self) -> int:

@@ -27,6 +27,7 @@ from .entities_roc import shorten
 from .retrieval_roc import (
     RelationBank,
     best_descriptions,
+    descriptions_of,
     nearest_similarities,
     pool_descriptions,
     relation_index_of,
@@ -398,7 +399,7 @@ class RocModel(RocPreTrainedModel):
             raise ValueError("relations is empty: give at least one relation with a name and a description.")
         checked = normalise_relations(relations, none_relation, self.config.entity_types)
         features = self._known_features()
-        texts = [text for relation in checked for text in relation["descriptions"]]
+        texts = descriptions_of(checked)
         features |= self._encode_texts([text for text in dict.fromkeys(texts) if text not in features], processor)
         self.relation_bank.replace(torch.stack([features[text] for text in texts]), checked)
         self.config.replace_relations(checked, none_relation)
@@ -480,9 +481,10 @@ class RocModel(RocPreTrainedModel):
         """Of each description in the bank its features; none where they may be out of date, or were never made."""
         if self.relation_model is None or len(self.relation_bank.features) != self.config.num_descriptions:
             return {}
-        texts = [text for relation in self.config.relations for text in relation["descriptions"]]
-        filled = self.relation_bank.features.any(dim=-1).tolist()
-        return {text: row for text, row, is_filled in zip(texts, self.relation_bank.features, filled) if is_filled}
+        features = self.relation_bank.features
+        filled = features.any(dim=-1).tolist()
+        rows = zip(descriptions_of(self.config.relations), features, filled)
+        return {text: row for text, row, is_filled in rows if is_filled}
 
     def _encode_texts(self, texts: Sequence[str], processor: Any) -> dict[str, Tensor]:
         """The features of each description, without dropout; texts of like length are encoded together."""
@@ -521,7 +523,7 @@ class RocModel(RocPreTrainedModel):
         scores, numbers = probabilities.topk(min(top_k, self.config.num_relations), dim=-1)
         nearest = self._nearest_descriptions(output.pair_embeds[chosen])  # type: ignore[index]
         names = self.config.relation_names
-        descriptions = [text for relation in self.config.relations for text in relation["descriptions"]]
+        descriptions = descriptions_of(self.config.relations)
         return [
             [
                 {"relation": names[number], "score": score, "description": descriptions[row_nearest[number]]}

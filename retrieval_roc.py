@@ -53,6 +53,11 @@ class RelationBank(nn.Module):
         self.relation_index = relation_index.to(self.features.device)
 
 
+def descriptions_of(relations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The descriptions of all relations, relation by relation: the order of the bank's rows."""
+    return [text for relation in relations for text in relation["descriptions"]]
+
+
 def relation_index_of(relations: Sequence[Mapping[str, Any]]) -> Tensor:
     """`(num_descriptions,)` int64: the relation that each description belongs to."""
     counts = torch.tensor([len(relation["descriptions"]) for relation in relations], dtype=torch.long)

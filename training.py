@@ -37,6 +37,7 @@ from roc.files import atomic_write, replace_folder
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory, load_relations
+from roc.retrieval_roc import descriptions_of
 from roc.run_config import RUN_FILE, RunConfig
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator
 from roc.scoring import confusion_matrix
@@ -263,7 +264,7 @@ class TrainingRun:
         """The descriptions' tokens, where the trained text encoder reads them anew at every step."""
         if self.config.head != "retrieval" or not self.config.share_description_encoder:
             return {}
-        texts = [text for relation in self.inventory.relations for text in relation["descriptions"]]
+        texts = descriptions_of(self.inventory.relations)
         tokens = self.processor.tokenize_descriptions(texts).to(self.accelerator.device)
         return {"relation_" + name: tensor for name, tensor in tokens.items()}
 

@@ -22,10 +22,9 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parent))
 from common import TEXT_MODEL
 
-from roc.dataset_scripts.fewrel import FILE_NAMES, read_relations
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.dataset_scripts.wikidata import PROPERTIES_FILE, relations_of_properties
-from roc.modeling_roc import load_backbone
+from roc.dataset_scripts.wikidata import relations_of_split
+from roc.modeling_roc import load_backbone, mean_of_tokens
 from roc.relation_files import RelationInventory
 from roc.resources import resolve_model
 from roc.scoring import relation_scores
@@ -39,10 +38,8 @@ def main() -> None:
     parser.add_argument("--num_unseen", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()
-    folder = Path(options.data_dir)
-    properties = json.loads((folder / PROPERTIES_FILE).read_text(encoding="utf-8"))
-    relations = relations_of_properties(properties, sorted(read_relations(folder / FILE_NAMES["val"])))
-    rows = load_dataset_splits("fewrel", folder, splits=["val"])["val"].to_list()
+    relations = relations_of_split(Path(options.data_dir), "val")
+    rows = load_dataset_splits("fewrel", options.data_dir, splits=["val"])["val"].to_list()
     embed = Embedder()
     queries = embed([query(row) for row in rows])
     keys = embed([relation["descriptions"][0] for relation in relations])
@@ -80,8 +77,7 @@ class Embedder:
             numbers = order[start : start + 64]
             batch = self.tokenizer([texts[n] for n in numbers], padding=True, truncation=True, return_tensors="pt")
             states = self.encoder(**batch).last_hidden_state
-            weights = batch["attention_mask"][..., None].to(states.dtype)
-            mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
+            mean = mean_of_tokens(states, batch["attention_mask"])
             for number, embed in zip(numbers, functional.normalize(mean, dim=-1)):
                 embeds[number] = embed
         return torch.stack(embeds)

@@ -10,7 +10,6 @@ Evaluation", EMNLP 2018, https://github.com/thunlp/FewRel.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.command_line import main
-from roc.dataset_scripts.raw_files import token_offsets
+from roc.dataset_scripts.raw_files import check_tokens, read_json, token_offsets
 from roc.dataset_scripts.schema import Entity, Row, text_entity
 
 FILE_NAMES = {"train": "train_wiki.json", "val": "val_wiki.json"}  # the test file is not public
@@ -54,10 +53,7 @@ def read_relations(path: Path) -> dict[str, list[Any]]:
     Raises:
         ValueError: If it is not JSON, or not a mapping of relations to lists of sentences.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, or of UTF-8
-        raise ValueError(f"{path}: not a JSON file ({error}).") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(sentences, list) for sentences in content.values()):
         raise ValueError(f"{path}: expected a mapping of relations to lists of sentences.")
     return content
@@ -82,8 +78,7 @@ def to_row(instance: Any, relation: str, row_id: str, *, where: str) -> Row:
     if not isinstance(instance, dict) or not set(KEYS) <= set(instance):
         raise ValueError(f"{where}: a sentence must be a mapping with the keys {list(KEYS)}, got {instance!r:.80}.")
     tokens = instance["tokens"]
-    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
-        raise TypeError(f"{where}: 'tokens' must be a list of strings that are not empty, got {tokens!r:.80}.")
+    check_tokens(tokens, where)
     text, offsets = " ".join(tokens), token_offsets(tokens)
     head, tail = (_entity(instance[key], text, offsets, f"{where}: {key!r}") for key in ("h", "t"))
     return {"id": row_id, "text": text, "image": None, "head": head, "tail": tail, "relation": relation}

@@ -29,7 +29,7 @@ from typing import Any
 from roc.configuration_roc import did_you_mean
 from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.command_line import main
-from roc.dataset_scripts.raw_files import read_lines, token_offsets
+from roc.dataset_scripts.raw_files import check_tokens, read_lines, token_offsets
 from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_bbox, check_span, object_entity, text_entity
 
 FILE_NAMES = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}
@@ -133,8 +133,7 @@ def _text_and_offsets(data: Row, where: str) -> tuple[str, list[tuple[int, int]]
             raise TypeError(f"{where}: 'text' must be a string, got {data['text']!r}.")
         return data["text"], None
     tokens = data["tokens"]
-    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
-        raise TypeError(f"{where}: 'tokens' must be a list of strings that are not empty, got {tokens!r}.")
+    check_tokens(tokens, where)
     return " ".join(tokens), token_offsets(tokens)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 
@@ -55,6 +57,28 @@ def read_lines(path: Path) -> Iterator[tuple[int, str, str]]:
                 raise ValueError(f"{where}: the line is not UTF-8 ({error}). Save the file as UTF-8.") from error
             if text:
                 yield number, where, text
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: If it is not JSON; the message names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise ValueError(f"{path}: not a JSON file ({error}).") from error
+
+
+def check_tokens(tokens: Any, where: str) -> None:
+    """Check the tokens of a text.
+
+    Raises:
+        TypeError: If they are not a list of strings that are not empty; `where` is put in front.
+    """
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
+        raise TypeError(f"{where}: 'tokens' must be a list of strings that are not empty, got {tokens!r}.")
 
 
 def sha256_of_file(path: Path) -> str:

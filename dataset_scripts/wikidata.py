@@ -8,7 +8,6 @@ them.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 
 from roc.configuration_roc import did_you_mean
 from roc.dataset_scripts.fewrel import FILE_NAMES, read_relations
+from roc.dataset_scripts.raw_files import read_json
 from roc.files import atomic_write
 from roc.programs import run_program
 
@@ -51,6 +51,16 @@ def relations_of_properties(properties: Any, ids: Iterable[str]) -> list[dict[st
     return relations
 
 
+def relations_of_split(data_dir: Path, split: str) -> list[dict[str, Any]]:
+    """The relations of one FewRel split, sorted by property, as `relations_of_properties` describes them.
+
+    Raises:
+        ValueError: If a file is not JSON, or as `relations_of_properties`.
+    """
+    properties = read_json(data_dir / PROPERTIES_FILE)
+    return relations_of_properties(properties, sorted(read_relations(data_dir / FILE_NAMES[split])))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a relation file with the given command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -64,14 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(data_dir: Path, split: str, output: Path) -> dict[str, Any]:
-    file = data_dir / PROPERTIES_FILE
-    try:
-        properties = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not a JSON file ({error}).") from error
-    relations = relations_of_properties(properties, sorted(read_relations(data_dir / FILE_NAMES[split])))
+    relations = relations_of_split(data_dir, split)
     content = {"version": 1, "language": "en", "none_relation": None, "relations": relations}
-    output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as target:
         target.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
     return {"output": str(output), "num_relations": len(relations)}
