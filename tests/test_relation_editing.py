@@ -144,7 +144,7 @@ def test_descriptions_of_a_bank_without_content_are_encoded(model: RocModel, pro
 def test_many_descriptions_are_encoded_as_they_are_alone(
     model: RocModel, processor: RocProcessor, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roc.modeling_roc.DESCRIPTIONS_PER_BATCH", 2)
+    monkeypatch.setattr("roc.editing_roc.DESCRIPTIONS_PER_BATCH", 2)
     many = [{"name": str(n), "descriptions": ["the head " * (1 + n % 3) + str(n)]} for n in range(5)]
     model.set_relations(many, processor)
     assert encoded == [2, 2, 1]

@@ -1,0 +1,162 @@
+"""Editing the relations of a model, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .configuration_roc import did_you_mean, normalise_relations
+from .entities_roc import shorten
+from .retrieval_roc import RelationBank, descriptions_of
+
+DESCRIPTIONS_PER_BATCH = 256
+
+
+class RelationEditing(nn.Module):
+    """The part of `RocModel` that changes its relations: configuration and bank together, or neither.
+
+    Attributes:
+        config: The model's `RocConfig`.
+        relation_bank: The encoded descriptions.
+        relation_model: The frozen description encoder; None where descriptions share the text encoder.
+    """
+
+    config: Any
+    relation_bank: RelationBank
+    relation_model: nn.Module | None
+
+    @torch.no_grad()
+    def set_relations(
+        self,
+        relations: Sequence[Mapping[str, Any]],
+        processor: Any,
+        *,
+        none_relation: str | None = None,
+    ) -> None:
+        """Give the model other relations, without training.
+
+        With a frozen description encoder, descriptions that the bank holds already are not encoded again.
+
+        Args:
+            relations: Mappings of `name`, `descriptions`, and optionally `head_types` and `tail_types`.
+            processor: The model's `RocProcessor`, which tokenises the descriptions.
+            none_relation: Name of the relation that means "none of these", or None.
+
+        Raises:
+            ValueError: If the list is empty or malformed, a description is too long, or the model classifies. The
+                model is then as it was.
+        """
+        self._need_retrieval("set_relations")
+        if not relations:
+            raise ValueError("relations is empty: give at least one relation with a name and a description.")
+        checked = normalise_relations(relations, none_relation, self.config.entity_types)
+        features = self._known_features()
+        texts = descriptions_of(checked)
+        features |= self._encode_texts([text for text in dict.fromkeys(texts) if text not in features], processor)
+        self.relation_bank.replace(torch.stack([features[text] for text in texts]), checked)
+        self.config.replace_relations(checked, none_relation)
+
+    def add_relations(self, relations: Sequence[Mapping[str, Any]], processor: Any) -> None:
+        """Add relations after those that the model has.
+
+        Args:
+            relations: As for `set_relations`.
+            processor: As for `set_relations`.
+
+        Raises:
+            ValueError: If a name is there already, or as `set_relations`.
+        """
+        self.set_relations([*self.config.relations, *relations], processor, none_relation=self.config.none_relation)
+
+    def update_relations(self, relations: Sequence[Mapping[str, Any]], processor: Any) -> None:
+        """Replace relations by others of the same name: new descriptions, or new types.
+
+        Args:
+            relations: As for `set_relations`.
+            processor: As for `set_relations`.
+
+        Raises:
+            ValueError: If the model has no relation of that name, or as `set_relations`.
+        """
+        new = {
+            relation["name"]: relation for relation in normalise_relations(relations, None, self.config.entity_types)
+        }
+        self._need_known(new)
+        changed = [new.get(relation["name"], relation) for relation in self.config.relations]
+        self.set_relations(changed, processor, none_relation=self.config.none_relation)
+
+    def remove_relations(self, names: Sequence[str]) -> None:
+        """Forget relations. Without the relation that means "none of these", the model has none such.
+
+        Args:
+            names: Their names.
+
+        Raises:
+            ValueError: If the model has no relation of a name, or none would be left.
+        """
+        self._need_known(names)
+        self.subset_relations([name for name in self.config.relation_names if name not in names])
+
+    @torch.no_grad()
+    def subset_relations(self, names: Sequence[str]) -> None:
+        """Keep some relations, in the given order, and forget the others.
+
+        Args:
+            names: The names to keep.
+
+        Raises:
+            ValueError: If the model has no relation of a name, a name is given twice, none is given, or the model
+                classifies.
+        """
+        self._need_retrieval("subset_relations")
+        self._need_known(names)
+        if not names:
+            raise ValueError("No relation would be left: keep at least one.")
+        numbers = {name: number for number, name in enumerate(self.config.relation_names)}
+        kept = [self.config.relations[numbers[name]] for name in names]
+        none_relation = self.config.none_relation if self.config.none_relation in names else None
+        kept = normalise_relations(kept, none_relation, self.config.entity_types)
+        bank = self.relation_bank
+        rows = torch.cat([torch.nonzero(bank.relation_index == numbers[name])[:, 0] for name in names])
+        bank.replace(bank.features[rows], kept)
+        self.config.replace_relations(kept, none_relation)
+
+    def _need_known(self, names: Iterable[str]) -> None:
+        known = self.config.relation_names
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"The model has no relation {name!r}.{did_you_mean(name, known)} It has {shorten(str(known))}."
+                )
+
+    def _known_features(self) -> dict[str, Tensor]:
+        """Of each description in the bank its features; none where they may be out of date, or were never made."""
+        if self.relation_model is None or len(self.relation_bank.features) != self.config.num_descriptions:
+            return {}
+        features = self.relation_bank.features
+        filled = features.any(dim=-1).tolist()
+        rows = zip(descriptions_of(self.config.relations), features, filled)
+        return {text: row for text, row, is_filled in rows if is_filled}
+
+    def _encode_texts(self, texts: Sequence[str], processor: Any) -> dict[str, Tensor]:
+        """The features of each description, without dropout; texts of like length are encoded together."""
+        if not texts:
+            return {}
+        tokens = processor.tokenize_descriptions(texts).to(self.device)
+        lengths = tokens["attention_mask"].sum(dim=1)
+        features: dict[str, Tensor] = {}
+        batches = lengths.argsort().split(DESCRIPTIONS_PER_BATCH)
+        was_training = self.training
+        self.eval()
+        try:
+            for rows in tqdm(batches, desc="encoding descriptions", disable=None if len(batches) > 1 else True):
+                width = int(lengths[rows].max())
+                ids, mask = tokens["input_ids"][rows, :width], tokens["attention_mask"][rows, :width]
+                features |= {texts[n]: row for n, row in zip(rows.tolist(), self.encode_descriptions(ids, mask))}
+        finally:
+            self.train(was_training)
+        return features
