@@ -3,12 +3,15 @@
 # No `from __future__ import annotations`: @strict skips annotations that are strings, and would check no type at all.
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from .entities_roc import shorten
 
 ENTITY_TYPES = ("person", "organization", "location", "miscellaneous", "object")
 RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
@@ -206,13 +209,13 @@ def normalise_relations(
         raise ValueError(f"none_relation must be a name or null; given {none_relation!r}. In YAML, quote the name.")
     normalised = [_normalise_relation(relation, entity_types) for relation in relations]
     names = [relation["name"] for relation in normalised]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise ValueError(f"Relation names must differ, but {repeated} appear more than once. Rename or merge them.")
     if normalised and none_relation is not None and none_relation not in names:
         raise ValueError(
-            f"none_relation={none_relation!r} is not among the relations {names}.{did_you_mean(none_relation, names)} "
-            "Name one of them, or set none_relation to null."
+            f"none_relation={none_relation!r} is not among the relations {shorten(str(names))}."
+            f"{did_you_mean(none_relation, names)} Name one of them, or set none_relation to null."
         )
     return normalised
 

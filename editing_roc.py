@@ -1,17 +1,23 @@
-"""Editing the relations of a model, without training."""
+"""Editing, saving and loading the relations of a model, without training."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
+from .bank_files_roc import SavedRelations, encoder_fingerprint, read_relations, write_relations
 from .configuration_roc import did_you_mean, normalise_relations
 from .entities_roc import shorten
-from .retrieval_roc import RelationBank, descriptions_of
+from .retrieval_roc import RelationBank, descriptions_of, rows_of_relations
+
+logger = logging.get_logger(__name__)
 
 DESCRIPTIONS_PER_BATCH = 256
 
@@ -27,7 +33,7 @@ class RelationEditing(nn.Module):
 
     config: Any
     relation_bank: RelationBank
-    relation_model: nn.Module | None
+    relation_model: PreTrainedModel | None
 
     @torch.no_grad()
     def set_relations(
@@ -99,7 +105,8 @@ class RelationEditing(nn.Module):
             ValueError: If the model has no relation of a name, or none would be left.
         """
         self._need_known(names)
-        self.subset_relations([name for name in self.config.relation_names if name not in names])
+        removed = set(names)
+        self.subset_relations([name for name in self.config.relation_names if name not in removed])
 
     @torch.no_grad()
     def subset_relations(self, names: Sequence[str]) -> None:
@@ -121,16 +128,67 @@ class RelationEditing(nn.Module):
         none_relation = self.config.none_relation if self.config.none_relation in names else None
         kept = normalise_relations(kept, none_relation, self.config.entity_types)
         bank = self.relation_bank
-        rows = torch.cat([torch.nonzero(bank.relation_index == numbers[name])[:, 0] for name in names])
+        rows = rows_of_relations(bank.relation_index, [numbers[name] for name in names])
         bank.replace(bank.features[rows], kept)
         self.config.replace_relations(kept, none_relation)
 
+    def save_relations(self, path: str | os.PathLike[str]) -> None:
+        """Save the relations and their features by themselves, as one safetensors file.
+
+        Args:
+            path: The file to (over)write.
+
+        Raises:
+            ValueError: If the model has no relations, their descriptions have not been encoded, or it classifies.
+        """
+        self._need_retrieval("save_relations")
+        features = self.relation_bank.features
+        if not len(features) or len(features) != self.config.num_descriptions or not features.any(dim=-1).all():
+            raise ValueError("The bank holds no encoded descriptions yet: call model.set_relations first.")
+        relations, none_relation = self.config.relations, self.config.none_relation
+        write_relations(path, SavedRelations(relations, none_relation, features, self._encoder_of_bank()))
+
+    @torch.no_grad()
+    def load_relations(self, path: str | os.PathLike[str], processor: Any) -> None:
+        """Take the relations that `save_relations` wrote, in the place of the model's own.
+
+        Where this model's frozen description encoder is the one that gave the saved features, they are taken as they
+        are. Otherwise, and where the encoder is shared with the text and may have learnt since, the descriptions are
+        encoded anew, with a warning.
+
+        Args:
+            path: The file.
+            processor: As for `set_relations`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, has another version or does not fit the model, or as `set_relations`.
+                The model is then as it was.
+        """
+        self._need_retrieval("load_relations")
+        feature_dim = self.relation_bank.features.shape[1]
+        saved = read_relations(path, feature_dim=feature_dim, entity_types=self.config.entity_types)
+        if saved.encoder is not None and saved.encoder == self._encoder_of_bank():
+            self.relation_bank.replace(saved.features, saved.relations)
+            self.config.replace_relations(saved.relations, saved.none_relation)
+            return
+        logger.warning(
+            "%s: its features may not be those of this model's description encoder, so all descriptions are encoded "
+            "anew.",
+            os.fspath(path),
+        )
+        self.set_relations(saved.relations, processor, none_relation=saved.none_relation)
+
+    def _encoder_of_bank(self) -> str | None:
+        """The fingerprint of the encoder that gave the bank's features; None for one that may have learnt since."""
+        return encoder_fingerprint(self.relation_model) if self.relation_model is not None else None
+
     def _need_known(self, names: Iterable[str]) -> None:
-        known = self.config.relation_names
+        known = dict.fromkeys(self.config.relation_names)
         for name in names:
             if name not in known:
                 raise ValueError(
-                    f"The model has no relation {name!r}.{did_you_mean(name, known)} It has {shorten(str(known))}."
+                    f"The model has no relation {name!r}.{did_you_mean(name, known)} It has {shorten(str([*known]))}."
                 )
 
     def _known_features(self) -> dict[str, Tensor]:

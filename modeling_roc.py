@@ -25,8 +25,8 @@ from .configuration_roc import RocConfig
 from .editing_roc import RelationEditing
 from .retrieval_roc import (
     RelationBank,
-    best_descriptions,
     descriptions_of,
+    nearest_descriptions,
     nearest_similarities,
     pool_descriptions,
     relation_index_of,
@@ -386,25 +386,23 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         chosen = pair_mask.bool()
         probabilities = output.logits[chosen].softmax(dim=-1)  # type: ignore[index]  # (pairs, relations)
         scores, numbers = probabilities.topk(min(top_k, self.config.num_relations), dim=-1)
-        nearest = self._nearest_descriptions(output.pair_embeds[chosen])  # type: ignore[index]
+        nearest = self._nearest_descriptions(output.pair_embeds[chosen], numbers)  # type: ignore[index]
         names = self.config.relation_names
         descriptions = descriptions_of(self.config.relations)
         return [
             [
-                {"relation": names[number], "score": score, "description": descriptions[row_nearest[number]]}
-                for score, number in zip(row_scores, row_numbers)
+                {"relation": names[number], "score": score, "description": descriptions[description]}
+                for score, number, description in zip(*row)
             ]
-            for row_scores, row_numbers, row_nearest in zip(scores.tolist(), numbers.tolist(), nearest.tolist())
+            for row in zip(scores.tolist(), numbers.tolist(), nearest.tolist())
         ]
 
-    def _nearest_descriptions(self, pair_embeds: Tensor) -> Tensor:
-        """`(pairs, relations)`: of each relation, the number of the description to show for a pair."""
-        if self.config.head == "retrieval":
-            bank = self.relation_bank
-            return best_descriptions(pair_embeds, self.get_description_features(), bank.relation_index)
-        relation_index = relation_index_of(self.config.relations)
-        first = torch.searchsorted(relation_index, torch.arange(self.config.num_relations))
-        return first.expand(len(pair_embeds), -1)
+    def _nearest_descriptions(self, pair_embeds: Tensor, relations: Tensor) -> Tensor:
+        """`(pairs, k)`: of the relations `(pairs, k)`, the number of the description to show for a pair."""
+        if self.config.head == "classification":
+            return torch.searchsorted(relation_index_of(self.config.relations).to(relations.device), relations)
+        descriptions, relation_index = self.get_description_features(), self.relation_bank.relation_index
+        return nearest_descriptions(pair_embeds, descriptions, relation_index, relations)[1]
 
     def encode_descriptions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode descriptions, before the projection.

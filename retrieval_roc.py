@@ -64,6 +64,22 @@ def relation_index_of(relations: Sequence[Mapping[str, Any]]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
+def rows_of_relations(relation_index: Tensor, relations: Sequence[int]) -> Tensor:
+    """The bank's rows of some relations, relation by relation in the given order.
+
+    Args:
+        relation_index: `(num_descriptions,)`, the relation of each description.
+        relations: Different numbers of relations.
+
+    Returns:
+        `(their descriptions,)` int64.
+    """
+    place = relation_index.new_full((max(int(relation_index.max()), *relations) + 1,), len(relations))
+    place[list(relations)] = torch.arange(len(relations), device=place.device)
+    places = place[relation_index]
+    return places.argsort(stable=True)[: int((places < len(relations)).sum())]
+
+
 def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_relations: int) -> Tensor:
     """Join the descriptions of each relation: mean, then normalise again.
 
@@ -101,24 +117,28 @@ def nearest_similarities(
     return lowest.scatter_reduce(-1, relation_index.expand_as(cosines), cosines, "amax")
 
 
-def best_descriptions(pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor) -> Tensor:
-    """For each pair and relation, the description that lies nearest to the pair.
+def nearest_descriptions(
+    pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor, relations: Tensor
+) -> tuple[Tensor, Tensor]:
+    """For each pair and each of some relations, the description that lies nearest to the pair.
 
     Args:
         pair_embeds: `(num_pairs, dim)`, L2-normalised.
         description_embeds: `(num_descriptions, dim)`, L2-normalised.
         relation_index: `(num_descriptions,)`, the relation of each description, in non-decreasing order.
+        relations: `(num_pairs, k)` int64, of each pair the relations to look at.
 
     Returns:
-        `(num_pairs, num_relations)` int64, rows of `description_embeds`.
+        `(num_pairs, k)`, its cosine; `(num_pairs, k)` int64, its row of `description_embeds`.
     """
-    similarities = pair_embeds @ description_embeds.T  # (pairs, descriptions)
-    counts = torch.bincount(relation_index).tolist()
-    best, start = [], 0
-    for count in counts:
-        best.append(similarities[:, start : start + count].argmax(dim=-1) + start)
-        start += count
-    return torch.stack(best, dim=-1)
+    counts = torch.bincount(relation_index)
+    firsts = counts.cumsum(0) - counts
+    steps = torch.arange(int(counts.max()), device=counts.device)
+    is_own = steps < counts[relations][..., None]  # (pairs, k, most descriptions of a relation)
+    rows = torch.where(is_own, firsts[relations][..., None] + steps, 0)
+    cosines = (pair_embeds[:, None, None] * description_embeds[rows]).sum(-1).masked_fill(~is_own, -torch.inf)
+    best, place = cosines.max(dim=-1, keepdim=True)
+    return best[..., 0], rows.gather(-1, place)[..., 0]
 
 
 def retrieval_loss(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import RELATIONS, tiny_model, tiny_processor
+from tiny import RELATIONS, scores, tiny_model, tiny_processor
 from torch import Tensor
 
 from roc.modeling_roc import RocModel
@@ -28,14 +28,6 @@ def processor() -> RocProcessor:
 @pytest.fixture
 def model(processor: RocProcessor) -> RocModel:
     return tiny_model(processor, vision=False)
-
-
-def scores(model: RocModel, processor: RocProcessor) -> dict[str, float]:
-    """Of one pair, the logit of each relation."""
-    batch = processor("ann kissed bob", entities=[(0, 3), (11, 14)], pairs=[(0, 1)])
-    with torch.no_grad():
-        logits = model(**batch).logits[0, 0].tolist()
-    return dict(zip(model.config.relation_names, logits, strict=True))
 
 
 @pytest.fixture
@@ -124,6 +116,23 @@ def test_a_loaded_model_encodes_new_descriptions_only(
     loaded = RocModel.from_pretrained(tmp_path)
     loaded.add_relations([VISITS], processor)
     assert encoded == [2]
+
+
+def test_one_edit_among_many_relations_encodes_one_description(
+    model: RocModel, processor: RocProcessor, encoded: list[int]
+) -> None:
+    many = [{"name": f"relation {n}", "descriptions": [f"the head met {n}"]} for n in range(20_000)]
+    model.set_relations(many, processor)
+    assert sum(encoded) == 20_000
+    del encoded[:]
+    model.update_relations([{"name": "relation 7", "descriptions": ["the head kissed the tail"]}], processor)
+    assert encoded == [1]
+    model.add_relations([VISITS], processor)
+    assert encoded == [1, 2]
+    model.remove_relations([f"relation {n}" for n in range(10_000)])
+    model.subset_relations([f"relation {n}" for n in range(19_999, 10_000, -1)])
+    assert encoded == [1, 2]
+    assert model.config.num_relations == len(model.relation_bank.features) == 9_999
 
 
 def test_a_shared_encoder_may_have_learnt_since_and_encodes_all_anew(

@@ -10,11 +10,12 @@ from torch.nn import functional
 
 from roc.retrieval_roc import (
     RelationBank,
-    best_descriptions,
+    nearest_descriptions,
     nearest_similarities,
     pool_descriptions,
     relation_index_of,
     retrieval_loss,
+    rows_of_relations,
 )
 
 
@@ -140,8 +141,16 @@ def test_opposite_descriptions_of_a_relation_leave_no_nan() -> None:
 def test_the_nearest_description_is_found_within_each_relation() -> None:
     descriptions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
     pairs = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    best = best_descriptions(pairs, descriptions, torch.tensor([0, 0, 1, 2, 2]))
-    assert best.tolist() == [[0, 2, 4], [1, 2, 3]]
+    relations = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    cosines, rows = nearest_descriptions(pairs, descriptions, torch.tensor([0, 0, 1, 2, 2]), relations)
+    assert rows.tolist() == [[0, 2, 4], [3, 1, 2]]
+    torch.testing.assert_close(cosines, torch.tensor([[1.0, -1.0, 0.8], [0.8, 1.0, 0.0]]))
+
+
+def test_rows_of_relations_come_in_the_order_that_was_asked_for() -> None:
+    index = torch.tensor([0, 0, 1, 2, 2, 2])
+    assert rows_of_relations(index, [2, 0]).tolist() == [3, 4, 5, 0, 1]
+    assert rows_of_relations(index, [1]).tolist() == [2]
 
 
 def test_descriptions_are_numbered_relation_by_relation() -> None:

@@ -112,6 +112,14 @@ def tiny_model(
     return model
 
 
+def scores(model: RocModel, processor: RocProcessor) -> dict[str, float]:
+    """Of one pair, the logit of each relation."""
+    batch = processor("ann kissed bob", entities=[(0, 3), (11, 14)], pairs=[(0, 1)])
+    with torch.no_grad():
+        logits = model(**batch).logits[0, 0].tolist()
+    return dict(zip(model.config.relation_names, logits, strict=True))
+
+
 def tiny_picture(colour: Any = "red", *, size: tuple[int, int] = (40, 24), mode: str = "RGB") -> Image.Image:
     """A picture of one colour."""
     return Image.new(mode, size, colour)
