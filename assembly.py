@@ -124,6 +124,8 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         learn_temperature=config.learn_temperature,
         description_pooling=config.description_pooling,
         label_smoothing=config.label_smoothing,
+        type_constraints=config.type_constraints,
+        type_penalty=config.type_penalty,
         max_regions=config.max_regions,
         relations=inventory.relations,
         none_relation=inventory.none_relation,

@@ -51,6 +51,14 @@ class RocConfig(PretrainedConfig):
         relations: The relations, each a mapping of `name`, `descriptions` (one or more), and optionally `head_types`
             and `tail_types`; scores come in this order.
         none_relation: Name of the relation that means "none of these", or None where the inventory has none.
+        none_threshold: For an inventory without such a relation: a pair whose best relation has a lower cosine gets no
+            relation. None to always give one. `train.py` calibrates it on the validation split.
+        probability_temperature: Logits are divided by it before the softmax that gives probabilities; `train.py`
+            calibrates it on the validation split.
+        type_constraints: What happens to relations whose `head_types` or `tail_types` leave out the type of the head or
+            tail: nothing (`"off"`), a penalty (`"soft"`), or they come after all others (`"hard"`). An entity without a
+            type fits all. The loss is not changed.
+        type_penalty: For `"soft"`, what is subtracted from the logit for each of head and tail that does not fit.
 
     Raises:
         ValueError: If a value is out of range, relations are malformed, or an unknown key resembles a field.
@@ -84,6 +92,10 @@ class RocConfig(PretrainedConfig):
     entity_types: list[str] | tuple[str, ...] = ENTITY_TYPES
     relations: list[dict[str, Any]] | tuple[dict[str, Any], ...] = ()
     none_relation: str | None = None
+    none_threshold: float | int | None = None
+    probability_temperature: float | int = 1.0
+    type_constraints: Literal["off", "soft", "hard"] = "off"
+    type_penalty: float | int = 1.0
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = False
 
@@ -161,7 +173,7 @@ class RocConfig(PretrainedConfig):
 
     def _check_ranges(self) -> None:
         at_least = {"fusion_num_layers": 0, "fusion_num_heads": 1, "fusion_intermediate_size": 1, "projection_dim": 1}
-        at_least |= {"max_regions": 0, "initializer_range": 0}
+        at_least |= {"max_regions": 0, "initializer_range": 0, "type_penalty": 0, "none_threshold": -1}
         for field, least in at_least.items():
             value = getattr(self, field)
             if value is not None and value < least:
@@ -169,6 +181,13 @@ class RocConfig(PretrainedConfig):
         for field in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} is out of range: give a number in [0, 1).")
+
+        if self.none_threshold is not None and self.none_threshold > 1:
+            raise ValueError(f"none_threshold={self.none_threshold} is out of range: give a cosine <= 1, or None.")
+        if self.probability_temperature <= 0:
+            raise ValueError(
+                f"probability_temperature={self.probability_temperature} is out of range: give a number > 0."
+            )
 
     def _refuse_misspelt(self, unknown: Iterable[str]) -> None:
         """Transformers keeps unknown keys silently, so a misspelt field would be lost without this check."""

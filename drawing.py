@@ -1,9 +1,8 @@
-"""Pictures for people: one prediction with text, picture and ranked relations; training curves; a confusion matrix."""
+"""Pictures for people: one prediction with text, picture and ranked relations."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import re
 import unicodedata
@@ -11,15 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .files import atomic_write
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MAX_PAIRS = 6
 MAX_RELATIONS = 5
@@ -88,7 +83,8 @@ def draw_prediction(
         entities: Dicts with `name`, `type` (or None), and either `start` and `end` (half-open character offsets into
             `text`) or `bbox` (`xyxy`, normalised to [0, 1], origin top left; parts outside are cut off), or both.
         predictions: Dicts with `head` and `tail` (indices into `entities`) and `relations`, a list of dicts with
-            `relation`, `score` and `description` (or None), best first. Bars show scores from 0 to 1.
+            `relation`, `score` and `description` (or None), best first. Bars show scores from 0 to 1. Where
+            `relation` is there and None, no relation was decided for: a line says so, and no bar stands out.
         image: The picture, of any size and mode, turned the way the boxes were measured.
         title: A heading.
 
@@ -122,7 +118,7 @@ def _check_prediction(
     entities: Sequence[Mapping[str, Any]],
     predictions: Sequence[Mapping[str, Any]],
 ) -> None:
-    _check_png(path)
+    check_png(path)
     for index, entity in enumerate(entities):
         start, end = entity.get("start"), entity.get("end")
         if start is not None and end is not None and not 0 <= start <= end <= len(text):
@@ -139,7 +135,8 @@ def _check_prediction(
                 )
 
 
-def _check_png(path: str | os.PathLike[str] | None) -> None:
+def check_png(path: str | os.PathLike[str] | None) -> None:
+    """Refuse a file name that does not end in .png."""
     if path is not None and Path(path).suffix.lower() != ".png":
         raise ValueError(f"{os.fspath(path)!r} is written as PNG; give a file name that ends in .png.")
 
@@ -315,15 +312,19 @@ def _pair_block(pair: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], 
         (relation, _description_lines(relation.get("description"), small, inner))
         for relation in pair["relations"][:MAX_RELATIONS]
     ]
-    heights = [34 + _DESCRIPTION_HEIGHT * len(lines) for _, lines in rows] or [20]
+    is_none = not rows or pair.get("relation", rows) is None
+    heights = [34 + _DESCRIPTION_HEIGHT * len(lines) for _, lines in rows]
+    if is_none:
+        heights.insert(0, 20)
     height = 2 * _PADDING + 44 + sum(heights) + 14 * (len(heights) - 1)
     block = _card(width, height)
     _draw_names(block, entities, pair)
     y = _PADDING + 44
-    if not rows:
+    if is_none:
         ImageDraw.Draw(block).text((_PADDING, y - 4), "no relation", font=font, fill=_MUTED)
+        y += 34
     for rank, (relation, lines) in enumerate(rows):
-        _draw_relation(block, y, relation, best=rank == 0)
+        _draw_relation(block, y, relation, best=rank == 0 and not is_none)
         y += 34
         for line in lines:
             ImageDraw.Draw(block).text((_PADDING, y), line, font=small, fill=_MUTED)
@@ -541,120 +542,3 @@ def _on_white(image: Image.Image) -> Image.Image:
     layer = image.convert("RGBA")
     page = Image.new("RGBA", layer.size, "white")
     return Image.alpha_composite(page, layer).convert("RGB")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Plots of a run
-
-
-def plot_training_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Plot loss and learning rate, and beside them the validation scores, over the steps of a run.
-
-    Args:
-        history: Records in order. Each has `step` (or `epoch`, if no record has a step) and any of `loss`,
-            `learning_rate`, `micro_f1`, `accuracy`; scores may also stand in a dict under `val`.
-        path: PNG file to write, whole or not at all.
-
-    Raises:
-        ValueError: If there are no records, none has a step or an epoch, or `path` is no `.png`.
-        ImportError: If matplotlib isn't installed.
-    """
-    _check_png(path)
-    records = [{**record, **record.get("val", {})} for record in history]
-    axis = next((key for key in ("step", "epoch") if any(key in record for record in records)), None)
-    if axis is None:
-        raise ValueError(
-            f"Among {len(records)} records none has a 'step' or an 'epoch'; give at least one, such as "
-            "{'step': 10, 'loss': 1.2, 'learning_rate': 3e-5}."
-        )
-    figure = _new_figure(11, 4)
-    losses, scores = figure.subplots(1, 2)
-    _plot_series(losses, records, axis, {"loss": "loss"}, colors=[0])
-    losses.set(title="Training", xlabel=axis, ylabel="loss")
-    if any("learning_rate" in record for record in records):
-        rates = losses.twinx()
-        _plot_series(rates, records, axis, {"learning_rate": "learning rate"}, colors=[1], linestyle="--", markersize=3)
-        rates.set_ylabel("learning rate", color=_web_color(entity_color(1)))
-        rates.spines["top"].set_visible(False)
-        rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    _plot_series(scores, records, axis, {"micro_f1": "micro F1", "accuracy": "accuracy"}, colors=[2, 4])
-    scores.set(title="Validation", xlabel=axis, ylabel="score", ylim=(0, 1))
-    if scores.get_lines():
-        scores.legend(frameon=False, loc="lower right")
-    for axes in (losses, scores):
-        axes.grid(alpha=0.3)
-        axes.spines["top"].set_visible(False)
-    _save_figure(figure, path)
-
-
-def plot_confusion_matrix(
-    matrix: np.ndarray | Sequence[Sequence[int]], labels: Sequence[str], path: str | os.PathLike[str]
-) -> None:
-    """Plot how true relations (rows) were predicted (columns); colours are shares of a row, numbers are counts.
-
-    Args:
-        matrix: Integer array (relations, relations), references in rows, as `roc.scoring.confusion_matrix` gives it.
-        labels: Names of the rows and columns.
-        path: PNG file to write, whole or not at all.
-
-    Raises:
-        ValueError: If the matrix isn't square with one row per label, or `path` is no `.png`.
-        ImportError: If matplotlib isn't installed.
-    """
-    _check_png(path)
-    counts = np.asarray(matrix)
-    if not labels or counts.shape != (len(labels), len(labels)):
-        raise ValueError(
-            f"The matrix has shape {counts.shape} for {len(labels)} labels; give one row and one column per label."
-        )
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = max(4.0, 2.2 + 0.42 * len(labels))
-    figure = _new_figure(side + 1, side)
-    axes = figure.subplots()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.set(xlabel="predicted relation", ylabel="true relation")
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            ink = "white" if shares[row, column] > 0.5 else _web_color(_INK)
-            axes.text(column, row, f"{count}", ha="center", va="center", fontsize=7, color=ink)
-    figure.colorbar(picture, ax=axes, label="share of the true relation", shrink=0.6)
-    _save_figure(figure, path)
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    """A figure of its own (inches), without pyplot's global state and without a display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: type `pip install 'roc[plots]'`.") from error
-    return Figure(figsize=(width, height), layout="constrained", dpi=110)
-
-
-def _save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png")
-
-
-def _plot_series(
-    axes: Any,
-    records: Sequence[Mapping[str, Any]],
-    axis: str,
-    names: Mapping[str, str],
-    *,
-    colors: list[int],
-    **style: Any,
-) -> None:
-    """Draw each named value over the records that have it; values that aren't finite leave a gap."""
-    for (key, label), color in zip(names.items(), colors, strict=True):
-        points = [(record[axis], record[key]) for record in records if axis in record and record.get(key) is not None]
-        if points:
-            x, y = zip(*((x, y if math.isfinite(y) else math.nan) for x, y in points), strict=True)
-            # A line of one point can't be seen, and dots on hundreds of points hide the line.
-            marker = "o" if len(points) <= 30 else None
-            axes.plot(x, y, label=label, color=_web_color(entity_color(color)), marker=marker, **style)
-
-
-def _web_color(color: Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from roc.modeling_roc import RocModel
+from roc.modeling_roc import NO_RELATION, RocModel
 from roc.processing_roc import RocProcessor
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator
 from roc.scoring import relation_scores
+
+ABSTAINED = ""  # what is predicted below `none_threshold`, where no relation of the inventory means "none of these"
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,14 @@ class Predictions:
     Args:
         row_ids: Ids of the rows.
         expected: Relations that the data states.
-        predicted: Relations that the model ranks first.
+        predicted: Relations that the model decides for; `ABSTAINED` for none.
+        logits: `(pairs, relations)`, on the CPU.
     """
 
     row_ids: list[str]
     expected: list[str]
     predicted: list[str]
+    logits: Tensor
 
 
 @torch.no_grad()
@@ -55,24 +62,35 @@ def predict_relations(
         [sample.approximate_length for sample in samples.samples], batch_size, shuffle=False
     )
     loader = DataLoader(samples, batch_sampler=sampler, collate_fn=SampleCollator(processor, relations=None))
-    names = model.config.relation_names
-    ranked_first: list[str] = []
+    decided, logits = [], []
     for _, batch in tqdm(loader, desc="scoring", disable=not sys.stderr.isatty(), leave=False):
         batch = batch.to(model.device)
-        logits = model(**batch).logits
-        best = logits[batch["pair_mask"].bool()].argmax(dim=-1)
-        ranked_first.extend(names[number] for number in best.tolist())
-    queue = iter(ranked_first)  # in the sampler's order
-    predicted = {
-        number: [next(queue) for _ in samples.samples[number].pairs] for numbers in sampler for number in numbers
-    }
+        logits.append(model(**batch).logits[batch["pair_mask"].bool()])
+        decided.append(model.decide_relations(logits[-1]))
+    order = _rows_in_order(samples, [number for numbers in sampler for number in numbers])
+    names = dict(enumerate(model.config.relation_names)) | {NO_RELATION: ABSTAINED}
     return Predictions(
         [row_id for sample in samples.samples for row_id in sample.row_ids],
         [relation for sample in samples.samples for relation in sample.relations],
-        [name for number in range(len(samples)) for name in predicted[number]],
+        [names[number] for number in torch.cat(decided)[order].tolist()],
+        torch.cat(logits)[order].cpu(),
+    )
+
+
+def _rows_in_order(samples: GroupedSamples, numbers: Sequence[int]) -> Tensor:
+    """Which row of a result, whose samples came in the order `numbers`, holds each pair of the samples in order."""
+    counts = [len(samples.samples[number].pairs) for number in numbers]
+    ends = dict(zip(numbers, itertools.accumulate(counts)))
+    return torch.tensor(
+        [
+            row
+            for number, sample in enumerate(samples.samples)
+            for row in range(ends[number] - len(sample.pairs), ends[number])
+        ]
     )
 
 
 def score_predictions(predictions: Predictions, none_relation: str | None) -> dict[str, Any]:
     """`relation_scores` of the predictions."""
-    return relation_scores(predictions.predicted, predictions.expected, none_relation=none_relation)
+    no_relation = ABSTAINED if none_relation is None else none_relation
+    return relation_scores(predictions.predicted, predictions.expected, none_relation=no_relation)

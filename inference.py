@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 import roc.register  # noqa: F401  (AutoModel knows ROC)
 from roc.entity_typing_roc import load_entity_typer
-from roc.modeling_roc import RocModel
+from roc.modeling_roc import NO_RELATION, RocModel
 from roc.processing_roc import RocProcessor
 
 SPAN = re.compile(r"(\d+):(\d+)")
@@ -137,7 +137,8 @@ def predict(
 
     Returns:
         `text`, `truncated`, `entities` (name, start, end, type, bbox) and `predictions`: per pair `head` and `tail`
-        (numbers into `entities`) and `relations` as `RocModel.rank_relations` gives them.
+        (numbers into `entities`), `relation` (what `RocModel.decide_relations` gives: a name, or None for a pair that
+        stays below the threshold) and `relations` as `RocModel.rank_relations` gives them.
 
     Raises:
         ValueError: If `top_k` is below 1, the model has no relations, or as `RocProcessor`.
@@ -149,13 +150,17 @@ def predict(
     if pairs is None:
         pairs = list(itertools.permutations(range(len(typed)), 2))
     batch = processor(text=text, images=image, entities=typed, pairs=pairs).to(model.device)
-    ranked = model.rank_relations(model(**batch), batch["pair_mask"], top_k=top_k)
+    output = model(**batch)
+    ranked = model.rank_relations(output, batch["pair_mask"], top_k=top_k)
+    decided = model.decide_relations(output.logits[batch["pair_mask"].bool()]).tolist()
+    names = {NO_RELATION: None, **dict(enumerate(model.config.relation_names))}
     return {
         "text": text,
         "truncated": bool(batch["truncated"].any()),
         "entities": [_described(entity, text, number) for number, entity in enumerate(typed)],
         "predictions": [
-            {"head": head, "tail": tail, "relations": relations} for (head, tail), relations in zip(pairs, ranked)
+            {"head": head, "tail": tail, "relation": names[number], "relations": relations}
+            for (head, tail), number, relations in zip(pairs, decided, ranked)
         ],
     }
 

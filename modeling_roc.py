@@ -31,11 +31,15 @@ from .retrieval_roc import (
     pool_descriptions,
     relation_index_of,
     retrieval_loss,
+    type_mismatches,
 )
 
 logger = logging.get_logger(__name__)
 
 TEXT, IMAGE, REGION = 0, 1, 2  # rows of the modality embedding
+
+HARD_PENALTY = 1e4  # on logits: behind all others, still in order
+NO_RELATION = -1  # in place of a relation's number
 
 # Parts of vision encoders that do not reach their token states: no loss would train them.
 UNUSED_PARTS = {
@@ -54,8 +58,8 @@ class RocOutput(ModelOutput):
 
     Args:
         loss: Scalar, where labels were given.
-        logits: `(batch, pairs, relations)`: cosine / temperature, or a classifier's logits. Padded pairs hold
-            numbers without meaning: select with `pair_mask`.
+        logits: `(batch, pairs, relations)`: cosine / temperature, or a classifier's logits, less what
+            `type_constraints` subtract. Padded pairs hold numbers without meaning: select with `pair_mask`.
         pair_embeds: `(batch, pairs, embed_dim)`, L2-normalised; the pair vector itself for the
             classification head, `(batch, pairs, hidden_size)`, not normalised.
         relation_embeds: `(relations, embed_dim)`, L2-normalised; None for the classification head.
@@ -384,7 +388,7 @@ class RocModel(RelationEditing, RocPreTrainedModel):
             relations) and `description` (the one nearest to the pair; the first one for the classification head).
         """
         chosen = pair_mask.bool()
-        probabilities = output.logits[chosen].softmax(dim=-1)  # type: ignore[index]  # (pairs, relations)
+        probabilities = self.probabilities(output.logits[chosen])  # type: ignore[index]  # (pairs, relations)
         scores, numbers = probabilities.topk(min(top_k, self.config.num_relations), dim=-1)
         nearest = self._nearest_descriptions(output.pair_embeds[chosen], numbers)  # type: ignore[index]
         names = self.config.relation_names
@@ -396,6 +400,35 @@ class RocModel(RelationEditing, RocPreTrainedModel):
             ]
             for row in zip(scores.tolist(), numbers.tolist(), nearest.tolist())
         ]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Calibrated probabilities of the relations.
+
+        Args:
+            logits: `(..., relations)`, as `forward` gives them.
+
+        Returns:
+            `(..., relations)`: softmax of logits / `probability_temperature`.
+        """
+        return (logits / self.config.probability_temperature).softmax(dim=-1)
+
+    def decide_relations(self, logits: Tensor) -> Tensor:
+        """The relation of each pair, or none.
+
+        Where the inventory describes "none of these", it competes like every other relation. Where it does not, a pair
+        whose best relation stays below `none_threshold` gets none.
+
+        Args:
+            logits: `(..., relations)`, as `forward` gives them.
+
+        Returns:
+            `(...)` int64: the number of the relation, -1 for none.
+        """
+        best = logits.max(dim=-1)
+        threshold = self.config.none_threshold
+        if self.config.head == "classification" or self.config.none_relation is not None or threshold is None:
+            return best.indices
+        return best.indices.masked_fill(best.values * self.temperature < threshold, NO_RELATION)
 
     def _nearest_descriptions(self, pair_embeds: Tensor, relations: Tensor) -> Tensor:
         """`(pairs, k)`: of the relations `(pairs, k)`, the number of the description to show for a pair."""
@@ -455,7 +488,7 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         """Encode pairs.
 
         Args:
-            **inputs: The arguments of `forward` from `input_ids` to `region_mask`.
+            **inputs: What the processor gave, the arguments of `forward`.
 
         Returns:
             `(batch, pairs, embed_dim)`, L2-normalised.
@@ -477,6 +510,7 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         image_index: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
+        entity_type_index: Tensor | None = None,
         relation_input_ids: Tensor | None = None,
         relation_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
@@ -496,6 +530,8 @@ class RocModel(RelationEditing, RocPreTrainedModel):
             image_index: `(batch,)` int64, each sample's row of `pixel_values`, -1 for no picture.
             region_boxes: `(batch, regions, 4)`, `xyxy` in [0, 1], origin top left.
             region_mask: `(batch, regions)`, 1 = real.
+            entity_type_index: `(batch, entities)` int64, types as numbers into the configuration's `entity_types`, -1
+                for none. Only `type_constraints` read them.
             relation_input_ids: See `get_relation_features`.
             relation_attention_mask: See `get_relation_features`.
             labels: `(batch, pairs)` int64, index of the relation, -100 for padding.
@@ -537,6 +573,10 @@ class RocModel(RelationEditing, RocPreTrainedModel):
                 label_smoothing=self.config.label_smoothing if self.training else 0.0,
                 num_items_in_batch=num_items_in_batch,
             )
+        if entity_type_index is not None and self.config.type_constraints != "off":
+            penalty = self.config.type_penalty if self.config.type_constraints == "soft" else HARD_PENALTY
+            mismatches = type_mismatches(entity_type_index, pair_index, self.config.relations, self.config.entity_types)
+            logits = logits - penalty * mismatches
         return RocOutput(loss=loss, logits=logits, pair_embeds=pair_embeds, relation_embeds=relation_embeds)
 
     def _pair_vectors(
@@ -551,6 +591,7 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         image_index: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
+        **unused: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Fuse [text ; regions ; patches], pick the entities, join head and tail.
 

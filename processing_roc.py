@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 
+from .configuration_roc import ENTITY_TYPES
 from .entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words, shorten
 from .entity_typing_roc import load_entity_typer
 from .images_roc import open_image
@@ -44,6 +45,8 @@ class RocProcessor(ProcessorMixin):
         max_regions: Most object entities of one picture.
         entity_typer: What types entities whose type is not given: a name that `load_entity_typer` takes, or None
             to leave them untyped.
+        entity_types: The types that relations may ask for, in the order of the model's configuration; others are kept
+            in the text, but constrain nothing.
         reads_images: Whether pictures are taken. None: if there is an image processor.
         chat_template: Not used; Transformers asks for it.
 
@@ -61,6 +64,7 @@ class RocProcessor(ProcessorMixin):
         max_description_length: int = 96,
         max_regions: int = 10,
         entity_typer: str | None = None,
+        entity_types: Sequence[str] = ENTITY_TYPES,
         reads_images: bool | None = None,
         chat_template: str | None = None,
     ) -> None:
@@ -69,6 +73,7 @@ class RocProcessor(ProcessorMixin):
         self.max_description_length = max_description_length
         self.max_regions = max_regions
         self.entity_typer = entity_typer
+        self.entity_types = list(entity_types)
         self.reads_images = image_processor is not None if reads_images is None else reads_images
         if image_processor is None:  # Transformers cannot save or load a processor that lacks one of its parts
             image_processor = ViTImageProcessorPil()
@@ -162,6 +167,7 @@ class RocProcessor(ProcessorMixin):
             "image_index",
             "region_boxes",
             "region_mask",
+            "entity_type_index",
         ]
 
     def tokenize_descriptions(self, descriptions: Sequence[str]) -> BatchFeature:
@@ -254,8 +260,12 @@ class RocProcessor(ProcessorMixin):
             **self._padded_tokens([text.input_ids for text in encoded]),
             "entity_positions": _padded([text.positions for text in encoded], 0),
             "entity_is_region": _padded([[entity.is_object for entity in row.entities] for row in rows], False),
+            "entity_type_index": _padded([[self._type_number(e) for e in row.entities] for row in rows], -1),
             "truncated": torch.tensor([text.truncated for text in encoded]),
         }
+
+    def _type_number(self, entity: Entity) -> int:
+        return self.entity_types.index(entity.type) if entity.type in self.entity_types else -1
 
     def _padded_tokens(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         return {"input_ids": _padded(ids, self.tokenizer.pad_token_id or 0), "attention_mask": _mask(ids)}

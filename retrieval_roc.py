@@ -141,6 +141,31 @@ def nearest_descriptions(
     return best[..., 0], rows.gather(-1, place)[..., 0]
 
 
+def type_mismatches(
+    type_index: Tensor, pair_index: Tensor, relations: Sequence[Mapping[str, Any]], entity_types: Sequence[str]
+) -> Tensor:
+    """How many of head and tail have a type that a relation does not take.
+
+    Args:
+        type_index: `(batch, entities)` int64, each entity's type as a number into `entity_types`, -1 for no type.
+        pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `type_index`.
+        relations: Mappings of `head_types` and `tail_types`; an empty list takes all types.
+        entity_types: The types.
+
+    Returns:
+        `(batch, pairs, relations)` int64: 0, 1 or 2.
+    """
+    total = type_index.new_zeros(())
+    for side, key in enumerate(("head_types", "tail_types")):
+        refused = torch.tensor(
+            [[bool(own[key]) and name not in own[key] for own in relations] for name in entity_types]
+            + [[False] * len(relations)],  # the row that -1 reads: no type
+            device=type_index.device,
+        )
+        total = total + refused[type_index.gather(1, pair_index[..., side])]
+    return total
+
+
 def retrieval_loss(
     logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:

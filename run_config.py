@@ -59,6 +59,8 @@ class RunConfig:
         description_pooling: See `RocConfig`.
         label_smoothing: See `RocConfig`.
         max_regions: See `RocConfig`.
+        type_constraints: See `RocConfig`.
+        type_penalty: See `RocConfig`.
         markers: `entities` (one encoding for all pairs) or `pair` (one per pair); see `RocProcessor`.
         markers_like: Token whose embedding the markers start with; null to start at random.
         max_length: Most tokens of a text.
@@ -120,6 +122,8 @@ class RunConfig:
     description_pooling: Literal["mean", "max"] = "mean"
     label_smoothing: float = 0.0
     max_regions: int = 10
+    type_constraints: Literal["off", "soft", "hard"] = "off"
+    type_penalty: float = 1.0
     markers: Literal["entities", "pair"] = "entities"
     markers_like: str | None = None
     max_length: int = 128

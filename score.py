@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _score(options: argparse.Namespace) -> dict[str, Any]:
     model, processor = load_model(options.model)
+    if options.type_constraints is not None:
+        model.config.type_constraints = options.type_constraints
+    if options.type_penalty is not None:
+        model.config.type_penalty = options.type_penalty
     unseen = _take_relations(model, processor, options)
     splits = load_dataset_splits(
         options.dataset,
@@ -97,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(MissingImages),
         help="where a picture is missing: stop, drop the row, or go on without; as the training run did if not given",
     )
+    parser.add_argument(
+        "--type_constraints", choices=("off", "soft", "hard"), help="other than the model's: relations by entity types"
+    )
+    parser.add_argument("--type_penalty", type=float, help="other than the model's: for soft constraints")
     parser.add_argument("--relations", help="relation file to use instead of the model's own relations")
     parser.add_argument("--held_out_relations", nargs="+", help="score these of the relations, and their rows, alone")
     parser.add_argument("--num_unseen", type=int, default=0, help="instead, how many train.py held out")

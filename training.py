@@ -19,6 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
+from transformers.utils import CONFIG_NAME
 
 from roc.assembly import (
     build_model,
@@ -31,10 +32,11 @@ from roc.assembly import (
     set_num_threads,
 )
 from roc.averaging import WeightAverage
-from roc.drawing import plot_confusion_matrix, plot_training_curves
+from roc.calibration import calibrate
 from roc.evaluation import Predictions, predict_relations, score_predictions
 from roc.files import atomic_write, replace_folder
 from roc.modeling_roc import RocModel
+from roc.plotting import plot_confusion_matrix, plot_reliability, plot_training_curves
 from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory, load_relations
 from roc.retrieval_roc import descriptions_of
@@ -156,7 +158,7 @@ class TrainingRun:
                 break
         if not self.accelerator.is_main_process:
             return {}  # one JSON line, whatever the number of processes
-        predictions = self._score_saved_model()
+        predictions = self._calibrate_saved_model()
         self.progress.best_val = score_predictions(predictions, self.inventory.none_relation)
         self._save_records(time.perf_counter() - started)
         self._draw(predictions)
@@ -308,16 +310,21 @@ class TrainingRun:
             (folder / RUN_FILE).write_text(settings.to_yaml(), encoding="utf-8")
             (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
-    def _score_saved_model(self) -> Predictions:
-        """Predictions on the validation split of the folder just written, as `score.py` would make them."""
+    def _calibrate_saved_model(self) -> Predictions:
+        """Calibrate the folder just written; returns its predictions on the validation split, as `score.py`'s."""
         saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32).to(self.accelerator.device)
-        return predict_relations(saved, self.processor, self.val_set, batch_size=self.config.eval_batch_size)
+        predictions = predict_relations(saved, self.processor, self.val_set, batch_size=self.config.eval_batch_size)
+        self.calibration = calibrate(saved, predictions)
+        with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
+            file.write(saved.config.to_json_string())
+        return predictions
 
     def _save_records(self, seconds: float) -> None:
         metrics = {
             "best_epoch": self.progress.best_epoch,
             "val": self.progress.best_val,
             "history": self.progress.history,
+            "calibration": self.calibration,
             "seconds": round(seconds, 1),
         }
         with atomic_write(Path(self.config.output_dir) / "metrics.json") as file:
@@ -329,6 +336,7 @@ class TrainingRun:
             plot_training_curves(self.progress.history, folder / "curves.png")
             matrix = confusion_matrix(predictions.predicted, predictions.expected, names)
             plot_confusion_matrix(matrix, names, folder / "confusion.png")
+            plot_reliability(self.calibration["reliability"], folder / "calibration.png")
         except ImportError as error:
             logger.warning("no plots: %s", error)
 

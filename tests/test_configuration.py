@@ -256,3 +256,12 @@ def test_a_residual_pair_is_as_wide_as_its_descriptions() -> None:
     assert RocConfig(text_config=text, relation_config=other, projection_dim=7).embed_dim == 7
     with pytest.raises(ValueError, match="as wide as the text encoder"):
         RocConfig(text_config=text, relation_config=other, alignment="residual")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("none_threshold", 1.5), ("none_threshold", -2), ("probability_temperature", 0), ("type_penalty", -1)],
+)
+def test_decisions_out_of_range_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{field}={value}"):
+        RocConfig(**{field: value})

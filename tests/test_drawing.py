@@ -18,8 +18,6 @@ from roc.drawing import (
     MAX_PAIRS,
     draw_prediction,
     entity_color,
-    plot_confusion_matrix,
-    plot_training_curves,
 )
 
 TEXT = "Ann and her brother Bob in Paris , France ."
@@ -289,96 +287,17 @@ def test_a_pair_of_an_entity_that_is_not_there_is_refused(index: int):
         draw_prediction(None, text=TEXT, entities=[text_entity(TEXT, "Ann")], predictions=[pair(0, index)])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Plots
-
-
-HISTORY = [{"step": step, "loss": 2.0 / step, "learning_rate": 1e-4 / step} for step in range(1, 50)] + [
-    {"step": 25, "val": {"micro_f1": 0.3, "accuracy": 0.5}},
-    {"step": 50, "val": {"micro_f1": 0.5, "accuracy": 0.6}},
-]
-PLOTS = {
-    "curves": lambda path: plot_training_curves(HISTORY, path),
-    "confusion": lambda path: plot_confusion_matrix([[8, 2], [1, 9]], ["peer", "None"], path),
-    "prediction": lambda path: draw_prediction(path, text=TEXT, entities=[], predictions=[]),
-}
-
-
-def written_by(plot: Any, folder: Path) -> Image.Image:
-    path = folder / "plot.png"
-    plot(path)
-    assert list(folder.iterdir()) == [path]
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
-def test_a_run_of_one_epoch_shows_its_points(tmp_path: Path):
-    record = {"step": 9, "loss": 1.0, "learning_rate": 1e-5, "val": {"micro_f1": 0.5, "accuracy": 0.7}}
-    curves = written_by(lambda path: plot_training_curves([record], path), tmp_path)
-    assert all(where(curves, entity_color(index)).sum() > 10 for index in (0, 1, 2, 4))
-
-
-def test_training_curves_show_every_series_in_its_color(tmp_path: Path):
-    curves = written_by(PLOTS["curves"], tmp_path)
-    assert curves.width > 2 * curves.height > 600
-    for index in (0, 1, 2, 4):  # loss, learning rate, micro F1, accuracy
-        assert where(curves, entity_color(index)).any()
-
-
-@pytest.mark.parametrize(
-    "history",
-    [
-        [{"step": 1, "loss": 1.0}],
-        [{"epoch": 1, "micro_f1": 0.5}, {"epoch": 2, "micro_f1": 0.6, "loss": None}],
-        [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}, {"step": 3, "loss": 1.0}],
-        [{"step": 1}],
-    ],
-    ids=["one point", "by epoch", "not finite", "nothing to show"],
-)
-def test_training_curves_of_incomplete_records_are_drawn(history: list[dict[str, Any]], tmp_path: Path):
-    assert written_by(lambda path: plot_training_curves(history, path), tmp_path).height > 300
-
-
-@pytest.mark.parametrize("history", [[], [{"loss": 1.0}]])
-def test_training_curves_without_steps_are_refused(history: list[dict[str, Any]], tmp_path: Path):
-    with pytest.raises(ValueError, match="none has a 'step' or an 'epoch'"):
-        plot_training_curves(history, tmp_path / "curves.png")
-
-
-@pytest.mark.parametrize("matrix", [[[7, 0], [5, 0]], [[1000, 0], [1, 0]]], ids=["frequent", "rare"])
-def test_a_confusion_matrix_is_darkest_where_a_whole_row_goes(matrix: list[list[int]], tmp_path: Path):
-    image = written_by(lambda path: plot_confusion_matrix(matrix, ["peer", "None"], path), tmp_path)
-    darkest_of_blues = (8, 48, 107)
-    # The left half holds the left column of cells, but not the colour bar.
-    left, top, right, bottom = extent(where(image, darkest_of_blues)[:, : image.width // 2])
-    assert bottom - top == pytest.approx(2 * (right - left), rel=0.05)
-
-
-def test_a_confusion_matrix_of_23_relations_is_large_enough_to_read(tmp_path: Path):
-    labels = [f"/per/misc/relation_{i}" for i in range(23)]
-    matrix = np.arange(23 * 23).reshape(23, 23)
-    image = written_by(lambda path: plot_confusion_matrix(matrix, labels, path), tmp_path)
-    assert min(image.size) > 1000
-
-
-def test_a_relation_without_references_has_an_empty_row(tmp_path: Path):
-    assert written_by(lambda path: plot_confusion_matrix(np.zeros((1, 1), int), ["peer"], path), tmp_path).height > 300
-
-
-@pytest.mark.parametrize(("matrix", "labels"), [([[1, 2]], ["peer"]), ([[1]], ["peer", "None"]), ([], [])])
-def test_a_matrix_that_does_not_fit_its_labels_is_refused(matrix: list[Any], labels: list[str], tmp_path: Path):
-    with pytest.raises(ValueError, match="one row and one column per label"):
-        plot_confusion_matrix(matrix, labels, tmp_path / "confusion.png")
-
-
-@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
-def test_a_file_that_is_not_png_is_refused(plot: Any, tmp_path: Path):
+def test_a_drawing_that_is_not_png_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"ends in \.png"):
-        plot(tmp_path / "plot.jpg")
+        draw_prediction(tmp_path / "plot.jpg", text=TEXT, entities=[], predictions=[])
 
 
-@pytest.mark.usefixtures("without_matplotlib")
-@pytest.mark.parametrize("name", ["curves", "confusion"])
-def test_plots_without_matplotlib_say_what_to_install(name: str, tmp_path: Path):
-    with pytest.raises(ImportError, match=r"pip install 'roc\[plots\]'"):
-        PLOTS[name](tmp_path / "plot.png")
+def test_a_pair_without_a_relation_says_so_and_no_bar_stands_out():
+    entities = [text_entity(TEXT, "Ann"), text_entity(TEXT, "Bob")]
+    decided, undecided = ({**pair(0, 1, 0.9, 0.1), "relation": relation} for relation in ("relation 0", None))
+    with_one, without = (
+        draw_prediction(None, text=TEXT, entities=entities, predictions=[p]) for p in (decided, undecided)
+    )
+    assert where(with_one, drawing._FIRST_BAR).any()
+    assert not where(without, drawing._FIRST_BAR).any()
+    assert without.height > with_one.height

@@ -16,6 +16,7 @@ from roc.retrieval_roc import (
     relation_index_of,
     retrieval_loss,
     rows_of_relations,
+    type_mismatches,
 )
 
 
@@ -186,3 +187,19 @@ def test_the_nearest_description_of_a_relation_speaks_for_it() -> None:
     torch.testing.assert_close(found, expected)
     [gradient] = torch.autograd.grad(found[0, 0, 0], descriptions)
     assert gradient.any(dim=-1).nonzero().flatten().tolist() == [int(cosines[0, 0, :3].argmax())]
+
+
+# --- entity types ------------------------------------------------------------------------------------------------
+
+
+def test_mismatches_count_head_and_tail_that_a_relation_does_not_take() -> None:
+    relations = [
+        {"head_types": ["person"], "tail_types": ["person", "location"]},
+        {"head_types": [], "tail_types": ["organization"]},
+        {"head_types": [], "tail_types": []},
+    ]
+    types = ["person", "organization", "location"]
+    type_index = torch.tensor([[0, 1, 2, -1]])
+    pairs = torch.tensor([[[0, 2], [1, 1], [2, 0], [3, 3], [3, 0]]])
+    expected = [[0, 1, 0], [2, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]]
+    assert type_mismatches(type_index, pairs, relations, types).tolist() == [expected]

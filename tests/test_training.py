@@ -1001,7 +1001,7 @@ def test_a_model_that_has_learnt_everything_scores_one() -> None:
 
 
 def test_the_relation_that_means_none_counts_in_the_accuracy_only() -> None:
-    predictions = Predictions(["1", "2"], ["None", "visits"], ["None", "None"])
+    predictions = Predictions(["1", "2"], ["None", "visits"], ["None", "None"], torch.empty(2, 2))
     scores = score_predictions(predictions, "None")
     assert (scores["accuracy"], scores["micro_f1"]) == (0.5, 0.0)
     assert score_predictions(predictions, None)["micro_f1"] == 0.5

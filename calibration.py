@@ -1,0 +1,173 @@
+"""Calibration on a validation split: honest probabilities, and when a pair gets no relation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from roc.evaluation import Predictions
+from roc.modeling_roc import RocModel
+from roc.scoring import relation_scores
+
+NUM_BINS = 15  # Guo et al.
+NUM_HALVES = 2
+
+
+def calibrate(model: RocModel, predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
+    """Choose `probability_temperature` and `none_threshold` on predictions, and say what they are worth.
+
+    Both are chosen on all predictions and written into the model's configuration. What they are worth is measured on
+    each half of the predictions with what the other half chooses.
+
+    Args:
+        model: The model; its configuration is changed.
+        predictions: Its predictions on the validation split, whose pairs without a relation carry `none_relation`.
+        seed: Of the halves.
+
+    Returns:
+        `probability_temperature`, `none_threshold` (None without unrelated pairs, or for the classification head),
+        `calibration_error` (`before` and `after`: see `expected_calibration_error`), `abstention` (per way to say
+        "none", `micro_f1` and `macro_f1`: `described`, the description of "none" wins; `threshold`, the best other
+        relation's cosine is too low; `both`, either), and `reliability` (per bin `confidence`, `accuracy` and
+        `share` of the pairs, after calibration).
+    """
+    config, names = model.config, model.config.relation_names
+    logits = predictions.logits
+    labels = torch.tensor([names.index(name) for name in predictions.expected])
+    halves = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)) % NUM_HALVES)
+    fitted = [fit_temperature(logits[halves != half], labels[halves != half]) for half in range(NUM_HALVES)]
+    before, is_right = logits.softmax(dim=-1).amax(dim=-1), logits.argmax(dim=-1) == labels
+    after = (logits / torch.tensor(fitted)[halves][:, None]).softmax(dim=-1).amax(dim=-1)
+    config.probability_temperature = fit_temperature(logits, labels)
+    report: dict[str, Any] = {
+        "probability_temperature": config.probability_temperature,
+        "none_threshold": None,
+        "calibration_error": {
+            "before": expected_calibration_error(before, is_right),
+            "after": expected_calibration_error(after, is_right),
+        },
+        "reliability": reliability(after, is_right),
+    }
+    none_relation = config.none_relation
+    if config.head == "retrieval" and none_relation in predictions.expected and len(names) > 1:
+        decisions = _Abstention(logits * model.temperature, names, none_relation, predictions.expected)
+        config.none_threshold = report["none_threshold"] = decisions.fit("threshold", torch.arange(len(labels)))
+        report["abstention"] = {
+            way: decisions.scores_of_halves(way, halves) for way in ("described", "threshold", "both")
+        }
+    return report
+
+
+class _Abstention:
+    """Three ways to say "none" on the same cosines.
+
+    Args:
+        cosines: `(pairs, relations)`.
+        names: The relations.
+        none_relation: The one that means "none of these".
+        expected: The true relation of each pair.
+    """
+
+    def __init__(self, cosines: Tensor, names: Sequence[str], none_relation: str, expected: Sequence[str]) -> None:
+        none = names.index(none_relation)
+        others = cosines.clone()
+        others[:, none] = -torch.inf
+        self.best, numbers = others.max(dim=-1)
+        self.none_is_nearest = cosines[:, none] > self.best
+        self.candidates = [names[number] for number in numbers.tolist()]
+        self.none_relation, self.expected = none_relation, expected
+
+    def decide(self, way: str, threshold: float, rows: Tensor) -> list[str]:
+        """The relations of `rows`."""
+        is_none = self.none_is_nearest[rows] if way != "threshold" else torch.zeros(len(rows), dtype=torch.bool)
+        if way != "described":
+            is_none = is_none | (self.best[rows] < threshold)
+        return [self.none_relation if no else self.candidates[row] for row, no in zip(rows.tolist(), is_none.tolist())]
+
+    def fit(self, way: str, rows: Tensor) -> float:
+        """The threshold with the best micro-F1 on `rows`, half-way between two cosines; the lowest of the best."""
+        rows = rows[self.best[rows].argsort(descending=True)]
+        kept = rows[~self.none_is_nearest[rows]] if way == "both" else rows
+        if not len(kept):
+            return 1.0
+        cosines = torch.cat([self.best[kept], torch.tensor([-1.0])])
+        is_right = torch.tensor([self.candidates[row] == self.expected[row] for row in kept.tolist()])
+        num_related = sum(self.expected[row] != self.none_relation for row in rows.tolist())
+        f1 = 2 * is_right.cumsum(0) / (torch.arange(1, len(kept) + 1) + num_related)
+        f1[cosines[:-1] == cosines[1:]] = -1  # equal cosines cannot be told apart
+        last = torch.nonzero(f1 == f1.max())[-1].item()
+        return cosines[last : last + 2].mean().item()
+
+    def scores_of_halves(self, way: str, halves: Tensor) -> dict[str, float]:
+        """The scores with thresholds that the other half of the pairs chose."""
+        rows = [torch.nonzero(halves == half)[:, 0] for half in range(NUM_HALVES)]
+        decided = [self.decide(way, self.fit(way, rows[1 - half]), rows[half]) for half in range(NUM_HALVES)]
+        scores = self._score([name for own in decided for name in own], torch.cat(rows))
+        return {key: scores[key] for key in ("micro_f1", "macro_f1")}
+
+    def _score(self, predicted: Sequence[str], rows: Tensor) -> dict[str, Any]:
+        return relation_scores(
+            predicted, [self.expected[row] for row in rows.tolist()], none_relation=self.none_relation
+        )
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature t that minimises the cross-entropy of `softmax(logits / t)`.
+
+    Args:
+        logits: `(pairs, relations)`.
+        labels: `(pairs,)` int64.
+
+    Returns:
+        t, in [0.05, 20].
+
+    Source:
+        Guo et al., "On Calibration of Modern Neural Networks" (2017), section 4.2. The loss is convex in 1/t: each
+        round of the search zooms in on the best of a grid.
+    """
+    lowest, highest = 0.05, 20.0
+    for _ in range(4):
+        grid = torch.logspace(np.log10(lowest), np.log10(highest), 25)
+        losses = [functional.cross_entropy(logits / t, labels).item() for t in grid]
+        best = int(np.argmin(losses))
+        lowest, highest = grid[max(best - 1, 0)].item(), grid[min(best + 1, len(grid) - 1)].item()
+    return grid[best].item()
+
+
+def reliability(confidences: Tensor, is_right: Tensor) -> list[dict[str, float]]:
+    """How often predictions of like confidence are right.
+
+    Args:
+        confidences: `(pairs,)` in [0, 1], the probability of the predicted relation.
+        is_right: `(pairs,)` bool.
+
+    Returns:
+        Per bin of width 1/15 that holds a pair, its mean `confidence`, its `accuracy` and its `share` of the pairs.
+    """
+    bins = (confidences * NUM_BINS).ceil().clamp(1, NUM_BINS)
+    return [
+        {
+            "confidence": confidences[own].mean().item(),
+            "accuracy": is_right[own].float().mean().item(),
+            "share": own.float().mean().item(),
+        }
+        for own in (bins == number for number in bins.unique())
+    ]
+
+
+def expected_calibration_error(confidences: Tensor, is_right: Tensor) -> float:
+    """The mean distance between confidence and accuracy: sum over bins of `share * |accuracy - confidence|`.
+
+    Args:
+        confidences: As for `reliability`.
+        is_right: As for `reliability`.
+
+    Source:
+        Guo et al. (2017), equation 3, with their 15 bins.
+    """
+    return sum(own["share"] * abs(own["accuracy"] - own["confidence"]) for own in reliability(confidences, is_right))
