@@ -69,6 +69,7 @@ def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.
     )
     if unseen:
         inventory = restrict_inventory(inventory, unseen)
+        model.config.none_threshold = None  # in the zero-shot protocol every pair has one of the relations
     model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
     return unseen
 

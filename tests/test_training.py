@@ -194,12 +194,20 @@ def test_training_writes_model_processor_settings_records_and_drawings(finished:
     pytest.importorskip("matplotlib")
     names = {path.name for path in finished.folder.iterdir()}
     assert names >= {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"}
-    assert names >= {RUN_FILE, "environment.json", "metrics.json", "curves.png", "confusion.png"}
+    assert names >= {RUN_FILE, "environment.json", "metrics.json", "curves.png", "confusion.png", "calibration.png"}
     assert names >= {"modeling_roc.py", "configuration_roc.py", "processing_roc.py"}
-    for name in ("curves.png", "confusion.png"):
+    for name in ("curves.png", "confusion.png", "calibration.png"):
         with Image.open(finished.folder / name) as drawing:
             assert min(drawing.size) > 100
     assert [path.name for path in finished.folder.parent.iterdir()] == ["model"], "temporary files were left behind"
+
+
+def test_the_saved_model_is_calibrated(finished: Finished) -> None:
+    config, calibration = RocModel.from_pretrained(finished.folder).config, finished.metrics["calibration"]
+    assert config.probability_temperature == calibration["probability_temperature"] != 1
+    assert config.none_threshold == calibration["none_threshold"] is not None
+    assert calibration["calibration_error"].keys() == {"before", "after"}
+    assert config.auto_map["AutoModel"] == "modeling_roc.RocModel"
 
 
 def test_the_records_tell_every_epoch(finished: Finished) -> None:
@@ -956,6 +964,10 @@ def test_every_row_has_one_prediction_whatever_the_batch_size(markers: str) -> N
     model, samples = tiny_model(processor), grouped(ROWS)
     results = [predict_relations(model, processor, samples, batch_size=size) for size in (1, 2, 3, 64)]
     assert all(result == results[0] for result in results)
+    for result in results:
+        torch.testing.assert_close(result.logits, results[0].logits)
+    best = [model.config.relation_names[number] for number in results[0].logits.argmax(-1).tolist()]
+    assert results[0].predicted == best
     assert results[0].row_ids == [entry["id"] for entry in ROWS]
     assert results[0].expected == [entry["relation"] for entry in ROWS]
     alone = [predict_relations(model, processor, grouped([entry])).predicted for entry in ROWS[4:]]
