@@ -71,6 +71,7 @@ class RunConfig:
         weight_decay: Of weight matrices; biases and norms have none.
         warmup_ratio: Share of the steps over which learning rates rise from 0; then they fall linearly to 0.
         num_epochs: Passes over the training data.
+        epochs_per_validation: Validate after so many epochs, and after the last one.
         max_steps: Stop after so many optimizer steps; null for `num_epochs`.
         batch_size: Samples per forward pass and process.
         eval_batch_size: Samples per forward pass in validation.
@@ -134,6 +135,7 @@ class RunConfig:
     weight_decay: float = 0.01
     warmup_ratio: float = 0.06
     num_epochs: int = 5
+    epochs_per_validation: int = 1
     max_steps: int | None = None
     batch_size: int = 32
     eval_batch_size: int = 64
@@ -151,7 +153,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         at_least = {"batch_size": 1, "eval_batch_size": 1, "gradient_accumulation_steps": 1, "num_epochs": 1}
-        at_least |= {"max_steps": 1, "max_train_samples": 1, "early_stopping_patience": 1, "image_size": 8}
+        at_least |= {
+            "epochs_per_validation": 1,
+            "max_steps": 1,
+            "max_train_samples": 1,
+            "early_stopping_patience": 1,
+            "image_size": 8,
+        }
         at_least |= {"max_length": 8, "num_workers": 0, "num_threads": 1, "num_unseen": 0, "seed": 0, "weight_decay": 0}
         for name, least in at_least.items():
             value = getattr(self, name)

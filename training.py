@@ -151,6 +151,9 @@ class TrainingRun:
         self._log_start()
         for epoch in range(1, self.num_epochs + 1):
             record = self._train_epoch(epoch)
+            if epoch % self.config.epochs_per_validation and epoch < self.num_epochs:
+                self.progress.history.append(record)
+                continue
             with contextlib.nullcontext() if self.average is None else self.average.applied():
                 self._validate_and_save(epoch, record)
             if self._patience_is_over(epoch):

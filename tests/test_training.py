@@ -439,6 +439,14 @@ def test_the_validation_scores_choose_the_epoch_that_is_kept(
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_validation_may_be_rarer_than_epochs(inputs: Path, tmp_path: Path) -> None:
+    assert main(arguments(inputs, tmp_path / "model", num_epochs=5, epochs_per_validation=2)) == 0
+    records = history(tmp_path / "model")
+    assert [record["epoch"] for record in records if "val" in record] == [2, 4, 5]
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("patience", "scores", "epochs"),
     [("1", (0.5, 0.4), 2), ("2", (0.5, 0.4, 0.6, 0.5, 0.6), 5), ("null", (0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 6)],
