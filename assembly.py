@@ -14,18 +14,22 @@ from typing import Any
 
 import datasets
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
 
 from roc.dataset_scripts.loading import load_dataset_splits
+from roc.entities_roc import shorten
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relation_files import RelationInventory
+from roc.relation_files import RelationInventory, load_relations
 from roc.resources import PACKAGE_ROOT, resolve_model
+from roc.retrieval_roc import descriptions_of
 from roc.run_config import RUN_FILE, RunConfig
 from roc.samples import GroupedSamples, check_relations_known, sample_rows, split_rows, swap_none_pairs
 from roc.zero_shot import restrict_rows
 
+MAX_RESEMBLANCE = 0.4  # cosine of two descriptions in the description encoder; chosen on MNRE
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "pillow")
 
 
@@ -139,6 +143,42 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable()
     return model
+
+
+def encode_negatives(
+    config: RunConfig, processor: RocProcessor, model: RocModel, inventory: RelationInventory
+) -> Tensor | None:
+    """The features of descriptions that hold for no pair.
+
+    Descriptions that resemble one of the inventory's are left out: they may hold after all.
+
+    Args:
+        config: The settings.
+        processor: The model's processor.
+        model: The model; its bank holds the inventory.
+        inventory: The relations to train on.
+
+    Returns:
+        `(num_negatives, feature_dim)`, or None where the settings name no file.
+
+    Raises:
+        ValueError: If the model classifies or its description encoder learns, or no description is left.
+    """
+    if config.negative_relations is None:
+        return None
+    if config.head != "retrieval" or config.share_description_encoder:
+        raise ValueError("negative_relations needs --head retrieval and a frozen description encoder. Leave one out.")
+    texts = descriptions_of(load_relations(config.negative_relations).relations)
+    features = torch.stack([*model.encode_texts(texts, processor).values()])
+    own = functional.normalize(model.relation_bank.features, dim=-1)
+    resemblance = (functional.normalize(features, dim=-1) @ own.T).amax(dim=-1)
+    kept = features[resemblance < MAX_RESEMBLANCE]
+    if not len(kept):
+        raise ValueError(
+            f"negative_relations={config.negative_relations!r}: every description resembles one of "
+            f"{shorten(str(inventory.names))}. Name a file with relations that are farther from them."
+        )
+    return kept
 
 
 def _token_id(processor: RocProcessor, token: str) -> int:

@@ -62,7 +62,7 @@ class RelationEditing(nn.Module):
         checked = normalise_relations(relations, none_relation, self.config.entity_types)
         features = self._known_features()
         texts = descriptions_of(checked)
-        features |= self._encode_texts([text for text in dict.fromkeys(texts) if text not in features], processor)
+        features |= self.encode_texts([text for text in dict.fromkeys(texts) if text not in features], processor)
         self.relation_bank.replace(torch.stack([features[text] for text in texts]), checked)
         self.config.replace_relations(checked, none_relation)
 
@@ -200,8 +200,19 @@ class RelationEditing(nn.Module):
         rows = zip(descriptions_of(self.config.relations), features, filled)
         return {text: row for text, row, is_filled in rows if is_filled}
 
-    def _encode_texts(self, texts: Sequence[str], processor: Any) -> dict[str, Tensor]:
-        """The features of each description, without dropout; texts of like length are encoded together."""
+    def encode_texts(self, texts: Sequence[str], processor: Any) -> dict[str, Tensor]:
+        """Encode descriptions, without dropout; texts of like length are encoded together.
+
+        Args:
+            texts: The descriptions.
+            processor: As for `set_relations`.
+
+        Returns:
+            Of each text its features `(feature_dim,)`, before the projection.
+
+        Raises:
+            ValueError: If a description is too long.
+        """
         if not texts:
             return {}
         tokens = processor.tokenize_descriptions(texts).to(self.device)

@@ -513,6 +513,7 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         entity_type_index: Tensor | None = None,
         relation_input_ids: Tensor | None = None,
         relation_attention_mask: Tensor | None = None,
+        negative_features: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **unused: Any,
@@ -534,6 +535,8 @@ class RocModel(RelationEditing, RocPreTrainedModel):
                 for none. Only `type_constraints` read them.
             relation_input_ids: See `get_relation_features`.
             relation_attention_mask: See `get_relation_features`.
+            negative_features: `(num_negatives, feature_dim)`, as `encode_descriptions` gives them: of descriptions that
+                hold for no pair. Only the loss reads them.
             labels: `(batch, pairs)` int64, index of the relation, -100 for padding.
             num_items_in_batch: See `retrieval_loss`.
             **unused: What the processor adds for its caller, such as `pair_mask` and `truncated`.
@@ -568,7 +571,7 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         loss = None
         if labels is not None:
             loss = retrieval_loss(
-                logits,
+                logits if negative_features is None else self._with_negatives(logits, pair_embeds, negative_features),
                 labels,
                 label_smoothing=self.config.label_smoothing if self.training else 0.0,
                 num_items_in_batch=num_items_in_batch,
@@ -640,6 +643,12 @@ class RocModel(RelationEditing, RocPreTrainedModel):
                 "ROC needs a ViT-like encoder that keeps one token per patch."
             )
         return self.image_embeddings.projection(states[:, num_other:]), grid
+
+    def _with_negatives(self, logits: Tensor, pair_embeds: Tensor, features: Tensor) -> Tensor:
+        """The logits, and behind them those of descriptions that hold for no pair."""
+        with torch.autocast(pair_embeds.device.type, enabled=False):
+            cosines = pair_embeds @ self._project_descriptions(features).T
+        return torch.cat([logits, cosines * self._clamped_scale()], dim=-1)
 
     def _project_pairs(self, vectors: Tensor, start: Tensor | None) -> Tensor:
         projected = self.pair_projection(vectors).float()

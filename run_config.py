@@ -33,6 +33,8 @@ class RunConfig:
         dataset: Which builder reads the data.
         data_dir: Folder of the raw files, or of what a builder wrote.
         relations: Relation file.
+        negative_relations: Relation file with relations that hold for no pair: training pushes pairs away from their
+            descriptions, so that a larger inventory takes fewer pairs; null for none. See `assembly.encode_negatives`.
         missing_images: What to do where a picture is missing: stop, drop the row, or go on without the picture.
         train_split: Split to train on.
         val_split: Split that chooses the best epoch. Never the test split.
@@ -97,6 +99,7 @@ class RunConfig:
     dataset: Literal["mnre", "fewrel", "jsonl", "synthetic"] = "jsonl"
     data_dir: str = "data"
     relations: str = "relations/mnre.yaml"
+    negative_relations: str | None = None
     missing_images: Literal["error", "skip", "no_image"] = "error"
     train_split: str = "train"
     val_split: str = "val"

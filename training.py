@@ -26,6 +26,7 @@ from roc.assembly import (
     build_processor,
     check_output_dir,
     choose_precision,
+    encode_negatives,
     environment,
     load_samples,
     parameter_groups,
@@ -96,7 +97,8 @@ def train(config: RunConfig) -> dict[str, Any]:
     train_set, val_set = load_samples(config, inventory, held_out=held_out)
     processor = build_processor(config)
     model = build_model(config, processor, inventory)
-    run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set)
+    negatives = encode_negatives(config, processor, model, inventory)
+    run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, negatives)
     return run.dry_run() if config.dry_run else run.run()
 
 
@@ -111,6 +113,7 @@ class TrainingRun:
         inventory: The relations.
         train_set: Samples to learn from.
         val_set: Samples that choose the best epoch.
+        negatives: `(num_negatives, feature_dim)`, descriptions that hold for no pair.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class TrainingRun:
         inventory: RelationInventory,
         train_set: GroupedSamples,
         val_set: GroupedSamples,
+        negatives: torch.Tensor | None = None,
     ) -> None:
         self.config, self.accelerator, self.processor = config, accelerator, processor
         self.inventory, self.val_set = inventory, val_set
@@ -143,6 +147,8 @@ class TrainingRun:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.average = None if config.average_decay is None else WeightAverage(self.parameters, config.average_decay)
         self.descriptions = self._descriptions()
+        if negatives is not None:
+            self.descriptions["negative_features"] = negatives.to(accelerator.device)
         self.progress = Progress()
 
     def run(self) -> dict[str, Any]:
@@ -282,7 +288,7 @@ class TrainingRun:
 
     def _encode_relations_anew(self) -> None:
         """A shared description encoder has learnt since the bank was filled."""
-        if self.descriptions:
+        if self.config.head == "retrieval" and self.config.share_description_encoder:
             self._plain_model().set_relations(
                 self.inventory.relations, self.processor, none_relation=self.inventory.none_relation
             )

@@ -1,13 +1,14 @@
 """A relation file for Wikidata properties, out of FewRel's `pid2name.json`.
 
 `python -m roc.dataset_scripts.wikidata --data_dir DIR --split val --output FILE.yaml` writes the relations of one split
-of FewRel. Each is named by its property (`P26`), and described by `LABEL: DESCRIPTION` and by `LABEL`, as Wikidata has
-them.
+of FewRel, or with `--split all` every property that the file lists. Each is named by its property (`P26`), and
+described by `LABEL: DESCRIPTION` and by `LABEL`, as Wikidata has them.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from roc.files import atomic_write
 from roc.programs import run_program
 
 PROPERTIES_FILE = "pid2name.json"
+ALL = "all"
+MAX_CHARACTERS = 250  # longer descriptions are editors' rules, too long for a description encoder
 PROVENANCE = "label and description of the property in Wikidata (CC0), as listed by FewRel's pid2name.json"
 
 
@@ -54,10 +57,15 @@ def relations_of_properties(properties: Any, ids: Iterable[str]) -> list[dict[st
 def relations_of_split(data_dir: Path, split: str) -> list[dict[str, Any]]:
     """The relations of one FewRel split, sorted by property, as `relations_of_properties` describes them.
 
+    `"all"` takes every property with a description of at most `MAX_CHARACTERS`.
+
     Raises:
         ValueError: If a file is not JSON, or as `relations_of_properties`.
     """
     properties = read_json(data_dir / PROPERTIES_FILE)
+    if split == ALL:
+        relations = relations_of_properties(properties, sorted(properties))
+        return [relation for relation in relations if len(relation["descriptions"][0]) <= MAX_CHARACTERS]
     return relations_of_properties(properties, sorted(read_relations(data_dir / FILE_NAMES[split])))
 
 
@@ -67,18 +75,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m roc.dataset_scripts.wikidata", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--data_dir", required=True, help=f"FewRel's folder, with {PROPERTIES_FILE}")
-    parser.add_argument("--split", choices=list(FILE_NAMES), default="val", help="whose relations to describe")
+    parser.add_argument("--split", choices=[*FILE_NAMES, ALL], default="val", help="whose relations to describe")
+    parser.add_argument("--part", default="1/1", help="K/N: every N-th of them, from the K-th on, to keep some apart")
     parser.add_argument("--output", required=True, help="relation file to write (YAML)")
     options = parser.parse_args(arguments)
-    return run_program(lambda: _write(Path(options.data_dir), options.split, Path(options.output)))
+    return run_program(lambda: _write(Path(options.data_dir), options.split, options.part, Path(options.output)))
 
 
-def _write(data_dir: Path, split: str, output: Path) -> dict[str, Any]:
-    relations = relations_of_split(data_dir, split)
+def _write(data_dir: Path, split: str, part: str, output: Path) -> dict[str, Any]:
+    relations = _part_of(relations_of_split(data_dir, split), part)
     content = {"version": 1, "language": "en", "none_relation": None, "relations": relations}
     with atomic_write(output) as target:
         target.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
     return {"output": str(output), "num_relations": len(relations)}
+
+
+def _part_of(relations: list[dict[str, Any]], part: str) -> list[dict[str, Any]]:
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]) <= len(relations):
+        raise ValueError(
+            f"--part {part!r} is out of range: give K/N with 1 <= K <= N <= {len(relations)}, such as 1/2."
+        )
+    return relations[int(match[1]) - 1 :: int(match[2])]
 
 
 if __name__ == "__main__":

@@ -101,6 +101,29 @@ def test_properties_become_a_relation_file(raw: Path, tmp_path: Path, capsys: py
     assert inventory.relations[1]["descriptions"] == ["spouse: is: married to", "spouse"]
 
 
+def test_all_properties_can_be_written_in_parts_without_editors_rules(raw: Path, tmp_path: Path) -> None:
+    properties = {f"P{number}": [f"label {number}", "words"] for number in range(7)}
+    (raw / "pid2name.json").write_text(json.dumps(properties | {"P8": ["long", "a rule for editors " * 20]}))
+    parts = []
+    for part in ("1/2", "2/2"):
+        output = tmp_path / "part.yaml"
+        given = ["--data_dir", str(raw), "--split", "all", "--part", part, "--output", str(output)]
+        assert wikidata.main(given) == 0
+        parts.append(load_relations(output).names)
+    assert parts == [["P0", "P2", "P4", "P6"], ["P1", "P3", "P5"]]
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1/9", "half"])
+def test_a_part_that_there_is_not_is_refused(
+    part: str, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "part.yaml"
+    given = ["--data_dir", str(raw), "--split", "train", "--part", part, "--output", str(output)]
+    assert wikidata.main(given) == 1
+    assert f"--part '{part}' is out of range" in capsys.readouterr().err
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("properties", ['{"P25": ["mother", "female parent"]}', "[]", '{"P26": "spouse"}', "{"])
 def test_a_property_that_is_not_listed_is_an_error_and_writes_nothing(
     properties: str, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
