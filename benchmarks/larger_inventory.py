@@ -1,0 +1,73 @@
+"""How many pairs unrelated relations take away from a model's own ones, on MNRE validation:
+`python benchmarks/larger_inventory.py --model DIR --data_dir MNRE [--relations FILE] [--num_relations 1000]`.
+
+The relations are those of a relation file (such as the half of Wikidata's properties that training has not seen as
+negatives), or made of words out of the model's vocabulary: "WORD: the tail is the WORD of the head.". Those whose
+description resembles one of the model's own are left out, as in training with `negative_relations`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+
+import torch
+from torch.nn import functional
+
+from roc.assembly import MAX_RESEMBLANCE
+from roc.dataset_scripts.loading import load_dataset_splits
+from roc.evaluation import predict_relations, score_predictions
+from roc.inference import load_model
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+from roc.relation_files import load_relations
+from roc.samples import GroupedSamples
+
+
+def main() -> None:
+    """Measure and print one JSON line: the scores with the model's own relations, and with more."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--relations", help="relation file; words of the vocabulary if not given")
+    parser.add_argument("--num_relations", type=int, default=1000, help="at most so many")
+    options = parser.parse_args()
+    model, processor = load_model(options.model)
+    rows = load_dataset_splits(
+        "mnre", options.data_dir, splits=["val"], missing_images="no_image", entity_typer=processor.entity_typer
+    )["val"]
+    samples = GroupedSamples(rows, use_image=model.config.vision_config is not None)
+    descriptions = _of_file(options.relations) if options.relations else _of_words(processor)
+    unrelated = _unrelated(descriptions, model, processor)[: options.num_relations]
+    figures = {"own": _scores(model, processor, samples)}
+    model.add_relations([{"name": f"unrelated: {text}", "descriptions": [text]} for text in unrelated], processor)
+    figures["with_unrelated"] = _scores(model, processor, samples)
+    print(json.dumps({"benchmark": "larger_inventory", "num_unrelated": len(unrelated), **figures}))
+
+
+def _of_file(path: str) -> list[str]:
+    return [relation["descriptions"][0] for relation in load_relations(path).relations]
+
+
+def _of_words(processor: RocProcessor) -> list[str]:
+    words = sorted(word for word in processor.tokenizer.get_vocab() if word.isalpha() and word.islower())
+    random.Random(0).shuffle(words)
+    return [f"{word}: the tail is the {word} of the head." for word in words if len(word) > 4][:2000]
+
+
+def _unrelated(descriptions: list[str], model: RocModel, processor: RocProcessor) -> list[str]:
+    features = model.encode_texts(descriptions, processor)
+    own = functional.normalize(model.relation_bank.features, dim=-1)
+    encoded = functional.normalize(torch.stack([features[text] for text in descriptions]), dim=-1)
+    resemblance = (encoded @ own.T).amax(dim=-1).tolist()
+    return [text for text, cosine in zip(descriptions, resemblance) if cosine < MAX_RESEMBLANCE]
+
+
+def _scores(model: RocModel, processor: RocProcessor, samples: GroupedSamples) -> dict[str, float]:
+    scores = score_predictions(predict_relations(model, processor, samples), model.config.none_relation)
+    return {name: round(scores[name], 4) for name in ("accuracy", "micro_f1")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What a real trained model does with relations written on the spot (slow; needs a run of configs/mnre_minilm.yaml).
+
+`pytest -m slow` looks for it in the folder that ROC_MODEL names, or in outputs/mnre_minilm.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from roc.inference import load_model, parse_entity, predict
+
+RELATIONS = [
+    {
+        "name": "owns",
+        "descriptions": ["owns: the head owns or has bought the tail, such as a house, a car or a company."],
+    },
+    {
+        "name": "opponent",
+        "descriptions": ["opponent: the head and the tail compete against each other in a match or an election."],
+    },
+    {
+        "name": "born in",
+        "descriptions": ["born in: the head was born in the tail, a town or a country."],
+    },
+]
+SENTENCES = [
+    ("Maria just bought a red Tesla and drives it every day", "Maria", "Tesla", "owns"),
+    ("Google acquired YouTube in 2006", "Google", "YouTube", "owns"),
+    ("My neighbour Tom finally has his own boat , the Sea Breeze", "Tom", "Sea Breeze", "owns"),
+    ("Federer lost to Nadal in five sets", "Federer", "Nadal", "opponent"),
+    ("Tonight : Arsenal vs Chelsea , who will win ?", "Arsenal", "Chelsea", "opponent"),
+    ("Kennedy ran against Nixon in 1960", "Kennedy", "Nixon", "opponent"),
+    ("Napoleon was defeated by Wellington at Waterloo", "Napoleon", "Wellington", "opponent"),
+    ("Freddie Mercury was born in Zanzibar", "Freddie Mercury", "Zanzibar", "born in"),
+    ("Einstein , a native of Ulm , moved to Munich", "Einstein", "Ulm", "born in"),
+    ("Happy birthday to Adele , who came into the world in Tottenham", "Adele", "Tottenham", "born in"),
+]
+
+
+@pytest.mark.slow
+def test_relations_written_on_the_spot_rank_sensibly() -> None:
+    folder = Path(os.environ.get("ROC_MODEL", "outputs/mnre_minilm"))
+    if not folder.is_dir():
+        pytest.skip(f"no trained model in {folder}: train configs/mnre_minilm.yaml, or set ROC_MODEL")
+    model, processor = load_model(str(folder))
+    model.set_relations(RELATIONS, processor)
+    model.config.none_threshold = None
+    ranks = []
+    for text, head, tail, relation in SENTENCES:
+        entities = [parse_entity(name, text) for name in (head, tail)]
+        [prediction] = predict(model, processor, text, entities, pairs=[(0, 1)])["predictions"]
+        ranks.append([entry["relation"] for entry in prediction["relations"]].index(relation) + 1)
+    assert sum(rank == 1 for rank in ranks) >= 7, ranks  # by chance 3
+    assert ranks.count(3) <= 1, ranks
