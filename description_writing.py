@@ -270,6 +270,7 @@ def write_descriptions(
                 bar.set_postfix(expense.as_dict(), refresh=False)
                 bar.update()
     except ConnectionError as error:
+        logger.info("used so far: %s", expense.as_dict())
         written = sum(relations[index] is not drafts["relations"][index] for index in todo)
         raise ConnectionError(f"{error} ({written} of {len(todo)} relations are written, and kept.)") from error
     finally:

@@ -126,13 +126,22 @@ def _endpoint(environment: Mapping[str, str]) -> tuple[str, str]:
             "OPENAI_BASE_URL is not set. Set it to the address of a server with OpenAI's protocol, such as "
             "http://localhost:8000/v1 for one of your own, or https://api.openai.com/v1."
         )
-    if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
-        raise ValueError("OPENAI_BASE_URL is no address: it begins with http:// or https://, then a host.")
+    if not _is_address(base_url):
+        raise ValueError("OPENAI_BASE_URL is no address: give http:// or https://, a host, maybe :PORT, and a path.")
     if not key:
         raise ValueError("OPENAI_API_KEY is not set. Set it to your key; for a server of your own, any word may do.")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError("OPENAI_API_KEY holds characters that no key has, such as a space. Copy it once more.")
     return base_url, key
+
+
+def _is_address(base_url: str) -> bool:
+    try:
+        parts = urlsplit(base_url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or brackets around no IPv6 address
+        return False
+    return named and base_url.isprintable() and " " not in base_url
 
 
 def _message(body: Any) -> str:

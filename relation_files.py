@@ -68,7 +68,8 @@ def load_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: As `load_relations`, or if `reviewed` is neither true nor false, or true without descriptions.
+        ValueError: As `load_relations`, or if `language` is no text, or `reviewed` neither true nor false, or true
+            without descriptions.
     """
     return _read(path, _drafts)
 
@@ -97,6 +98,8 @@ def _inventory(content: Any) -> RelationInventory:
 def _drafts(content: Any) -> dict[str, Any]:
     _check_header(content)
     none_relation = content.get("none_relation")
+    if not isinstance(content.get("language"), str | None):
+        raise ValueError(f"language is a code such as 'en'; given {content['language']!r}. In YAML, quote it.")
     # any text passes for a description that is still to be written; it is taken out again below
     relations = [_without_provenance(given) for given in content["relations"]]
     checked = normalise_relations(

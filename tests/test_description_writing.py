@@ -286,8 +286,9 @@ def test_a_relation_that_fails_does_not_stop_the_others(serve: Any, tmp_path: Pa
 
 
 def test_when_the_server_fails_midway_the_answers_that_came_are_kept_and_the_next_run_goes_on(
-    serve: Any, tmp_path: Path
+    serve: Any, tmp_path: Path, caplog: Any
 ) -> None:
+    caplog.set_level("INFO")
     out_of_credit = (402, {"error": {"message": "out of credit"}}, {})
     server, describe = serve(completion(ANSWER), out_of_credit, completion(ANSWER))
     before = drafts(*map(relation, "abcd"))
@@ -295,6 +296,7 @@ def test_when_the_server_fails_midway_the_answers_that_came_are_kept_and_the_nex
     with pytest.raises(ConnectionError, match=r"status 402: out of credit.*\(1 of 4 relations are written, and kept"):
         write_descriptions(tmp_path / "out.yaml", before, ask, expense=Expense())
     assert len(server.requests) == 2
+    assert "used so far: {'input_tokens': 100, 'output_tokens': 10}" in caplog.text
     after = load_drafts(tmp_path / "out.yaml")
     assert [own["name"] for own in after["relations"] if own["descriptions"]] == ["a"]
     assert [path.name for path in tmp_path.iterdir()] == ["out.yaml"]

@@ -96,6 +96,10 @@ def test_a_draft_may_lack_descriptions_and_keeps_where_they_come_from(tmp_path: 
     ("content", "message"),
     [
         (FILE.replace("reviewed: true", "reviewed: maybe"), "reviewed is true or false; given 'maybe'"),
+        (
+            FILE.replace("language: en", "language: no"),
+            "language is a code such as 'en'; given False. In YAML, quote it",
+        ),
         ("relations: [{name: a, reviewed: true}]", "'a' is marked as reviewed, but has no description"),
         (FILE.replace("[person]", "[human]"), "head_types holds 'human'; allowed are"),
         (FILE.replace("- The head was born in the tail.", '- ""'), "at least one description and no empty one"),
