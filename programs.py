@@ -15,14 +15,15 @@ from transformers.utils import logging as transformers_logging
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StrictDataclassError)
 
 
-def run_program(program: Callable[[], dict[str, Any]]) -> int:
+def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[Any], bool] = lambda _: False) -> int:
     """Run a program: its result as one JSON line on stdout, logs on stderr, an expected error as one line there.
 
     Args:
         program: Returns what can be written as JSON; an empty result is not printed.
+        incomplete: Whether a result, which is printed all the same, is not all that was asked for.
 
     Returns:
-        The exit code: 0, or 1 after an error (wrong usage exits with 2 in argparse).
+        The exit code: 0, or 1 after an error or an incomplete result (wrong usage exits with 2 in argparse).
     """
     _set_up_logging()
     try:
@@ -33,13 +34,13 @@ def run_program(program: Callable[[], dict[str, Any]]) -> int:
         return 1
     if result:
         print(line)
-    return 0
+    return int(incomplete(result))
 
 
 def _set_up_logging() -> None:
     """Messages go to stderr, and progress bars too where somebody watches."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "datasets", "huggingface_hub"):
+    for noisy in ("httpx", "httpx2", "datasets", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()

@@ -14,13 +14,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from roc.configuration_roc import did_you_mean
 from roc.dataset_scripts.fewrel import FILE_NAMES, read_relations
 from roc.dataset_scripts.raw_files import read_json
-from roc.files import atomic_write
 from roc.programs import run_program
+from roc.relation_files import write_relation_file
 
 PROPERTIES_FILE = "pid2name.json"
 ALL = "all"
@@ -85,8 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write(data_dir: Path, split: str, part: str, output: Path) -> dict[str, Any]:
     relations = _part_of(relations_of_split(data_dir, split), part)
     content = {"version": 1, "language": "en", "none_relation": None, "relations": relations}
-    with atomic_write(output) as target:
-        target.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    write_relation_file(output, content)
     return {"output": str(output), "num_relations": len(relations)}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from roc.relation_files import load_relations
+from roc.relation_files import load_drafts, load_relations, write_relation_file
 from roc.resources import find_file, resolve_model
 
 FILE = """
@@ -78,6 +78,57 @@ def test_a_malformed_file_is_refused_and_named(tmp_path: Path, content: str, mes
     path = write(tmp_path, content)
     with pytest.raises(ValueError, match=f"(?s){path}: .*{message}"):
         load_relations(path)
+
+
+def test_a_draft_may_lack_descriptions_and_keeps_where_they_come_from(tmp_path: Path) -> None:
+    path = write(tmp_path, FILE + "- name: /per/loc/live\n  head_types: person\n- {name: other, descriptions: []}\n")
+    drafts = load_drafts(path)
+    assert (drafts["version"], drafts["language"], drafts["none_relation"]) == (1, "en", "None")
+    assert drafts["relations"][1]["provenance"] == "written by hand"
+    assert drafts["relations"][1]["reviewed"] is True
+    unwritten = {"name": "/per/loc/live", "descriptions": [], "head_types": ["person"], "tail_types": []}
+    assert drafts["relations"][2:] == [unwritten, {**unwritten, "name": "other", "head_types": []}]
+    with pytest.raises(ValueError, match="'/per/loc/live' needs at least one description"):
+        load_relations(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (FILE.replace("reviewed: true", "reviewed: maybe"), "reviewed is true or false; given 'maybe'"),
+        (
+            FILE.replace("language: en", "language: no"),
+            "language is a code such as 'en'; given False. In YAML, quote it",
+        ),
+        ("relations: [{name: a, reviewed: true}]", "'a' is marked as reviewed, but has no description"),
+        (FILE.replace("[person]", "[human]"), "head_types holds 'human'; allowed are"),
+        (FILE.replace("- The head was born in the tail.", '- ""'), "at least one description and no empty one"),
+        ("relations: [{names: a}]", "has an unknown key 'names'"),
+        ("relations: [a]", "a relation is a mapping with the keys .* given 'a'"),
+        ("relations: [", "while parsing a flow"),
+        ("", "a relation file is a mapping with the keys"),
+    ],
+)
+def test_a_malformed_draft_is_refused_and_named(tmp_path: Path, content: str, message: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(ValueError, match=f"(?s){path}: .*{message}"):
+        load_drafts(path)
+
+
+def test_a_draft_that_is_nowhere_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no file 'nowhere\.yaml'"):
+        load_drafts("nowhere.yaml")
+
+
+def test_a_written_file_reads_as_it_was_with_each_description_on_one_line(tmp_path: Path) -> None:
+    drafts = load_drafts(write(tmp_path, FILE))
+    long = "- Großes: \"中\" # 'x'" + " long" * 100
+    drafts["relations"][0]["descriptions"] = ["no", long]
+    copy = tmp_path / "new" / "copy.yaml"
+    write_relation_file(copy, drafts)
+    assert load_drafts(copy) == drafts
+    [line] = [line for line in copy.read_text(encoding="utf-8").splitlines() if "Großes" in line]
+    assert line.count("long") == 100
 
 
 def test_a_file_that_is_not_utf_8_is_refused_and_named(tmp_path: Path) -> None:

@@ -246,6 +246,13 @@ def test_a_result_is_one_json_line_on_stdout(capsys: pytest.CaptureFixture[str])
     assert json.loads(out) == {"text": "é\n", "score": 0.5}
 
 
+@pytest.mark.parametrize("failed", [0, 2])
+def test_an_incomplete_result_is_printed_all_the_same(failed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run_program(lambda: {"failed": failed}, incomplete=lambda result: result["failed"] > 0)
+    assert code == (1 if failed else 0)
+    assert json.loads(capsys.readouterr().out) == {"failed": failed}
+
+
 def test_an_empty_result_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_program(dict) == 0
     assert capsys.readouterr().out == ""
