@@ -142,11 +142,10 @@ class RelationEditing(nn.Module):
             ValueError: If the model has no relations, their descriptions have not been encoded, or it classifies.
         """
         self._need_retrieval("save_relations")
-        features = self.relation_bank.features
-        if not len(features) or len(features) != self.config.num_descriptions or not features.any(dim=-1).all():
-            raise ValueError("The bank holds no encoded descriptions yet: call model.set_relations first.")
+        self._need_encoded()
         relations, none_relation = self.config.relations, self.config.none_relation
-        write_relations(path, SavedRelations(relations, none_relation, features, self._encoder_of_bank()))
+        features, encoder = self.relation_bank.features, self._encoder_of_bank()
+        write_relations(path, SavedRelations(relations, none_relation, features, encoder))
 
     @torch.no_grad()
     def load_relations(self, path: str | os.PathLike[str], processor: Any) -> None:
@@ -182,6 +181,11 @@ class RelationEditing(nn.Module):
     def _encoder_of_bank(self) -> str | None:
         """The fingerprint of the encoder that gave the bank's features; None for one that may have learnt since."""
         return encoder_fingerprint(self.relation_model) if self.relation_model is not None else None
+
+    def _need_encoded(self) -> None:
+        features = self.relation_bank.features
+        if not len(features) or len(features) != self.config.num_descriptions or not features.any(dim=-1).all():
+            raise ValueError("The bank holds no encoded descriptions yet: call model.set_relations first.")
 
     def _need_known(self, names: Iterable[str]) -> None:
         known = dict.fromkeys(self.config.relation_names)

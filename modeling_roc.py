@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_roc import RocConfig
 from .editing_roc import RelationEditing
+from .index_roc import RelationIndex
 from .retrieval_roc import (
     RelationBank,
     descriptions_of,
@@ -436,6 +437,25 @@ class RocModel(RelationEditing, RocPreTrainedModel):
             return torch.searchsorted(relation_index_of(self.config.relations).to(relations.device), relations)
         descriptions, relation_index = self.get_description_features(), self.relation_bank.relation_index
         return nearest_descriptions(pair_embeds, descriptions, relation_index, relations)[1]
+
+    @torch.no_grad()
+    def index_relations(self, *, exact: bool | None = None) -> RelationIndex:
+        """Take a snapshot of the relations to search in, for inventories where scoring every relation is slow.
+
+        Args:
+            exact: See `RelationIndex`.
+
+        Returns:
+            The index; its `search` takes what `get_pair_features` returns, real pairs only.
+
+        Raises:
+            ValueError: If the model has no relations, their descriptions have not been encoded, or it classifies.
+            ImportError: As `RelationIndex`.
+        """
+        self._need_retrieval("index_relations")
+        self._need_encoded()
+        descriptions, pooling = self.get_description_features(), self.config.description_pooling
+        return RelationIndex(self.config.relations, descriptions, pooling=pooling, exact=exact)
 
     def encode_descriptions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode descriptions, before the projection.

@@ -132,13 +132,15 @@ def nearest_descriptions(
         `(num_pairs, k)`, its cosine; `(num_pairs, k)` int64, its row of `description_embeds`.
     """
     counts = torch.bincount(relation_index)
-    firsts = counts.cumsum(0) - counts
-    steps = torch.arange(int(counts.max()), device=counts.device)
-    is_own = steps < counts[relations][..., None]  # (pairs, k, most descriptions of a relation)
-    rows = torch.where(is_own, firsts[relations][..., None] + steps, 0)
-    cosines = (pair_embeds[:, None, None] * description_embeds[rows]).sum(-1).masked_fill(~is_own, -torch.inf)
-    best, place = cosines.max(dim=-1, keepdim=True)
-    return best[..., 0], rows.gather(-1, place)[..., 0]
+    last = counts.cumsum(0)[relations] - 1
+    first = last - counts[relations] + 1
+    best, nearest = torch.full_like(first, -torch.inf, dtype=pair_embeds.dtype), first
+    for step in range(int(counts.max())):  # one description of each at a time: few have many
+        rows = torch.minimum(first + step, last)
+        cosines = (pair_embeds[:, None] * description_embeds[rows]).sum(-1)
+        is_nearer = cosines > best
+        best, nearest = torch.where(is_nearer, cosines, best), torch.where(is_nearer, rows, nearest)
+    return best, nearest
 
 
 def type_mismatches(

@@ -35,19 +35,19 @@ SMALL_VIT = {
 }
 
 
-def build() -> tuple[RocModel, RocProcessor]:
-    """MiniLM, a small ViT and the relations of MNRE."""
+def build(*, vision: bool = True, **config_fields: Any) -> tuple[RocModel, RocProcessor]:
+    """MiniLM, a small ViT (none without `vision`) and the relations of MNRE; further fields as `RocConfig`."""
     inventory = load_relations("relations/mnre.yaml")
     folder = resolve_model(TEXT_MODEL)
-    processor = RocProcessor(
-        ViTImageProcessorPil(size={"height": 224, "width": 224}), AutoTokenizer.from_pretrained(folder)
-    )
+    image_processor = ViTImageProcessorPil(size={"height": 224, "width": 224}) if vision else None
+    processor = RocProcessor(image_processor, AutoTokenizer.from_pretrained(folder))
     model = RocModel.from_backbones(
         folder,
-        SMALL_VIT,
+        SMALL_VIT if vision else None,
         vocab_size=len(processor.tokenizer),
         relations=inventory.relations,
         none_relation=inventory.none_relation,
+        **config_fields,
     )
     model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
     return model, processor

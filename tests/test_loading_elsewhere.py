@@ -54,6 +54,27 @@ print(json.dumps({
     "roc": sys.modules.get("roc") is not None,
 }))
 """
+EDIT_AND_SEARCH = """
+import json, sys
+import torch
+from transformers import AutoModel, AutoProcessor
+
+folder, out, text, entities, relations = sys.argv[1], sys.argv[2], sys.argv[3], *map(json.loads, sys.argv[4:])
+torch.set_num_threads(1)
+processor = AutoProcessor.from_pretrained(folder, **options)
+model = AutoModel.from_pretrained(folder, **options)
+model.add_relations(relations, processor)
+model.save_relations(out)
+model.save_pretrained(out + "-edited")
+model = AutoModel.from_pretrained(out + "-edited", **options)
+inputs = processor(text=text, entities=entities)
+with torch.no_grad():
+    pairs = model(**inputs).pair_embeds[inputs["pair_mask"].bool()]
+edited = [model.index_relations(exact=exact).search(pairs, top_k=5).names for exact in (None, False)]
+model.remove_relations([relations[0]["name"]])
+model.load_relations(out, processor)
+print(json.dumps({"edited": edited, "loaded": model.index_relations().search(pairs, top_k=5).names}))
+"""
 OTHER_RELATIONS = [{"name": "visits", "descriptions": ["the head visits the tail", "the head met the tail"]}]
 
 
@@ -67,7 +88,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_elsewhere(start: str, folder: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]:
+def run_elsewhere(start: str, folder: Path, tmp_path: Path, *, program: str = PROGRAM) -> tuple[dict[str, Any], Path]:
     """Run the program in an empty folder, with a fresh cache for the copied code."""
     cwd = tmp_path / "elsewhere"
     cwd.mkdir()
@@ -76,7 +97,7 @@ def run_elsewhere(start: str, folder: Path, tmp_path: Path) -> tuple[dict[str, A
     out = tmp_path / "logits.safetensors"
     arguments = [str(folder), str(out), TEXT, json.dumps(ENTITIES), json.dumps(OTHER_RELATIONS)]
     done = subprocess.run(
-        [sys.executable, "-c", start + PROGRAM, *arguments],
+        [sys.executable, "-c", start + program, *arguments],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -113,10 +134,22 @@ def test_a_saved_model_gives_the_same_logits_elsewhere(start: str, saved: Path, 
     assert {path.name for path in again.iterdir()} >= {path.name for path in saved.iterdir()}, "code was left behind"
 
 
+def test_relations_are_edited_searched_saved_and_loaded_elsewhere(saved: Path, tmp_path: Path) -> None:
+    told, _ = run_elsewhere(WITHOUT_ROC, saved, tmp_path, program=EDIT_AND_SEARCH)
+    processor = tiny_processor(max_length=100)
+    model = tiny_model(processor)
+    model.add_relations(OTHER_RELATIONS, processor)
+    inputs = processor(text=TEXT, entities=ENTITIES)
+    with torch.no_grad():
+        ranked = model.rank_relations(model(**inputs), inputs["pair_mask"], top_k=5)
+    names = [[found["relation"] for found in row] for row in ranked]
+    assert told == {"edited": [names, names], "loaded": names}
+
+
 def test_a_saved_folder_holds_safetensors_settings_tokenizer_and_code_only(saved: Path) -> None:
     names = {path.name for path in saved.iterdir()}
     code = {name for name in names if name.endswith("_roc.py")}
-    parts = ("configuration", "modeling", "editing", "retrieval", "processing")
+    parts = ("configuration", "modeling", "retrieval", "editing", "bank_files", "index", "processing")
     assert code >= {f"{part}_roc.py" for part in parts}
     assert names - code == {
         "config.json",

@@ -31,7 +31,7 @@ def test_a_python_block_runs_and_prints_what_it_promises(block: str, tmp_path: P
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     promised = of_kind("text")[0].splitlines()
-    form = re.compile(r"0\.\d{3} \S+: .+|1\.000 \S+: .+")
+    form = re.compile(r"-?0\.\d{3} \S+: .+|1\.000 \S+: .+")
     assert len(run.stdout.splitlines()) == len(promised)
     assert all(form.fullmatch(line) for line in [*promised, *run.stdout.splitlines()])
 
