@@ -2,8 +2,8 @@
 `python benchmarks/larger_inventory.py --model DIR --data_dir MNRE [--relations FILE] [--num_relations 1000]`.
 
 The relations are those of a relation file (such as the half of Wikidata's properties that training has not seen as
-negatives), or made of words out of the model's vocabulary: "WORD: the tail is the WORD of the head.". Those whose
-description resembles one of the model's own are left out, as in training with `negative_relations`.
+negatives), or words out of the model's vocabulary. Those whose description resembles one of the model's own are left
+out, as in training with `negative_relations`.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def main() -> None:
 
 
 def _of_file(path: str) -> list[str]:
-    return [relation["descriptions"][0] for relation in load_relations(path).relations]
+    return list(dict.fromkeys(relation["descriptions"][0] for relation in load_relations(path).relations))
 
 
 def _of_words(processor: RocProcessor) -> list[str]:
     words = sorted(word for word in processor.tokenizer.get_vocab() if word.isalpha() and word.islower())
     random.Random(0).shuffle(words)
-    return [f"{word}: the tail is the {word} of the head." for word in words if len(word) > 4][:2000]
+    return [word for word in words if len(word) > 4][:2000]
 
 
 def _unrelated(descriptions: list[str], model: RocModel, processor: RocProcessor) -> list[str]:
