@@ -120,6 +120,41 @@ def plot_reliability(bins: Sequence[Mapping[str, float]], path: str | os.PathLik
     _save_figure(figure, path)
 
 
+def plot_scores_by_share(
+    scores: Mapping[str, Mapping[float, Sequence[float]]], path: str | os.PathLike[str], *, score: str
+) -> None:
+    """Plot how a score grows with the share of the training data: the mean of the seeds, and each of them as a dot.
+
+    Args:
+        scores: Per line its label, and per share in (0, 1] the scores of the seeds.
+        path: PNG file to write, whole or not at all.
+        score: What is on the y axis.
+
+    Raises:
+        ValueError: If there is no score, or `path` is no `.png`.
+        ImportError: If matplotlib isn't installed.
+    """
+    check_png(path)
+    if not any(seeds for own in scores.values() for seeds in own.values()):
+        raise ValueError("There are no scores to plot: give at least one.")
+    figure = _new_figure(6.0, 4.2)
+    axes = figure.subplots()
+    for number, (label, own) in enumerate(scores.items()):
+        color = _web_color(entity_color(number))
+        shares = sorted(share for share in own if own[share])
+        axes.plot(shares, [np.mean(own[share]) for share in shares], color=color, label=label)
+        for share in shares:
+            axes.scatter([share] * len(own[share]), own[share], color=color, s=14)
+    ticks = sorted({share for own in scores.values() for share in own})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{share:.0%}" for share in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="share of the training data", ylabel=score)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="upper left")
+    _save_figure(figure, path)
+
+
 def _new_figure(width: float, height: float) -> Figure:
     """A figure of its own (inches), without pyplot's global state and without a display."""
     try:

@@ -13,7 +13,7 @@ from PIL import Image
 from test_drawing import extent, where
 
 from roc.drawing import entity_color
-from roc.plotting import plot_confusion_matrix, plot_reliability, plot_training_curves
+from roc.plotting import plot_confusion_matrix, plot_reliability, plot_scores_by_share, plot_training_curves
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ HISTORY = [{"step": step, "loss": 2.0 / step, "learning_rate": 1e-4 / step} for 
 PLOTS = {
     "curves": lambda path: plot_training_curves(HISTORY, path),
     "confusion": lambda path: plot_confusion_matrix([[8, 2], [1, 9]], ["peer", "None"], path),
+    "by share": lambda path: plot_scores_by_share({"model": {0.1: [0.3, 0.4]}}, path, score="micro F1"),
     "reliability": lambda path: plot_reliability([{"confidence": 0.5, "accuracy": 0.4, "share": 1.0}], path),
 }
 
@@ -127,3 +128,16 @@ def test_a_reliability_plot_has_its_points_where_the_bins_are(tmp_path: Path):
 def test_a_reliability_plot_needs_a_bin(tmp_path: Path):
     with pytest.raises(ValueError, match="no bins"):
         plot_reliability([], tmp_path / "calibration.png")
+
+
+def test_scores_by_share_have_a_colour_for_each_line_and_more_score_is_higher(tmp_path: Path):
+    scores = {"low": {0.01: [0.1, 0.12], 0.1: [0.2]}, "high": {0.01: [0.7], 0.1: [0.8, 0.9], 1.0: []}}
+    plot = written_by(lambda path: plot_scores_by_share(scores, path, score="micro F1"), tmp_path)
+    below_legend = np.asarray(plot)[plot.height // 4 :]
+    rows = [np.flatnonzero((below_legend == entity_color(n)).all(-1).any(1)) for n in (0, 1)]
+    assert rows[1].mean() < rows[0].mean()
+
+
+def test_scores_by_share_need_a_score(tmp_path: Path):
+    with pytest.raises(ValueError, match="no scores"):
+        plot_scores_by_share({"model": {0.1: []}}, tmp_path / "curves.png", score="micro F1")

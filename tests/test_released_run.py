@@ -1,6 +1,6 @@
-"""What a real trained model does with relations written on the spot (slow; needs a run of configs/mnre_minilm.yaml).
+"""Relations written on the spot, and a real trained model (slow; needs a run of configs/mnre_open_minilm.yaml).
 
-`pytest -m slow` looks for it in the folder that ROC_MODEL names, or in outputs/mnre_minilm.
+`pytest -m slow` looks for it in the folder that ROC_MODEL names, or in outputs/mnre_open_minilm.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ SENTENCES = [
 
 @pytest.mark.slow
 def test_relations_written_on_the_spot_rank_sensibly() -> None:
-    folder = Path(os.environ.get("ROC_MODEL", "outputs/mnre_minilm"))
+    folder = Path(os.environ.get("ROC_MODEL", "outputs/mnre_open_minilm"))
     if not folder.is_dir():
-        pytest.skip(f"no trained model in {folder}: train configs/mnre_minilm.yaml, or set ROC_MODEL")
+        pytest.skip(f"no trained model in {folder}: train configs/mnre_open_minilm.yaml, or set ROC_MODEL")
     model, processor = load_model(str(folder))
     model.set_relations(RELATIONS, processor)
     model.config.none_threshold = None

@@ -1,0 +1,56 @@
+"""How scores grow with the training data, out of finished runs:
+`python benchmarks/few_examples.py RUN_FOLDER ... --output CURVES.png`.
+
+Each folder is a run of train.py; its head, `train_share` and seed are read from the settings saved there. Prints one
+JSON line with the mean of the seeds, and draws micro-F1 against the share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+
+from roc.plotting import plot_scores_by_share
+from roc.run_config import RUN_FILE
+
+LABELS = {"retrieval": "retrieval over descriptions", "classification": "classification"}
+SCORES = ("micro_f1", "macro_f1")
+
+
+def main() -> None:
+    """Read the runs, print one JSON line, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="folders that train.py wrote")
+    parser.add_argument("--output", required=True, help="PNG file")
+    options = parser.parse_args()
+    found: dict[str, dict[float, list[dict[str, Any]]]] = {head: {} for head in LABELS}
+    for folder in map(Path, options.runs):
+        settings = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
+        val = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["val"]
+        own = {"seed": settings["seed"]} | {score: round(val[score], 4) for score in SCORES}
+        found[settings["head"]].setdefault(settings["train_share"], []).append(own)
+    curves = {
+        LABELS[head]: {share: [run["micro_f1"] for run in runs] for share, runs in shares.items()}
+        for head, shares in found.items()
+    }
+    plot_scores_by_share(curves, options.output, score="validation micro-F1")
+    table = {
+        head: {
+            share: {
+                **{f"mean_{score}": round(mean(run[score] for run in runs), 4) for score in SCORES},
+                "runs": sorted(runs, key=lambda run: run["seed"]),
+            }
+            for share, runs in sorted(shares.items())
+        }
+        for head, shares in found.items()
+    }
+    print(json.dumps({"benchmark": "few_examples", **table}))
+
+
+if __name__ == "__main__":
+    main()
