@@ -1,8 +1,8 @@
 """How many pairs unrelated relations take away from a model's own ones, on MNRE validation:
 `python benchmarks/larger_inventory.py --model DIR --data_dir MNRE [--relations FILE] [--num_relations 1000]`.
 
-The relations are those of a relation file (such as the half of Wikidata's properties that training has not seen as
-negatives), or words out of the model's vocabulary. Those whose description resembles one of the model's own are left
+The relations are words out of the model's vocabulary, and those of a relation file (such as the half of Wikidata's
+properties that training has not seen as negatives). Those whose description resembles one of the model's own are left
 out, as in training with `negative_relations`.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -30,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--relations", help="relation file; words of the vocabulary if not given")
+    parser.add_argument("--relations", help="relation file")
     parser.add_argument("--num_relations", type=int, default=1000, help="at most so many")
     options = parser.parse_args()
     model, processor = load_model(options.model)
@@ -38,12 +39,15 @@ def main() -> None:
         "mnre", options.data_dir, splits=["val"], missing_images="no_image", entity_typer=processor.entity_typer
     )["val"]
     samples = GroupedSamples(rows, use_image=model.config.vision_config is not None)
-    descriptions = _of_file(options.relations) if options.relations else _of_words(processor)
-    unrelated = _unrelated(descriptions, model, processor)[: options.num_relations]
-    figures = {"own": _scores(model, processor, samples)}
-    model.add_relations([{"name": f"unrelated: {text}", "descriptions": [text]} for text in unrelated], processor)
-    figures["with_unrelated"] = _scores(model, processor, samples)
-    print(json.dumps({"benchmark": "larger_inventory", "num_unrelated": len(unrelated), **figures}))
+    sets = {"words": _of_words(processor)} | ({"file": _of_file(options.relations)} if options.relations else {})
+    figures: dict[str, Any] = {"own": _scores(model, processor, samples)}
+    own = model.config.relation_names
+    for name, descriptions in sets.items():
+        unrelated = _unrelated(descriptions, model, processor)[: options.num_relations]
+        model.add_relations([{"name": f"unrelated: {text}", "descriptions": [text]} for text in unrelated], processor)
+        figures[name] = {"num_unrelated": len(unrelated), **_scores(model, processor, samples)}
+        model.subset_relations(own)
+    print(json.dumps({"benchmark": "larger_inventory", **figures}))
 
 
 def _of_file(path: str) -> list[str]:
