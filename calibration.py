@@ -10,31 +10,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from roc.evaluation import Predictions
+from roc.evaluation import Predictions, predict_relations
 from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+from roc.samples import GroupedSamples
 from roc.scoring import relation_scores
 
 NUM_BINS = 15  # Guo et al.
 NUM_HALVES = 2
 
 
-def calibrate(model: RocModel, predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
+def calibrate(
+    model: RocModel, predictions: Predictions, by_label: Predictions | None = None, *, seed: int = 0
+) -> dict[str, Any]:
     """Choose `probability_temperature` and `none_threshold` on predictions, and say what they are worth.
 
     Both are chosen on all predictions and written into the model's configuration. What they are worth is measured on
     each half of the predictions with what the other half chooses.
 
+    The threshold is for relations that training has not seen, whose descriptions lie farther from their pairs than
+    those that it has read hundreds of times. Relations described by their labels alone, which training does not read,
+    stand in for them.
+
     Args:
         model: The model; its configuration is changed.
         predictions: Its predictions on the validation split, whose pairs without a relation carry `none_relation`.
+        by_label: The same with relations described by their labels (`predict_by_label`); None to choose no threshold.
         seed: Of the halves.
 
     Returns:
-        `probability_temperature`, `none_threshold` (None without unrelated pairs, or for the classification head),
-        `calibration_error` (`before` and `after`: see `expected_calibration_error`), `abstention` (per way to say
-        "none", `micro_f1` and `macro_f1`: `described`, the description of "none" wins; `threshold`, the best other
-        relation's cosine is too low; `both`, either), and `reliability` (per bin `confidence`, `accuracy` and
-        `share` of the pairs, after calibration).
+        `probability_temperature`, `calibration_error` (`before` and `after`: see `expected_calibration_error`),
+        `reliability` (per bin `confidence`, `accuracy` and `share` of the pairs, after calibration); and where there
+        are unrelated pairs and `by_label`, `none_threshold`, `abstention` (per way to say "none", `micro_f1` and
+        `macro_f1`: `described`, the description of "none" wins; `threshold`, the best other relation's cosine is too
+        low; `both`, either) and `abstention_by_label` (the same of `threshold` and of `never`).
     """
     config, names = model.config, model.config.relation_names
     logits = predictions.logits
@@ -46,7 +55,6 @@ def calibrate(model: RocModel, predictions: Predictions, *, seed: int = 0) -> di
     config.probability_temperature = fit_temperature(logits, labels)
     report: dict[str, Any] = {
         "probability_temperature": config.probability_temperature,
-        "none_threshold": None,
         "calibration_error": {
             "before": expected_calibration_error(before, is_right),
             "after": expected_calibration_error(after, is_right),
@@ -54,17 +62,41 @@ def calibrate(model: RocModel, predictions: Predictions, *, seed: int = 0) -> di
         "reliability": reliability(after, is_right),
     }
     none_relation = config.none_relation
-    if config.head == "retrieval" and none_relation in predictions.expected and len(names) > 1:
-        decisions = _Abstention(logits * model.temperature, names, none_relation, predictions.expected)
-        config.none_threshold = report["none_threshold"] = decisions.fit("threshold", torch.arange(len(labels)))
-        report["abstention"] = {
-            way: decisions.scores_of_halves(way, halves) for way in ("described", "threshold", "both")
-        }
+    if by_label is not None and none_relation in predictions.expected and len(names) > 1:
+        seen, unseen = (
+            _Abstention(own.logits * model.temperature, names, none_relation, predictions.expected)
+            for own in (predictions, by_label)
+        )
+        config.none_threshold = report["none_threshold"] = unseen.fit("threshold", torch.arange(len(labels)))
+        report["abstention"] = {way: seen.scores_of_halves(way, halves) for way in ("described", "threshold", "both")}
+        report["abstention_by_label"] = {way: unseen.scores_of_halves(way, halves) for way in ("threshold", "never")}
     return report
 
 
+def predict_by_label(
+    model: RocModel, processor: RocProcessor, samples: GroupedSamples, *, batch_size: int = 64
+) -> Predictions:
+    """Predictions of a model whose relations are described by their labels alone: `/per/org/member_of` as "member of".
+
+    Args:
+        model: A model that retrieves; it has its own descriptions again afterwards.
+        processor: Its processor.
+        samples: The split.
+        batch_size: Samples per forward pass.
+    """
+    relations, none_relation = model.config.relations, model.config.none_relation
+    by_label = [
+        {**own, "descriptions": [own["name"].rsplit("/", 1)[-1].replace("_", " ") or own["name"]]} for own in relations
+    ]
+    model.set_relations(by_label, processor, none_relation=none_relation)
+    try:
+        return predict_relations(model, processor, samples, batch_size=batch_size)
+    finally:
+        model.set_relations(relations, processor, none_relation=none_relation)
+
+
 class _Abstention:
-    """Three ways to say "none" on the same cosines.
+    """Ways to say "none" on the same cosines.
 
     Args:
         cosines: `(pairs, relations)`.
@@ -84,8 +116,10 @@ class _Abstention:
 
     def decide(self, way: str, threshold: float, rows: Tensor) -> list[str]:
         """The relations of `rows`."""
-        is_none = self.none_is_nearest[rows] if way != "threshold" else torch.zeros(len(rows), dtype=torch.bool)
-        if way != "described":
+        is_none = torch.zeros(len(rows), dtype=torch.bool)
+        if way in ("described", "both"):
+            is_none = self.none_is_nearest[rows]
+        if way in ("threshold", "both"):
             is_none = is_none | (self.best[rows] < threshold)
         return [self.none_relation if no else self.candidates[row] for row, no in zip(rows.tolist(), is_none.tolist())]
 

@@ -55,7 +55,8 @@ class RocConfig(PretrainedConfig):
             and `tail_types`; scores come in this order.
         none_relation: Name of the relation that means "none of these", or None where the inventory has none.
         none_threshold: For an inventory without such a relation: a pair whose best relation has a lower cosine gets no
-            relation. None to always give one. `train.py` calibrates it on the validation split.
+            relation. None to always give one. `train.py` calibrates it on the validation split, for relations that
+            training has not seen.
         probability_temperature: Logits are divided by it before the softmax that gives probabilities; `train.py`
             calibrates it on the validation split.
         type_constraints: What happens to relations whose `head_types` or `tail_types` leave out the type of the head or

@@ -33,7 +33,7 @@ from roc.assembly import (
     set_num_threads,
 )
 from roc.averaging import WeightAverage
-from roc.calibration import calibrate
+from roc.calibration import calibrate, predict_by_label
 from roc.evaluation import Predictions, predict_relations, score_predictions
 from roc.files import atomic_write, replace_folder
 from roc.modeling_roc import RocModel
@@ -322,8 +322,12 @@ class TrainingRun:
     def _calibrate_saved_model(self) -> Predictions:
         """Calibrate the folder just written; returns its predictions on the validation split, as `score.py`'s."""
         saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32).to(self.accelerator.device)
-        predictions = predict_relations(saved, self.processor, self.val_set, batch_size=self.config.eval_batch_size)
-        self.calibration = calibrate(saved, predictions)
+        options: dict[str, Any] = {"batch_size": self.config.eval_batch_size}
+        predictions = predict_relations(saved, self.processor, self.val_set, **options)
+        by_label = None
+        if self.config.head == "retrieval":
+            by_label = predict_by_label(saved, self.processor, self.val_set, **options)
+        self.calibration = calibrate(saved, predictions, by_label)
         with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
             file.write(saved.config.to_json_string())
         return predictions

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tiny import NONE_RELATION, RELATIONS, tiny_model, tiny_processor
 from torch import Tensor
 
-from roc.calibration import calibrate, expected_calibration_error, fit_temperature, reliability
+import roc.calibration
+from roc.calibration import (
+    calibrate,
+    expected_calibration_error,
+    fit_temperature,
+    predict_by_label,
+    reliability,
+)
 from roc.evaluation import Predictions
+from roc.retrieval_roc import descriptions_of
 
 NAMES = [relation["name"] for relation in RELATIONS]
 
@@ -65,7 +75,8 @@ def test_the_threshold_separates_what_can_be_separated() -> None:
     for row, label in zip(cosines, labels.tolist()):
         row[label or 1] = 0.5 if label == 0 else 0.7
     cosines += 0.05 * torch.rand(cosines.shape, generator=generator)
-    report = calibrate(model, predictions_of(cosines / model.temperature, labels))
+    predictions = predictions_of(cosines / model.temperature, labels)
+    report = calibrate(model, predictions, predictions)
     assert 0.54 < model.config.none_threshold <= 0.7
     assert report["none_threshold"] == model.config.none_threshold
     worth = {way: report["abstention"][way]["micro_f1"] for way in ("described", "threshold", "both")}
@@ -80,7 +91,8 @@ def test_where_the_description_of_none_is_right_it_is_kept() -> None:
     cosines += (
         torch.rand(400, 1, generator=torch.Generator().manual_seed(0)) - 0.5
     )  # of the pair, whatever its relation
-    worth = calibrate(model, predictions_of(cosines / model.temperature, labels))["abstention"]
+    predictions = predictions_of(cosines / model.temperature, labels)
+    worth = calibrate(model, predictions, predictions)["abstention"]
     assert worth["described"]["micro_f1"] == worth["both"]["micro_f1"] == 1
     assert worth["threshold"]["micro_f1"] < 0.9
 
@@ -91,8 +103,9 @@ def test_without_unrelated_pairs_there_is_no_threshold(head: str) -> None:
     logits, labels = sampled(1.0, num_pairs=100)
     if head == "retrieval":
         labels = labels.clamp(min=1)
-    report = calibrate(model, predictions_of(logits, labels))
-    assert model.config.none_threshold is report["none_threshold"] is None
+    predictions = predictions_of(logits, labels)
+    report = calibrate(model, predictions, predictions if head == "retrieval" else None)
+    assert model.config.none_threshold is None
     assert "abstention" not in report
 
 
@@ -104,5 +117,42 @@ def test_worth_is_measured_on_pairs_that_did_not_choose() -> None:
     labels = torch.randint(0, len(NAMES), (60,), generator=generator)
     predictions = predictions_of(logits, labels)
     assert NONE_RELATION in predictions.expected
-    worth = [calibrate(model, predictions, seed=seed)["abstention"]["threshold"]["micro_f1"] for seed in range(8)]
+    reports = [calibrate(model, predictions, predictions, seed=seed) for seed in range(8)]
+    worth = [report["abstention"]["threshold"]["micro_f1"] for report in reports]
     assert len(set(worth)) > 2  # the halves differ, so what they choose does
+
+
+def test_the_threshold_is_chosen_for_unseen_wording() -> None:
+    """Relations are nearer to their pairs in the wording that training has read."""
+    model = tiny_model(tiny_processor())
+    labels = torch.arange(400) % len(NAMES)
+    noise = 0.01 * torch.rand(400, len(NAMES), generator=torch.Generator().manual_seed(0))
+    near, far = (
+        (height * torch.nn.functional.one_hot(labels, len(NAMES)) + noise).masked_fill(labels[:, None] == 0, 0.1)
+        for height in (0.8, 0.3)
+    )
+    seen, unseen = (predictions_of(cosines / model.temperature, labels) for cosines in (near, far))
+    report = calibrate(model, seen, unseen)
+    assert 0.1 < model.config.none_threshold < 0.31
+    assert report["abstention_by_label"]["threshold"]["micro_f1"] == 1
+    assert report["abstention_by_label"]["never"]["micro_f1"] < 0.9
+
+
+def test_predictions_by_label_read_labels_and_give_the_model_its_own_descriptions_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processor = tiny_processor(vision=False)
+    model = tiny_model(processor, vision=False)
+    before = copy.deepcopy(model.state_dict()), copy.deepcopy(model.config.relations), model.config.none_relation
+    read: list[str] = []
+    monkeypatch.setattr(
+        roc.calibration,
+        "predict_relations",
+        lambda model, *_, **__: read.extend(descriptions_of(model.config.relations)) or "predictions",
+    )
+    assert predict_by_label(model, processor, []) == "predictions"
+    assert read == ["None", "couple", "place of birth", "holds"]
+    after = model.state_dict(), model.config.relations, model.config.none_relation
+    assert before[1:] == after[1:]
+    for name, tensor in before[0].items():
+        torch.testing.assert_close(after[0][name], tensor)
