@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from roc.inference import load_model, parse_entity, predict
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
 
 RELATIONS = [
     {
@@ -38,20 +41,46 @@ SENTENCES = [
     ("Einstein , a native of Ulm , moved to Munich", "Einstein", "Ulm", "born in"),
     ("Happy birthday to Adele , who came into the world in Tottenham", "Adele", "Tottenham", "born in"),
 ]
+UNRELATED = [
+    ("Had lunch with Ann near the Eiffel Tower", "Ann", "Eiffel Tower"),
+    ("Apple and Paris are both trending today", "Apple", "Paris"),
+    ("Bob likes the new song by Adele", "Bob", "Adele"),
+    ("Rain in London , sunshine in Rome", "London", "Rome"),
+    ("Maria read about NASA on the train", "Maria", "NASA"),
+    ("Messi and Beyonce are on the cover", "Messi", "Beyonce"),
+]
 
 
-@pytest.mark.slow
-def test_relations_written_on_the_spot_rank_sensibly() -> None:
+@pytest.fixture(scope="module")
+def released() -> tuple[RocModel, RocProcessor]:
     folder = Path(os.environ.get("ROC_MODEL", "outputs/mnre_open_minilm"))
     if not folder.is_dir():
         pytest.skip(f"no trained model in {folder}: train configs/mnre_open_minilm.yaml, or set ROC_MODEL")
     model, processor = load_model(str(folder))
     model.set_relations(RELATIONS, processor)
-    model.config.none_threshold = None
+    return model, processor
+
+
+def prediction(released: tuple[RocModel, RocProcessor], text: str, head: str, tail: str) -> dict[str, Any]:
+    entities = [parse_entity(name, text) for name in (head, tail)]
+    [only] = predict(*released, text, entities, pairs=[(0, 1)])["predictions"]
+    return only
+
+
+@pytest.mark.slow
+def test_relations_written_on_the_spot_rank_sensibly(released: tuple[RocModel, RocProcessor]) -> None:
     ranks = []
     for text, head, tail, relation in SENTENCES:
-        entities = [parse_entity(name, text) for name in (head, tail)]
-        [prediction] = predict(model, processor, text, entities, pairs=[(0, 1)])["predictions"]
-        ranks.append([entry["relation"] for entry in prediction["relations"]].index(relation) + 1)
+        ranked = [entry["relation"] for entry in prediction(released, text, head, tail)["relations"]]
+        ranks.append(ranked.index(relation) + 1)
     assert sum(rank == 1 for rank in ranks) >= 7, ranks  # by chance 3
     assert ranks.count(3) <= 1, ranks
+
+
+@pytest.mark.slow
+def test_names_that_merely_occur_together_get_no_relation(released: tuple[RocModel, RocProcessor]) -> None:
+    """At the threshold that training calibrated on MNRE, for relations that it has not seen."""
+    related = [prediction(released, text, head, tail)["relation"] for text, head, tail, _ in SENTENCES]
+    unrelated = [prediction(released, *post)["relation"] for post in UNRELATED]
+    assert sum(relation is not None for relation in related) >= 6, related
+    assert sum(relation is not None for relation in unrelated) <= 1, unrelated
