@@ -109,7 +109,7 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
     """The model of a run, with its relations.
 
     Raises:
-        ValueError: If `markers_like` is neither a token nor one for each marker.
+        ValueError: If `markers_like` is not a token.
     """
     vision = config.vision_model if config.use_image else None
     model = RocModel.from_backbones(
@@ -122,7 +122,6 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         fusion_num_layers=config.fusion_num_layers,
         fusion_num_heads=config.fusion_num_heads,
         alignment=config.alignment,
-        residual_start=config.residual_start,
         projection_dim=config.projection_dim,
         dropout=config.dropout,
         initial_temperature=config.initial_temperature,
@@ -136,7 +135,7 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         none_relation=inventory.none_relation,
     )
     if config.markers_like is not None:
-        model.start_tokens_like(processor.marker_ids, _start_tokens(processor, config.markers_like))
+        model.start_tokens_like(processor.marker_ids, _token_id(processor, config.markers_like))
     if config.head == "retrieval":
         model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
     if config.activation_checkpointing:
@@ -182,17 +181,11 @@ def encode_negatives(
     return kept
 
 
-def _start_tokens(processor: RocProcessor, markers_like: str) -> list[int]:
-    """For each of the processor's markers, the token whose embedding it starts with."""
-    tokens, vocabulary = markers_like.split(), processor.tokenizer.get_vocab()
-    if len(tokens) == 1:
-        tokens *= len(processor.marker_ids)
-    if len(tokens) != len(processor.marker_ids) or any(token not in vocabulary for token in tokens):
-        raise ValueError(
-            f"markers_like={markers_like!r} is not a token of this tokenizer, or {len(processor.marker_ids)} of them "
-            "with spaces between. Give one that is, such as ','."
-        )
-    return [vocabulary[token] for token in tokens]
+def _token_id(processor: RocProcessor, token: str) -> int:
+    vocabulary = processor.tokenizer.get_vocab()
+    if token not in vocabulary:
+        raise ValueError(f"markers_like={token!r} is not a token of this tokenizer. Give one that is, such as ','.")
+    return vocabulary[token]
 
 
 def parameter_groups(model: RocModel, config: RunConfig) -> list[dict[str, Any]]:

@@ -34,12 +34,9 @@ class RocConfig(PretrainedConfig):
         fusion_num_heads: Attention heads of a fusion layer; divides the text encoder's hidden size.
         fusion_intermediate_size: Width of a fusion layer's feed-forward part; None for 4 x the hidden size.
         alignment: How pairs and descriptions meet. `"projection"`: both are projected into a space that is learnt from
-            nothing. `"residual"`: in the description encoder's own space; a pair starts where the text encoder has the
-            text (see `residual_start`), plus a correction that starts at zero, so that a sentence encoder starts from
-            what it knows already, and keeps it for relations that training has not seen. Our choice.
-        residual_start: Where pairs start for `"residual"`: at `"text"`, the mean of its tokens, which suits a text
-            whose markers tell head from tail; or half-way between the text and the `"entities"`, the mean of head and
-            tail, which tells the pairs of one text apart.
+            nothing. `"residual"`: in the description encoder's own space; a pair is the mean of the text's and of its
+            entities' states in the text encoder plus a correction that starts at zero, so that a sentence encoder
+            starts from what it knows already, and keeps it for relations that training has not seen. Our choice.
         projection_dim: Size of that space for `"projection"`.
         dropout: Dropout probability of the fusion layers and of the pair vector, in [0, 1).
         initial_temperature: Temperature at the start of training; logits are cosine / temperature.
@@ -84,7 +81,6 @@ class RocConfig(PretrainedConfig):
     fusion_num_heads: int = 8
     fusion_intermediate_size: int | None = None
     alignment: Literal["projection", "residual"] = "projection"
-    residual_start: Literal["text", "entities"] = "entities"
     projection_dim: int = 256
     dropout: float | int = 0.1
     initial_temperature: float | int = 0.07  # CLIP's start (Radford et al., 2021, section 2.5)

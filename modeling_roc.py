@@ -342,17 +342,17 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         self.text_model.set_input_embeddings(value)
 
     @torch.no_grad()
-    def start_tokens_like(self, token_ids: Sequence[int], like: Sequence[int]) -> None:
-        """Give tokens the embeddings of others, to train from there.
+    def start_tokens_like(self, token_ids: Sequence[int], like: int) -> None:
+        """Give tokens the embedding of another one, to train from there.
 
         Markers that start as a comma disturb a sentence encoder less than markers that start at random.
 
         Args:
             token_ids: The tokens to change.
-            like: For each of them, the token to take the embedding of.
+            like: The token to take the embedding of.
         """
         embeddings = self.get_input_embeddings().weight
-        embeddings[list(token_ids)] = embeddings[list(like)].clone()
+        embeddings[list(token_ids)] = embeddings[like].clone()
 
     def train(self, mode: bool = True) -> RocModel:
         """As usual, but the frozen description encoder stays in evaluation mode: no dropout on descriptions."""
@@ -619,8 +619,8 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         """Fuse [text ; regions ; patches], pick the entities, join head and tail.
 
         Returns:
-            `(batch, pairs, hidden)`; and for `alignment="residual"` where pairs start, before fusion: likewise, or
-            `(batch, 1, hidden)` where all pairs of a text start alike.
+            `(batch, pairs, hidden)`; and for `alignment="residual"` where pairs start, likewise: half the mean of the
+            text's tokens, half the mean of head and tail, before fusion.
         """
         text = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if image_index is None:
@@ -637,12 +637,9 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         vectors = self.pair_head(gather_rows(fused, positions), pair_index)
         if self.config.head == "classification" or self.config.alignment == "projection":
             return vectors, None
-        start = mean_of_tokens(text, attention_mask)[:, None]
-        if self.config.residual_start == "text":
-            return vectors, start
         unfused = torch.cat([states for states, _, modality in parts if modality != IMAGE], dim=1)
         head_and_tail = gather_pairs(gather_rows(unfused, positions), pair_index)
-        return vectors, (start + head_and_tail.mean(dim=2)) / 2
+        return vectors, (mean_of_tokens(text, attention_mask)[:, None] + head_and_tail.mean(dim=2)) / 2
 
     def _fuse(self, parts: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
         """Join (states, mask, modality) along the sequence and let the fusion layers mix them."""

@@ -54,7 +54,6 @@ class RunConfig:
         fusion_num_layers: See `RocConfig`.
         fusion_num_heads: See `RocConfig`.
         alignment: See `RocConfig`.
-        residual_start: See `RocConfig`.
         projection_dim: See `RocConfig`.
         dropout: See `RocConfig`.
         initial_temperature: See `RocConfig`.
@@ -65,8 +64,7 @@ class RunConfig:
         type_constraints: See `RocConfig`.
         type_penalty: See `RocConfig`.
         markers: `entities` (one encoding for all pairs) or `pair` (one per pair); see `RocProcessor`.
-        markers_like: Token whose embedding the markers start with, or one for each marker with spaces between
-            (`subject , object ,` for the markers of `pair`); null to start at random.
+        markers_like: Token whose embedding the markers start with; null to start at random.
         max_length: Most tokens of a text.
         entity_typer: What predicts entity types from the text (`spacy`, or a token-classification model), or null.
         learning_rate: Of the text encoder.
@@ -121,7 +119,6 @@ class RunConfig:
     fusion_num_layers: int = 2
     fusion_num_heads: int = 8
     alignment: Literal["projection", "residual"] = "projection"
-    residual_start: Literal["text", "entities"] = "entities"
     projection_dim: int = 256
     dropout: float = 0.1
     initial_temperature: float = 0.07

@@ -392,12 +392,9 @@ def test_scoring_unseen_relations_needs_their_descriptions(
 def test_markers_like_something_that_is_no_token_are_refused(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for wrong in ("token ,", ", , ,"):
-        assert main(arguments(inputs, tmp_path / "model", markers_like=wrong)) == 1
-        assert f"markers_like='{wrong}' is not a token" in error_of(capsys)
+    assert main(arguments(inputs, tmp_path / "model", markers_like="no token")) == 1
+    assert "markers_like='no token' is not a token" in error_of(capsys)
     assert main(arguments(inputs, tmp_path / "model", "--dry_run", markers_like=",")) == 0
-    each = arguments(inputs, tmp_path / "model", "--dry_run", markers="pair", markers_like="head , tail ,")
-    assert main(each) == 0
 
 
 def test_one_split_can_be_parted_for_training_and_validation(inputs: Path) -> None:
