@@ -128,6 +128,7 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         learn_temperature=config.learn_temperature,
         description_pooling=config.description_pooling,
         label_smoothing=config.label_smoothing,
+        relation_dropout=config.relation_dropout,
         type_constraints=config.type_constraints,
         type_penalty=config.type_penalty,
         max_regions=config.max_regions,

@@ -46,6 +46,8 @@ class RocConfig(PretrainedConfig):
         description_pooling: How several descriptions of a relation combine: `"mean"` averages and normalises them,
             `"max"` takes the nearest to the pair.
         label_smoothing: Label smoothing of the loss, in [0, 1).
+        relation_dropout: Probability with which a training step leaves a relation out that none of its pairs has, in
+            [0, 1): the pairs of each step choose among another part of the inventory.
         max_regions: Most object regions of one picture.
         entity_types: Words that head and tail types of relations may use.
         relations: The relations, each a mapping of `name`, `descriptions` (one or more), and optionally `head_types`
@@ -89,6 +91,7 @@ class RocConfig(PretrainedConfig):
     learn_temperature: bool = True
     description_pooling: Literal["mean", "max"] = "mean"
     label_smoothing: float | int = 0.0
+    relation_dropout: float | int = 0.0
     max_regions: int = 10  # MORE's limit
     entity_types: list[str] | tuple[str, ...] = ENTITY_TYPES
     relations: list[dict[str, Any]] | tuple[dict[str, Any], ...] = ()
@@ -179,7 +182,7 @@ class RocConfig(PretrainedConfig):
             value = getattr(self, field)
             if value is not None and value < least:
                 raise ValueError(f"{field}={value} is out of range: give a number >= {least}.")
-        for field in ("dropout", "label_smoothing"):
+        for field in ("dropout", "label_smoothing", "relation_dropout"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} is out of range: give a number in [0, 1).")
 

@@ -27,6 +27,7 @@ from .index_roc import RelationIndex
 from .retrieval_roc import (
     RelationBank,
     descriptions_of,
+    drop_relations,
     nearest_descriptions,
     nearest_similarities,
     pool_descriptions,
@@ -590,9 +591,14 @@ class RocModel(RelationEditing, RocPreTrainedModel):
             logits = cosines * self._clamped_scale()
         loss = None
         if labels is not None:
+            candidates, numbers = logits, labels
+            if self.training and self.config.relation_dropout:
+                candidates, numbers = drop_relations(logits, labels, self.config.relation_dropout)
+            if negative_features is not None:
+                candidates = self._with_negatives(candidates, pair_embeds, negative_features)
             loss = retrieval_loss(
-                logits if negative_features is None else self._with_negatives(logits, pair_embeds, negative_features),
-                labels,
+                candidates,
+                numbers,
                 label_smoothing=self.config.label_smoothing if self.training else 0.0,
                 num_items_in_batch=num_items_in_batch,
             )

@@ -168,6 +168,23 @@ def type_mismatches(
     return total
 
 
+def drop_relations(logits: Tensor, labels: Tensor, probability: float) -> tuple[Tensor, Tensor]:
+    """Leave out relations at random, but none that a pair has.
+
+    Args:
+        logits: `(..., num_relations)`.
+        labels: `(...)` int64, index of the relation, -100 where there is none to learn.
+        probability: Of leaving a relation out, in [0, 1).
+
+    Returns:
+        `(..., kept relations)`, and the labels as numbers into them.
+    """
+    kept = torch.rand(logits.shape[-1], device=logits.device) >= probability
+    kept[labels[labels >= 0]] = True
+    numbers = kept.cumsum(0) - 1
+    return logits[..., kept], torch.where(labels >= 0, numbers[labels.clamp(min=0)], labels)
+
+
 def retrieval_loss(
     logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:

@@ -60,6 +60,7 @@ class RunConfig:
         learn_temperature: See `RocConfig`.
         description_pooling: See `RocConfig`.
         label_smoothing: See `RocConfig`.
+        relation_dropout: See `RocConfig`.
         max_regions: See `RocConfig`.
         type_constraints: See `RocConfig`.
         type_penalty: See `RocConfig`.
@@ -125,6 +126,7 @@ class RunConfig:
     learn_temperature: bool = True
     description_pooling: Literal["mean", "max"] = "mean"
     label_smoothing: float = 0.0
+    relation_dropout: float = 0.0
     max_regions: int = 10
     type_constraints: Literal["off", "soft", "hard"] = "off"
     type_penalty: float = 1.0

@@ -381,6 +381,19 @@ def test_the_nearest_description_decides_if_asked_for(processor: RocProcessor) -
     torch.testing.assert_close(output.logits, nearest / model.temperature)
 
 
+def test_relation_dropout_is_for_the_loss_in_training_only(processor: RocProcessor) -> None:
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    text = transformers.BertConfig(vocab_size=len(processor.tokenizer), **SIZE, **still)
+    model = tiny_model(processor, text_config=text, vision=False, dropout=0.0, relation_dropout=0.9)
+    batch = processor("ann kissed bob", entities=[(0, 3), (11, 14)], pairs=[(0, 1)], labels=[1])
+    still_loss, still_logits = model(**batch).loss, model(**batch).logits
+    outputs = [model.train()(**batch) for _ in range(8)]
+    torch.testing.assert_close(outputs[0].logits, still_logits)
+    losses = {round(output.loss.item(), 4) for output in outputs}
+    assert len(losses) > 1
+    assert max(losses) <= still_loss.item() + 1e-4  # fewer relations to tell apart
+
+
 def test_label_smoothing_is_for_training_only(processor: RocProcessor) -> None:
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = tiny_model(processor, label_smoothing=0.3, dropout=0.0)

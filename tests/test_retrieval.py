@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from roc.retrieval_roc import (
     RelationBank,
+    drop_relations,
     nearest_descriptions,
     nearest_similarities,
     pool_descriptions,
@@ -203,3 +204,26 @@ def test_mismatches_count_head_and_tail_that_a_relation_does_not_take() -> None:
     pairs = torch.tensor([[[0, 2], [1, 1], [2, 0], [3, 3], [3, 0]]])
     expected = [[0, 1, 0], [2, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]]
     assert type_mismatches(type_index, pairs, relations, types).tolist() == [expected]
+
+
+# --- relation dropout --------------------------------------------------------------------------------------------
+
+
+def test_relations_are_left_out_but_none_that_a_pair_has() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, 3, 50), torch.randint(0, 50, (4, 3))
+    labels[1, 2] = labels[3, 0] = -100
+    kept, numbers = drop_relations(logits, labels, 0.5)
+    assert 12 < kept.shape[-1] < 45
+    learnt = labels >= 0
+    assert numbers[~learnt].tolist() == [-100, -100]
+    own, before = (values[learnt].gather(-1, of[learnt][:, None]) for values, of in ((kept, numbers), (logits, labels)))
+    assert own.equal(before)
+
+
+def test_which_relations_are_left_out_changes_and_without_dropout_all_stay() -> None:
+    logits, labels = torch.randn(2, 30), torch.tensor([0, 29])
+    assert len({tuple(drop_relations(logits, labels, 0.5)[0][0].tolist()) for _ in range(5)}) > 1
+    same, numbers = drop_relations(logits, labels, 0.0)
+    assert same.equal(logits)
+    assert numbers.equal(labels)
