@@ -305,13 +305,15 @@ def test_when_the_server_fails_midway_the_answers_that_came_are_kept_and_the_nex
 
 
 def test_answers_under_way_when_another_fails_are_kept(serve: Any, tmp_path: Path) -> None:
-    failed = threading.Event()
+    under_way, failed = threading.Barrier(3, timeout=30), threading.Event()
 
     def fail() -> dict[str, Any]:
+        under_way.wait()
         failed.set()
         return {}
 
     def late() -> Any:
+        under_way.wait()
         assert failed.wait(30)
         time.sleep(0.5)  # the failure is there first
         return completion(ANSWER)
