@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -170,16 +170,22 @@ def encode_negatives(
     if config.head != "retrieval" or config.share_description_encoder:
         raise ValueError("negative_relations needs --head retrieval and a frozen description encoder. Leave one out.")
     texts = descriptions_of(load_relations(config.negative_relations).relations)
-    features = torch.stack([*model.encode_texts(texts, processor).values()])
-    own = functional.normalize(model.relation_bank.features, dim=-1)
-    resemblance = (functional.normalize(features, dim=-1) @ own.T).amax(dim=-1)
-    kept = features[resemblance < MAX_RESEMBLANCE]
-    if not len(kept):
+    kept = unrelated_descriptions(texts, processor, model)
+    if not kept:
         raise ValueError(
             f"negative_relations={config.negative_relations!r}: every description resembles one of "
             f"{shorten(str(inventory.names))}. Name a file with relations that are farther from them."
         )
-    return kept
+    return torch.stack([*kept.values()])
+
+
+def unrelated_descriptions(texts: Sequence[str], processor: RocProcessor, model: RocModel) -> dict[str, Tensor]:
+    """Of descriptions those that resemble none of a model's own, each with its features `(feature_dim,)`."""
+    encoded = model.encode_texts(texts, processor)
+    features = torch.stack([encoded[text] for text in texts])
+    own = functional.normalize(model.relation_bank.features, dim=-1)
+    resemblance = (functional.normalize(features, dim=-1) @ own.T).amax(dim=-1).tolist()
+    return {text: encoded[text] for text, cosine in zip(texts, resemblance) if cosine < MAX_RESEMBLANCE}
 
 
 def _token_id(processor: RocProcessor, token: str) -> int:

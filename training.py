@@ -58,12 +58,14 @@ class Progress:
         history: Per epoch: step, loss, learning rate, samples per second, and the validation scores.
         best_epoch: Epoch with the best validation micro-F1, counted from 1.
         best_val: Its scores.
+        calibration: What `calibrate` reports of it, at the end.
     """
 
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_val: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
 
     def improves(self, val: dict[str, Any]) -> bool:
         """Whether these validation scores beat the best so far."""
@@ -147,8 +149,7 @@ class TrainingRun:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.average = None if config.average_decay is None else WeightAverage(self.parameters, config.average_decay)
         self.descriptions = self._descriptions()
-        if negatives is not None:
-            self.descriptions["negative_features"] = negatives.to(accelerator.device)
+        self.negatives = None if negatives is None else negatives.to(accelerator.device)
         self.progress = Progress()
 
     def run(self) -> dict[str, Any]:
@@ -229,7 +230,9 @@ class TrainingRun:
         for number, (row_ids, batch) in enumerate(batches):
             is_last = number == len(batches) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                output = self.model(**batch, **self.descriptions, num_items_in_batch=num_pairs)
+                output = self.model(
+                    **batch, **self.descriptions, negative_features=self.negatives, num_items_in_batch=num_pairs
+                )
                 self._check_finite(output.loss, "loss", row_ids)
                 # the processes' gradients are averaged, but each holds a share of one sum
                 self.accelerator.backward(output.loss * self.accelerator.num_processes)
@@ -288,7 +291,7 @@ class TrainingRun:
 
     def _encode_relations_anew(self) -> None:
         """A shared description encoder has learnt since the bank was filled."""
-        if self.config.head == "retrieval" and self.config.share_description_encoder:
+        if self.descriptions:
             self._plain_model().set_relations(
                 self.inventory.relations, self.processor, none_relation=self.inventory.none_relation
             )
@@ -327,7 +330,7 @@ class TrainingRun:
         by_label = None
         if self.config.head == "retrieval":
             by_label = predict_by_label(saved, self.processor, self.val_set, **options)
-        self.calibration = calibrate(saved, predictions, by_label)
+        self.progress.calibration = calibrate(saved, predictions, by_label)
         with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
             file.write(saved.config.to_json_string())
         return predictions
@@ -337,7 +340,7 @@ class TrainingRun:
             "best_epoch": self.progress.best_epoch,
             "val": self.progress.best_val,
             "history": self.progress.history,
-            "calibration": self.calibration,
+            "calibration": self.progress.calibration,
             "seconds": round(seconds, 1),
         }
         with atomic_write(Path(self.config.output_dir) / "metrics.json") as file:
@@ -349,7 +352,7 @@ class TrainingRun:
             plot_training_curves(self.progress.history, folder / "curves.png")
             matrix = confusion_matrix(predictions.predicted, predictions.expected, names)
             plot_confusion_matrix(matrix, names, folder / "confusion.png")
-            plot_reliability(self.calibration["reliability"], folder / "calibration.png")
+            plot_reliability(self.progress.calibration["reliability"], folder / "calibration.png")
         except ImportError as error:
             logger.warning("no plots: %s", error)
 

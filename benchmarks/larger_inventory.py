@@ -13,10 +13,7 @@ import json
 import random
 from typing import Any
 
-import torch
-from torch.nn import functional
-
-from roc.assembly import MAX_RESEMBLANCE
+from roc.assembly import unrelated_descriptions
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.evaluation import predict_relations, score_predictions
 from roc.inference import load_model
@@ -43,7 +40,7 @@ def main() -> None:
     figures: dict[str, Any] = {"own": _scores(model, processor, samples)}
     own = model.config.relation_names
     for name, descriptions in sets.items():
-        unrelated = _unrelated(descriptions, model, processor)[: options.num_relations]
+        unrelated = [*unrelated_descriptions(descriptions, processor, model)][: options.num_relations]
         model.add_relations([{"name": f"unrelated: {text}", "descriptions": [text]} for text in unrelated], processor)
         figures[name] = {"num_unrelated": len(unrelated), **_scores(model, processor, samples)}
         model.subset_relations(own)
@@ -58,14 +55,6 @@ def _of_words(processor: RocProcessor) -> list[str]:
     words = sorted(word for word in processor.tokenizer.get_vocab() if word.isalpha() and word.islower())
     random.Random(0).shuffle(words)
     return [word for word in words if len(word) > 4][:2000]
-
-
-def _unrelated(descriptions: list[str], model: RocModel, processor: RocProcessor) -> list[str]:
-    features = model.encode_texts(descriptions, processor)
-    own = functional.normalize(model.relation_bank.features, dim=-1)
-    encoded = functional.normalize(torch.stack([features[text] for text in descriptions]), dim=-1)
-    resemblance = (encoded @ own.T).amax(dim=-1).tolist()
-    return [text for text, cosine in zip(descriptions, resemblance) if cosine < MAX_RESEMBLANCE]
 
 
 def _scores(model: RocModel, processor: RocProcessor, samples: GroupedSamples) -> dict[str, float]:

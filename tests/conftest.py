@@ -10,6 +10,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors, and pytest-xdist already ha
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from tiny import tiny_model, tiny_processor
+
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,3 +25,15 @@ def roc_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: set ROC_DATA to a folder with mnre/ (looked at {folder})")
     return folder
+
+
+@pytest.fixture
+def processor() -> RocProcessor:
+    """A tiny one for text alone; files that need pictures have their own."""
+    return tiny_processor(vision=False)
+
+
+@pytest.fixture
+def model(processor: RocProcessor) -> RocModel:
+    """A tiny one for text alone, in evaluation mode."""
+    return tiny_model(processor, vision=False)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import RELATIONS, scores, tiny_model, tiny_processor
+from tiny import RELATIONS, scores, tiny_model
 from torch import Tensor
 from transformers import BertConfig
 
@@ -22,11 +22,6 @@ from roc.processing_roc import RocProcessor
 
 NAMES = [relation["name"] for relation in RELATIONS]
 VISITS = {"name": "visits", "descriptions": ["the head visits the tail"]}
-
-
-@pytest.fixture
-def processor() -> RocProcessor:
-    return tiny_processor(vision=False)
 
 
 @pytest.fixture

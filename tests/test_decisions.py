@@ -22,16 +22,6 @@ MISFITS = torch.tensor([[0, 0, 0, 1], [0, 1, 0, 1], [0, 1, 1, 1]])
 
 
 @pytest.fixture
-def processor() -> RocProcessor:
-    return tiny_processor(vision=False)
-
-
-@pytest.fixture
-def model(processor: RocProcessor) -> RocModel:
-    return tiny_model(processor, vision=False)
-
-
-@pytest.fixture
 def batch(processor: RocProcessor) -> BatchFeature:
     return processor(TEXT, entities=[ANN, BOB, PARIS], pairs=[(0, 1), (0, 2), (2, 0)], labels=[3, 1, 1])
 

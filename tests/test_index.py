@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import RELATIONS, WORDS, tiny_model, tiny_processor
+from tiny import RELATIONS, WORDS, tiny_model
 from torch import Tensor
 from torch.nn import functional
 
@@ -48,11 +48,6 @@ def permuted(relations: list[dict[str, Any]], embeds: Tensor) -> tuple[list[dict
     other = sorted(relations, key=lambda relation: relation["name"][::-1])
     assert other != relations
     return other, torch.cat([rows[relation["name"]] for relation in other])
-
-
-@pytest.fixture
-def processor() -> RocProcessor:
-    return tiny_processor(vision=False)
 
 
 @KINDS

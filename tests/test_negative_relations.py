@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny import RELATIONS, tiny_model, tiny_processor
+from tiny import RELATIONS
 from torch import Tensor
 from torch.nn import functional
 from transformers import BatchFeature
@@ -20,16 +20,6 @@ from roc.relation_files import RelationInventory
 from roc.run_config import RunConfig
 
 INVENTORY = RelationInventory([dict(relation) for relation in RELATIONS], "None")
-
-
-@pytest.fixture
-def processor() -> RocProcessor:
-    return tiny_processor(vision=False)
-
-
-@pytest.fixture
-def model(processor: RocProcessor) -> RocModel:
-    return tiny_model(processor, vision=False)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import RELATIONS, scores, tiny_model, tiny_processor
+from tiny import RELATIONS, scores, tiny_model
 from torch import Tensor
 
 from roc.modeling_roc import RocModel
@@ -18,16 +18,6 @@ from roc.processing_roc import RocProcessor
 NAMES = [relation["name"] for relation in RELATIONS]
 VISITS = {"name": "visits", "descriptions": ["the head visits the tail", "the head is in the tail today"]}
 COUPLE = NAMES[1]
-
-
-@pytest.fixture
-def processor() -> RocProcessor:
-    return tiny_processor(vision=False)
-
-
-@pytest.fixture
-def model(processor: RocProcessor) -> RocModel:
-    return tiny_model(processor, vision=False)
 
 
 @pytest.fixture
