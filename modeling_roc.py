@@ -35,6 +35,7 @@ from .retrieval_roc import (
     retrieval_loss,
     type_mismatches,
 )
+from .vision_roc import UNUSED_PARTS, RocImageEmbeddings, patch_grid
 
 logger = logging.get_logger(__name__)
 
@@ -42,16 +43,6 @@ TEXT, IMAGE, REGION = 0, 1, 2  # rows of the modality embedding
 
 HARD_PENALTY = 1e4  # on logits: behind all others, still in order
 NO_RELATION = -1  # in place of a relation's number
-
-# Parts of vision encoders that do not reach their token states: no loss would train them.
-UNUSED_PARTS = {
-    "clip_vision_model": ("post_layernorm",),
-    "siglip_vision_model": ("head",),
-    "siglip2_vision_model": ("head",),
-    "dinov2": ("mask_token",),
-    "dinov2_with_registers": ("mask_token",),
-    "dinov3_vit": ("mask_token",),
-}
 
 
 @dataclass
@@ -140,59 +131,6 @@ class RocFusionLayer(GradientCheckpointingLayer):
         attended = self.attention(self.attention_norm(hidden_states), attention_mask)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
-
-
-class RocImageEmbeddings(nn.Module):
-    """Patches in the fused space, and region tokens pooled from the patches that a box covers."""
-
-    def __init__(self, config: RocConfig) -> None:
-        super().__init__()
-        self.box_embedding = nn.Linear(4, config.hidden_size)
-        self.has_vision = config.vision_config is not None
-        if self.has_vision:
-            self.no_image = nn.Parameter(torch.zeros(config.hidden_size))
-            self.projection = nn.Linear(config.vision_config.hidden_size, config.hidden_size)
-
-    def scatter(self, patches: Tensor | None, image_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Give every sample its picture's patches; one "no picture" token where it has none.
-
-        Args:
-            patches: `(images, num_patches, hidden)`, or None where no sample has a picture.
-            image_index: `(batch,)`, a row of `patches` or -1.
-
-        Returns:
-            `(batch, max(num_patches, 1), hidden)` and its mask (bool).
-        """
-        if patches is None:
-            batch = len(image_index)
-            return self.no_image.expand(batch, 1, -1), image_index.new_ones(batch, 1, dtype=torch.bool)
-        missing = (image_index < 0)[:, None]  # (batch, 1)
-        first = torch.arange(patches.shape[1], device=patches.device)[None] == 0  # (1, num_patches)
-        own = patches[image_index.clamp(min=0)]  # (batch, num_patches, hidden)
-        states = torch.where((missing & first)[..., None], self.no_image.to(own.dtype), own)
-        return states, ~missing | first
-
-    def regions(self, boxes: Tensor, patches: Tensor | None, image_index: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Region tokens: the mean of the covered patches plus an embedding of the box.
-
-        Args:
-            boxes: `(batch, regions, 4)`, `xyxy` in [0, 1].
-            patches: `(images, rows * columns, hidden)`, or None where no sample has a picture.
-            image_index: `(batch,)`, a row of `patches` or -1.
-            grid: Rows and columns of the patches.
-
-        Returns:
-            `(batch, regions, hidden)`.
-        """
-        embedded = self.box_embedding(box_features(boxes).to(self.box_embedding.weight.dtype))
-        if not self.has_vision:
-            return embedded
-        if patches is None:
-            return embedded + self.no_image
-        weights = patch_coverage(boxes, grid).to(patches.dtype)  # (batch, regions, num_patches)
-        pooled = weights @ patches[image_index.clamp(min=0)]
-        has_image = (image_index >= 0)[:, None, None]
-        return embedded + torch.where(has_image, pooled, self.no_image.to(pooled.dtype))
 
 
 class RocPairHead(nn.Module):
@@ -755,46 +693,6 @@ def gather_pairs(entity_states: Tensor, pair_index: Tensor) -> Tensor:
     """`(batch, pairs, 2, dim)`: head and tail of each pair `(batch, pairs, 2)` out of `(batch, entities, dim)`."""
     batch, pairs, _ = pair_index.shape
     return gather_rows(entity_states, pair_index.reshape(batch, 2 * pairs)).view(batch, pairs, 2, -1)
-
-
-def patch_grid(vision_config: PretrainedConfig, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of patches for pictures of `height` x `width` pixels."""
-    size = getattr(vision_config, "patch_size", None)
-    if size is None:
-        raise ValueError(
-            f"The vision encoder {vision_config.model_type!r} has no patch_size. ROC needs a ViT-like encoder."
-        )
-    rows, columns = size if isinstance(size, (list, tuple)) else (size, size)
-    return height // rows, width // columns
-
-
-def patch_coverage(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """How much each patch counts for each box: the covered share of its area, summing to 1 over the patches.
-
-    Args:
-        boxes: `(..., 4)`, `xyxy` in [0, 1].
-        grid: Rows and columns of the patches.
-
-    Returns:
-        `(..., rows * columns)`, in the patches' row-major order; all 0 for a box without area.
-    """
-    x0, y0, x1, y1 = boxes.float().unbind(-1)
-    across = _overlap(x0, x1, grid[1])  # (..., columns)
-    down = _overlap(y0, y1, grid[0])  # (..., rows)
-    area = (down[..., :, None] * across[..., None, :]).flatten(-2)
-    return area / area.sum(-1, keepdim=True).clamp(min=torch.finfo(area.dtype).eps)
-
-
-def _overlap(start: Tensor, end: Tensor, cells: int) -> Tensor:
-    """`(..., cells)`: the length that [start, end] shares with each of `cells` equal parts of [0, 1]."""
-    edges = torch.linspace(0, 1, cells + 1, device=start.device)
-    return (torch.minimum(end[..., None], edges[1:]) - torch.maximum(start[..., None], edges[:-1])).clamp(min=0)
-
-
-def box_features(boxes: Tensor) -> Tensor:
-    """`(..., 4)`: centre and size `(cx, cy, w, h)` of `xyxy` boxes."""
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
 
 
 RocModel.register_for_auto_class("AutoModel")
