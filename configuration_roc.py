@@ -14,6 +14,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .entities_roc import shorten
 
 ENTITY_TYPES = ("person", "organization", "location", "miscellaneous", "object")
+PROBABILITIES = ("dropout", "label_smoothing", "relation_dropout", "picture_dropout", "wrong_pictures", "token_dropout")
 RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
 
 
@@ -48,6 +49,12 @@ class RocConfig(PretrainedConfig):
         label_smoothing: Label smoothing of the loss, in [0, 1).
         relation_dropout: Probability with which a training step leaves a relation out that none of its pairs has, in
             [0, 1): the pairs of each step choose among another part of the inventory.
+        picture_dropout: Probability with which a training step leaves out a sample's picture, in [0, 1).
+        wrong_pictures: Probability with which a training step shows a sample another one's picture, in [0, 1). Pairs of
+            two text entities keep their relation; pairs with an object have none (`none_relation`), or are left out of
+            the loss where the inventory has no such relation.
+        token_dropout: Probability with which a training step hides a token of the text from attention, in [0, 1);
+            entities' markers stay.
         max_regions: Most object regions of one picture.
         entity_types: Words that head and tail types of relations may use.
         relations: The relations, each a mapping of `name`, `descriptions` (one or more), and optionally `head_types`
@@ -92,6 +99,9 @@ class RocConfig(PretrainedConfig):
     description_pooling: Literal["mean", "max"] = "mean"
     label_smoothing: float | int = 0.0
     relation_dropout: float | int = 0.0
+    picture_dropout: float | int = 0.0
+    wrong_pictures: float | int = 0.0
+    token_dropout: float | int = 0.0
     max_regions: int = 10  # MORE's limit
     entity_types: list[str] | tuple[str, ...] = ENTITY_TYPES
     relations: list[dict[str, Any]] | tuple[dict[str, Any], ...] = ()
@@ -182,10 +192,9 @@ class RocConfig(PretrainedConfig):
             value = getattr(self, field)
             if value is not None and value < least:
                 raise ValueError(f"{field}={value} is out of range: give a number >= {least}.")
-        for field in ("dropout", "label_smoothing", "relation_dropout"):
+        for field in PROBABILITIES:
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} is out of range: give a number in [0, 1).")
-
         if self.none_threshold is not None and self.none_threshold > 1:
             raise ValueError(f"none_threshold={self.none_threshold} is out of range: give a cosine <= 1, or None.")
         if self.probability_temperature <= 0:

@@ -24,6 +24,7 @@ from transformers.utils import ModelOutput, logging
 from .configuration_roc import RocConfig
 from .editing_roc import RelationEditing
 from .index_roc import RelationIndex
+from .input_dropout_roc import corrupt_inputs
 from .retrieval_roc import (
     RelationBank,
     descriptions_of,
@@ -503,6 +504,10 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         Returns:
             A `RocOutput`.
         """
+        if self.training:
+            attention_mask, image_index, labels = corrupt_inputs(
+                self.config, attention_mask, image_index, labels, entity_positions, entity_is_region, pair_index
+            )
         vectors, start = self._pair_vectors(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -61,6 +61,10 @@ class RunConfig:
         description_pooling: See `RocConfig`.
         label_smoothing: See `RocConfig`.
         relation_dropout: See `RocConfig`.
+        picture_dropout: See `RocConfig`.
+        wrong_pictures: See `RocConfig`.
+        token_dropout: See `RocConfig`.
+        type_noise: Probability with which a training step gives a typed text entity another type or none.
         max_regions: See `RocConfig`.
         type_constraints: See `RocConfig`.
         type_penalty: See `RocConfig`.
@@ -127,6 +131,10 @@ class RunConfig:
     description_pooling: Literal["mean", "max"] = "mean"
     label_smoothing: float = 0.0
     relation_dropout: float = 0.0
+    picture_dropout: float = 0.0
+    wrong_pictures: float = 0.0
+    token_dropout: float = 0.0
+    type_noise: float = 0.0
     max_regions: int = 10
     type_constraints: Literal["off", "soft", "hard"] = "off"
     type_penalty: float = 1.0
@@ -179,8 +187,9 @@ class RunConfig:
             raise ValueError(f"val_share={self.val_share} is out of range: give a number in (0, 1).")
         if not 0 < self.train_share <= 1:
             raise ValueError(f"train_share={self.train_share} is out of range: give a number in (0, 1].")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio={self.warmup_ratio} is out of range: give a number in [0, 1).")
+        for name in ("warmup_ratio", "type_noise"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is out of range: give a number in [0, 1).")
         if "test" in (self.train_split, self.val_split):
             raise ValueError(
                 f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "

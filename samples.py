@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,12 @@ class SampleCollator:
     Args:
         processor: The model's processor.
         relations: Names of the relations, in the order of the logits; None for batches without labels.
+        type_noise: Probability with which a typed text entity gets another type or none, as Python's `random` has it.
     """
 
-    def __init__(self, processor: RocProcessor, relations: Sequence[str] | None) -> None:
+    def __init__(self, processor: RocProcessor, relations: Sequence[str] | None, *, type_noise: float = 0.0) -> None:
         self._processor = processor
+        self._type_noise = type_noise
         self._index = None if relations is None else {name: i for i, name in enumerate(relations)}
 
     def __call__(self, items: Sequence[tuple[Sample, bytes | None]]) -> tuple[list[str], BatchFeature]:
@@ -129,12 +131,23 @@ class SampleCollator:
         batch = self._processor(
             text=[sample.text for sample in samples],
             images=[image for _, image in items],
-            entities=[sample.entities for sample in samples],
+            entities=[self._entities(sample) for sample in samples],
             pairs=[sample.pairs for sample in samples],
             labels=None if self._index is None else [self._labels(sample) for sample in samples],
             where=[f"row {sample.row_ids[0]!r}" for sample in samples],
         )
         return [row_id for sample in samples for row_id in sample.row_ids], batch
+
+    def _entities(self, sample: Sample) -> list[Entity]:
+        if not self._type_noise:
+            return sample.entities
+        return [self._with_noise(entity) for entity in sample.entities]
+
+    def _with_noise(self, entity: Entity) -> Entity:
+        if entity.is_object or not entity.type or random.random() >= self._type_noise:
+            return entity
+        others = [kind for kind in ("", *self._processor.entity_types) if kind != entity.type]
+        return replace(entity, type=random.choice(others))
 
     def _labels(self, sample: Sample) -> list[int]:
         return [self._label(relation, row_id) for relation, row_id in zip(sample.relations, sample.row_ids)]

@@ -135,7 +135,7 @@ class TrainingRun:
             [sample.approximate_length for sample in train_set.samples], config.batch_size, seed=config.seed
         )
         self.num_samples = len(train_set)
-        collator = SampleCollator(processor, inventory.names)
+        collator = SampleCollator(processor, inventory.names, type_noise=config.type_noise)
         loader = DataLoader(train_set, batch_sampler=self.sampler, collate_fn=collator, num_workers=config.num_workers)
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         steps_per_epoch = -(-len(loader) // (config.gradient_accumulation_steps * accelerator.num_processes))
