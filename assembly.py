@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -97,7 +98,12 @@ def _image_processor(config: RunConfig) -> Any:
         folder = resolve_model(config.vision_model)
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
         vision_config = AutoConfig.from_pretrained(folder)
-        default = getattr(vision_config, "vision_config", vision_config).image_size
+        vision_config = getattr(vision_config, "vision_config", vision_config)
+        if vision_config.model_type == "siglip2_vision_model":  # its own processor cuts pictures into patches
+            processor = ViTImageProcessorPil(image_mean=processor.image_mean, image_std=processor.image_std)
+            default = math.isqrt(vision_config.num_patches) * vision_config.patch_size
+        else:
+            default = vision_config.image_size
     else:
         processor, default = ViTImageProcessorPil(), config.vision_model.get("image_size", 224)
     side = config.image_size or default

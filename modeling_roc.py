@@ -36,7 +36,7 @@ from .retrieval_roc import (
     retrieval_loss,
     type_mismatches,
 )
-from .vision_roc import UNUSED_PARTS, RocImageEmbeddings, patch_grid
+from .vision_roc import UNUSED_PARTS, RocImageEmbeddings, encode_patches
 
 logger = logging.get_logger(__name__)
 
@@ -603,15 +603,8 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         """`(images, rows * columns, hidden)` patches in the fused space, and (rows, columns)."""
         if self.vision_model is None or pixel_values is None or not len(pixel_values):
             return None, (0, 0)
-        grid = patch_grid(self.config.vision_config, pixel_values.shape[-2], pixel_values.shape[-1])
-        states = self.vision_model(pixel_values=pixel_values.to(self.vision_model.dtype)).last_hidden_state
-        num_other = states.shape[1] - grid[0] * grid[1]  # class and register tokens come first
-        if num_other < 0:
-            raise ValueError(
-                f"The vision encoder gave {states.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} patches. "
-                "ROC needs a ViT-like encoder that keeps one token per patch."
-            )
-        return self.image_embeddings.projection(states[:, num_other:]), grid
+        states, grid = encode_patches(self.vision_model, pixel_values)
+        return self.image_embeddings.projection(states), grid
 
     def _with_negatives(self, logits: Tensor, pair_embeds: Tensor, features: Tensor) -> Tensor:
         """The logits, and behind them those of descriptions that hold for no pair."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from .configuration_roc import RocConfig
 
@@ -70,6 +72,48 @@ class RocImageEmbeddings(nn.Module):
         pooled = weights @ patches[image_index.clamp(min=0)]
         has_image = (image_index >= 0)[:, None, None]
         return embedded + torch.where(has_image, pooled, self.no_image.to(pooled.dtype))
+
+
+def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Encode pictures to one state per patch.
+
+    Args:
+        encoder: A ViT-like encoder.
+        pixel_values: `(images, channels, height, width)`.
+
+    Returns:
+        `(images, rows * columns, vision_hidden)`, in row-major order, and (rows, columns).
+
+    Raises:
+        ValueError: If the encoder has no patches, or gives fewer tokens than patches.
+    """
+    grid = patch_grid(encoder.config, pixel_values.shape[-2], pixel_values.shape[-1])
+    pixel_values = pixel_values.to(encoder.dtype)
+    inputs: dict[str, Any] = {"pixel_values": pixel_values}
+    if encoder.config.model_type == "siglip2_vision_model":
+        inputs = _naflex_inputs(pixel_values, grid, encoder.config.patch_size)
+    states = encoder(**inputs).last_hidden_state
+    num_other = states.shape[1] - grid[0] * grid[1]  # class and register tokens come first
+    if num_other < 0:
+        raise ValueError(
+            f"The vision encoder gave {states.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} patches. "
+            "ROC needs a ViT-like encoder that keeps one token per patch."
+        )
+    return states[:, num_other:], grid
+
+
+def _naflex_inputs(pixel_values: Tensor, grid: tuple[int, int], patch_size: int) -> dict[str, Tensor]:
+    """What SigLIP 2's NaFlex encoders take: pictures cut into patches, any grid."""
+    images, channels, _, _ = pixel_values.shape
+    rows, columns = grid
+    pixel_values = pixel_values[..., : rows * patch_size, : columns * patch_size]
+    cut = pixel_values.reshape(images, channels, rows, patch_size, columns, patch_size)
+    patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(images, rows * columns, -1)
+    return {
+        "pixel_values": patches,  # (images, rows * columns, patch_size * patch_size * channels)
+        "pixel_attention_mask": patches.new_ones(patches.shape[:2], dtype=torch.int32),
+        "spatial_shapes": torch.tensor([grid], device=patches.device).expand(images, 2),
+    }
 
 
 def patch_grid(vision_config: PretrainedConfig, height: int, width: int) -> tuple[int, int]:

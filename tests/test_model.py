@@ -784,6 +784,7 @@ VISION = {
     "deit": {},
     "clip_vision_model": {},
     "siglip_vision_model": {},
+    "siglip2_vision_model": {"num_patches": 16},
     "dinov2": {},
     "dinov2_with_registers": {"num_register_tokens": 3},
     "dinov3_vit": {"num_register_tokens": 3},
@@ -877,7 +878,7 @@ def test_the_patches_of_an_encoder_are_found_behind_its_other_tokens(
     assert (change - change.mean(dim=0)).norm(dim=-1).argmax() == 1 * 4 + 2
 
 
-@pytest.mark.parametrize("model_type", ["dinov2", "dinov3_vit", "vit"])
+@pytest.mark.parametrize("model_type", ["dinov2", "dinov3_vit", "siglip2_vision_model", "vit"])
 def test_rectangular_pictures_have_rectangular_grids(
     model_type: str, processor: RocProcessor, bert_folder: str
 ) -> None:

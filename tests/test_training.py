@@ -34,6 +34,9 @@ from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Siglip2ImageProcessorPil,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     ViTConfig,
     ViTImageProcessorPil,
     ViTModel,
@@ -296,6 +299,17 @@ def test_no_image_processor_crops_because_boxes_are_shares_of_the_whole_picture(
     pixels = processor(text="ann met bob", images=picture, entities=[(0, 3), (8, 11)])["pixel_values"]
     assert tuple(pixels.shape) == (1, 3, image_size or 32, image_size or 32)
     assert pixels[0, 0, :, 0].mean() > pixels[0, 0, :, -1].mean() + 1, "the left edge was cut off"
+
+
+def test_a_siglip_2_encoder_of_any_grid_gets_whole_pictures_in_its_own_colours(inputs: Path, tmp_path: Path) -> None:
+    """Its own image processor would cut them into patches."""
+    folder = tmp_path / "siglip2"
+    Siglip2VisionModel(Siglip2VisionConfig(num_patches=16, patch_size=8, **SIZE)).save_pretrained(folder)
+    Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16, image_mean=[0.25] * 3).save_pretrained(folder)
+    processor = build_processor(RunConfig(text_model=str(inputs / "text"), vision_model=str(folder)))
+    pixels = processor("ann met bob", tiny_picture("white"), entities=[(0, 3), (8, 11)])["pixel_values"]
+    assert tuple(pixels.shape) == (1, 3, 32, 32)
+    torch.testing.assert_close(pixels, torch.full_like(pixels, 1.5))
 
 
 @pytest.mark.usefixtures("undrawn")

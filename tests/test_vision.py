@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_picture, tiny_processor
 from transformers import AutoConfig
+from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.vision_roc import box_features, patch_coverage, patch_grid
+from roc.vision_roc import _naflex_inputs, box_features, patch_coverage, patch_grid
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -87,6 +88,15 @@ def test_the_grid_has_height_over_patch_rows(patch: Any, grid: tuple[int, int]) 
     config = AutoConfig.for_model("vit")
     config.patch_size = patch
     assert patch_grid(config, 32, 48) == grid
+
+
+def test_pictures_are_cut_as_siglip_2s_own_processor_cuts_them() -> None:
+    pixels = torch.randn(2, 3, 16, 24)
+    inputs = _naflex_inputs(pixels, (2, 3), 8)
+    expected = [torch.from_numpy(convert_image_to_patches(picture.numpy(), 8)) for picture in pixels]
+    torch.testing.assert_close(inputs["pixel_values"], torch.stack(expected))
+    assert inputs["pixel_attention_mask"].shape == (2, 6)
+    assert inputs["spatial_shapes"].tolist() == [[2, 3], [2, 3]]
 
 
 def test_a_vision_encoder_without_patches_is_refused() -> None:
