@@ -87,6 +87,7 @@ def build_processor(config: RunConfig) -> RocProcessor:
         max_length=config.max_length,
         max_regions=config.max_regions,
         entity_typer=config.entity_typer,
+        object_names=config.object_names,
     )
 
 

@@ -19,6 +19,7 @@ class Entity:
         end: Character after the last.
         type: Its type in words; None to have the entity typer predict it, `""` for none.
         bbox: `xyxy` in [0, 1], origin top left, for an object.
+        name: What an object is called: a detector's label, a caption. A text entity's name is in the text.
         role: Which marker goes around it.
     """
 
@@ -26,6 +27,7 @@ class Entity:
     end: int | None = None
     type: str | None = None
     bbox: tuple[float, float, float, float] | None = None
+    name: str | None = None
     role: Literal["entities", "head", "tail"] = "entities"
 
     @property
@@ -44,7 +46,7 @@ def check_entity(entity: Any, text: str, where: str) -> Entity:
 
     Args:
         entity: A mapping with `start` and `end`, or `bbox`, and optionally `type`; `(start, end)`;
-            `(start, end, type)`; or an `Entity`. Other keys, such as `name`, are ignored.
+            `(start, end, type)`; or an `Entity`. An object's `name` is kept; other keys are ignored.
         text: The text that the offsets point into.
         where: What to call it in an error.
 
@@ -55,13 +57,15 @@ def check_entity(entity: Any, text: str, where: str) -> Entity:
         TypeError: If it is none of these.
         ValueError: If the span is empty, blank or outside the text, or the box is inverted, empty or outside [0, 1].
     """
-    start, end, kind, bbox = _fields(entity, where)
+    start, end, kind, bbox, name = _fields(entity, where)
     if kind is not None and not isinstance(kind, str):
         raise TypeError(f"{where}: type must be a string or None; given {kind!r}.")
     if bbox is not None:
         if start is not None or end is not None:
             raise ValueError(f"{where}: an entity is a span or a box; both were given: ({start}, {end}) and {bbox}.")
-        return Entity(type=kind, bbox=_check_box(bbox, where))
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"{where}: name must be a string or None; given {name!r}.")
+        return Entity(type=kind, bbox=_check_box(bbox, where), name=name)
     if not is_int(start) or not is_int(end):
         raise TypeError(f"{where}: start and end must be integers, or give a bbox; given start={start!r}, end={end!r}.")
     if not 0 <= start < end <= len(text) or text[start:end].isspace():
@@ -81,14 +85,14 @@ def _problem_of_span(start: int, end: int, length: int) -> str:
     return "holds only white space" if is_inside else "lies outside the text"
 
 
-def _fields(entity: Any, where: str) -> tuple[Any, Any, Any, Any]:
-    """Start, end, type and bbox, in whatever form the entity was given."""
+def _fields(entity: Any, where: str) -> tuple[Any, Any, Any, Any, Any]:
+    """Start, end, type, bbox and name, in whatever form the entity was given."""
     if isinstance(entity, Entity):
-        return entity.start, entity.end, entity.type, entity.bbox
+        return entity.start, entity.end, entity.type, entity.bbox, entity.name
     if isinstance(entity, Mapping):
-        return entity.get("start"), entity.get("end"), entity.get("type"), entity.get("bbox")
+        return tuple(map(entity.get, ("start", "end", "type", "bbox", "name")))  # type: ignore[return-value]
     if isinstance(entity, Sequence) and not isinstance(entity, str) and len(entity) in (2, 3):
-        return entity[0], entity[1], entity[2] if len(entity) == 3 else None, None
+        return entity[0], entity[1], entity[2] if len(entity) == 3 else None, None, None
     raise TypeError(f"{where}: give a mapping with start and end, or bbox; or (start, end[, type]); given {entity!r}.")
 
 
@@ -170,7 +174,7 @@ def join_words(words: Any, entities: Sequence[Any], where: str) -> tuple[str, li
     starts = [0, *itertools.accumulate(len(word) + 1 for word in words)]
     converted = []
     for j, entity in enumerate(entities):
-        start, end, kind, bbox = _fields(entity, f"{where}, entity {j}")
+        start, end, kind, bbox, name = _fields(entity, f"{where}, entity {j}")
         if bbox is None:
             if not is_int(start) or not is_int(end) or not 0 <= start < end <= len(words):
                 raise ValueError(
@@ -178,7 +182,7 @@ def join_words(words: Any, entities: Sequence[Any], where: str) -> tuple[str, li
                     f"{len(words)}, the number of words."
                 )
             start, end = starts[start], starts[end] - 1
-        converted.append({"start": start, "end": end, "type": kind, "bbox": bbox})
+        converted.append({"start": start, "end": end, "type": kind, "bbox": bbox, "name": name})
     return " ".join(words), converted
 
 

@@ -166,6 +166,6 @@ def predict(
 
 
 def _described(entity: Any, text: str, number: int) -> dict[str, Any]:
-    name = f"object {number}" if entity.is_object else text[entity.start : entity.end]
+    name = entity.name or f"object {number}" if entity.is_object else text[entity.start : entity.end]
     bbox = None if entity.bbox is None else list(entity.bbox)
     return {"name": name, "start": entity.start, "end": entity.end, "type": entity.type or None, "bbox": bbox}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from .entities_roc import Entity, shorten
 
 MARKERS = {"entities": ("[ENT]", "[/ENT]"), "head": ("[HEAD]", "[/HEAD]"), "tail": ("[TAIL]", "[/TAIL]")}
+MAX_NAME_TOKENS = 24  # of an object's type and name: captions are about ten words
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class MarkedText:
 
     Args:
         text: The text.
-        entities: Its entities; objects get no marker.
+        entities: Its entities; objects have no place in the text, but those with a name have it read behind the text.
         asked: Numbers of the entities that must not be cut off.
         where: What to call it in an error.
     """
@@ -36,11 +37,13 @@ class EncodedText:
         input_ids: With the tokenizer's special tokens around.
         positions: For each entity its opening marker's place in `input_ids`, or its number among the objects; 0 for
             one that was cut off, which nobody asked for.
-        truncated: Whether a part of the text was cut off.
+        name_positions: For each object the opening marker's place of its name, -1 for one whose name is not read.
+        truncated: Whether a part of the text or of an object's name was cut off.
     """
 
     input_ids: list[int]
     positions: list[int]
+    name_positions: list[int]
     truncated: bool
 
 
@@ -70,10 +73,11 @@ class _Tokens(NamedTuple):
     ids: list[int]
     opening: dict[int, int]
     closing: dict[int, int]
+    truncated: bool = False
 
 
 def encode_marked(tokenizer: Any, texts: Sequence[MarkedText], *, max_length: int) -> list[EncodedText]:
-    """Mark the entities of texts, `[ENT] type name [/ENT]`, and tokenise them.
+    """Mark the entities of texts, `[ENT] type name [/ENT]`, and tokenise them; named objects follow the text likewise.
 
     The pieces between the markers of all texts go through the tokenizer at once, each with the white space before it:
     where entities end at the end of words, the tokens without markers and types are those of the text.
@@ -82,7 +86,7 @@ def encode_marked(tokenizer: Any, texts: Sequence[MarkedText], *, max_length: in
         tokenizer: A tokenizer that has the markers.
         texts: The texts.
         max_length: Most tokens of a text. In a longer one only asked-for entities are marked, and what lies far from
-            them is cut off.
+            them is cut off; where even that leaves no room for the names of objects, those are left out.
 
     Returns:
         The texts as token ids.
@@ -91,22 +95,40 @@ def encode_marked(tokenizer: Any, texts: Sequence[MarkedText], *, max_length: in
         EntitiesTooFarApart: If the asked-for entities of a text lie too far apart for `max_length`; the message names
             the last.
     """
-    rows = [list(_parts(text.text, text.entities)) for text in texts]
-    strings = {part if isinstance(part, str) else part.prompt: None for row in rows for part in row}
+    rows = [(list(_parts(text.text, text.entities)), list(_names(text.entities))) for text in texts]
+    strings = {part if isinstance(part, str) else part.prompt: None for row in rows for parts in row for part in parts}
     ids_of = dict(zip(strings, tokenize_plain(tokenizer, list(strings))))
     marker_ids = {token: tokenizer.convert_tokens_to_ids(token) for pair in MARKERS.values() for token in pair}
     before, after = _special_ids(tokenizer)
     budget = max_length - len(before) - len(after)
     encoded = []
-    for number, (text, parts) in enumerate(zip(texts, rows)):
+    for number, (text, (parts, name_parts)) in enumerate(zip(texts, rows)):
+        names = _join(name_parts, ids_of, marker_ids, most=MAX_NAME_TOKENS)
         tokens = _join(parts, ids_of, marker_ids)
-        if len(tokens.ids) > budget:
+        if len(tokens.ids) + len(names.ids) > budget:
             tokens = _join([part for part in parts if _stays(part, text.asked)], ids_of, marker_ids)
-        truncated = len(tokens.ids) > budget
-        start = _window_start(text, tokens, budget, number) if truncated else 0
-        input_ids = [*before, *tokens.ids[start : start + budget], *after]
-        encoded.append(EncodedText(input_ids, _positions(text, tokens.opening, len(before) - start), truncated))
+        encoded.append(_fit(text, tokens, names, before, after, budget, number))
     return encoded
+
+
+def _fit(
+    text: MarkedText, tokens: _Tokens, names: _Tokens, before: list[int], after: list[int], budget: int, number: int
+) -> EncodedText:
+    """A window of the text's tokens and all names' in `budget` tokens, or no name's."""
+    truncated = len(tokens.ids) + len(names.ids) > budget or names.truncated
+    if _asked_length(tokens) + len(names.ids) > budget:
+        names = _Tokens([], {}, {})
+    room = budget - len(names.ids)
+    start = _window_start(text, tokens, room, number) if len(tokens.ids) > room else 0
+    window = tokens.ids[start : start + room]
+    shift = len(before) + len(window)
+    objects = [i for i, entity in enumerate(text.entities) if entity.is_object]
+    return EncodedText(
+        input_ids=[*before, *window, *names.ids, *after],
+        positions=_positions(text, tokens.opening, len(before) - start),
+        name_positions=[names.opening[i] + shift if i in names.opening else -1 for i in objects],
+        truncated=truncated,
+    )
 
 
 def tokenize_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -152,33 +174,57 @@ def _stays(part: str | _Mark, asked: frozenset[int]) -> bool:
     return isinstance(part, str) or part.entity in asked
 
 
-def _join(parts: Sequence[str | _Mark], ids_of: Mapping[str, list[int]], marker_ids: Mapping[str, int]) -> _Tokens:
-    tokens = _Tokens([], {}, {})
+def _names(entities: Sequence[Entity]) -> Iterator[_Mark]:
+    """The marks of named objects, each with the object's type and name."""
+    for number, entity in enumerate(entities):
+        if entity.is_object and entity.name:
+            opening, closing = MARKERS[entity.role]
+            yield _Mark(number, opening, f" {entity.type} {entity.name}" if entity.type else f" {entity.name}", True)
+            yield _Mark(number, closing, "", False)
+
+
+def _join(
+    parts: Sequence[str | _Mark],
+    ids_of: Mapping[str, list[int]],
+    marker_ids: Mapping[str, int],
+    *,
+    most: int | None = None,
+) -> _Tokens:
+    """The parts in order, each with at most `most` tokens."""
+    ids: list[int] = []
+    opening: dict[int, int] = {}
+    closing: dict[int, int] = {}
+    truncated = False
     for part in parts:
-        if isinstance(part, str):
-            tokens.ids.extend(ids_of[part])
-        else:
-            (tokens.opening if part.is_opening else tokens.closing)[part.entity] = len(tokens.ids)
-            tokens.ids.append(marker_ids[part.token])
-            tokens.ids.extend(ids_of[part.prompt])
-    return tokens
+        piece = ids_of[part if isinstance(part, str) else part.prompt]
+        truncated |= most is not None and len(piece) > most
+        if not isinstance(part, str):
+            (opening if part.is_opening else closing)[part.entity] = len(ids)
+            ids.append(marker_ids[part.token])
+        ids.extend(piece[:most])
+    return _Tokens(ids, opening, closing, truncated)
+
+
+def _asked_length(tokens: _Tokens) -> int:
+    """From the first marker to the last: tokens that must stay together."""
+    return max(tokens.closing.values()) + 1 - min(tokens.opening.values()) if tokens.opening else 0
 
 
 def _window_start(text: MarkedText, tokens: _Tokens, budget: int, text_number: int) -> int:
     """First token of a window of `budget` tokens that holds all marked entities, centred on them."""
     if not tokens.opening:
         return 0
-    first, last = min(tokens.opening.values()), max(tokens.closing.values()) + 1
-    if last - first > budget:
+    first, length = min(tokens.opening.values()), _asked_length(tokens)
+    if length > budget:
         number = max(tokens.closing, key=tokens.closing.__getitem__)
         entity = text.entities[number]
         raise EntitiesTooFarApart(
             f"{text.where}: entity {number} {shorten(text.text[entity.start : entity.end])!r} (characters "
-            f"{entity.start}-{entity.end}) does not fit: the asked-for entities span {last - first} tokens, but "
+            f"{entity.start}-{entity.end}) does not fit: the asked-for entities span {length} tokens, but "
             f"max_length leaves {budget}. Ask for pairs that lie closer together, or raise max_length.",
             text_number,
         )
-    return min(max(0, first - (budget - (last - first)) // 2), len(tokens.ids) - budget)
+    return min(max(0, first - (budget - length) // 2), len(tokens.ids) - budget)
 
 
 def _positions(text: MarkedText, opening: Mapping[int, int], shift: int) -> list[int]:

@@ -470,6 +470,7 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         image_index: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
+        region_name_positions: Tensor | None = None,
         entity_type_index: Tensor | None = None,
         relation_input_ids: Tensor | None = None,
         relation_attention_mask: Tensor | None = None,
@@ -491,6 +492,7 @@ class RocModel(RelationEditing, RocPreTrainedModel):
             image_index: `(batch,)` int64, each sample's row of `pixel_values`, -1 for no picture.
             region_boxes: `(batch, regions, 4)`, `xyxy` in [0, 1], origin top left.
             region_mask: `(batch, regions)`, 1 = real.
+            region_name_positions: `(batch, regions)` int64: the opening marker's token of each region's name, or -1.
             entity_type_index: `(batch, entities)` int64, types as numbers into the configuration's `entity_types`, -1
                 for none. Only `type_constraints` read them.
             relation_input_ids: See `get_relation_features`.
@@ -518,6 +520,7 @@ class RocModel(RelationEditing, RocPreTrainedModel):
             image_index=image_index,
             region_boxes=region_boxes,
             region_mask=region_mask,
+            region_name_positions=region_name_positions,
         )
         if self.config.head == "classification":
             pair_embeds, relation_embeds, logits = vectors, None, self.classifier(vectors).float()
@@ -563,6 +566,7 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         image_index: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
+        region_name_positions: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Fuse [text ; regions ; patches], pick the entities, join head and tail.
@@ -578,6 +582,9 @@ class RocModel(RelationEditing, RocPreTrainedModel):
         patches, grid = self._encode_images(pixel_values)
         if region_boxes is not None and region_mask is not None:
             regions = self.image_embeddings.regions(region_boxes, patches, image_index, grid)
+            if region_name_positions is not None:
+                names = gather_rows(text, region_name_positions.clamp(min=0))
+                regions = regions + names * (region_name_positions >= 0)[..., None]
             parts.append((regions, region_mask.bool(), REGION))
         if self.vision_model is not None:
             parts.append((*self.image_embeddings.scatter(patches, image_index), IMAGE))

@@ -43,6 +43,7 @@ class RocProcessor(ProcessorMixin):
         max_length: Most tokens of a marked text, special tokens included.
         max_description_length: Most tokens of a relation's description.
         max_regions: Most object entities of one picture.
+        object_names: Whether an object's `name` (a detector's label, a caption) is read as text, behind the post.
         entity_typer: What types entities whose type is not given: a name that `load_entity_typer` takes, or None
             to leave them untyped.
         entity_types: The types that relations may ask for, in the order of the model's configuration; others are kept
@@ -66,12 +67,14 @@ class RocProcessor(ProcessorMixin):
         entity_typer: str | None = None,
         entity_types: Sequence[str] = ENTITY_TYPES,
         reads_images: bool | None = None,
+        object_names: bool = False,
         chat_template: str | None = None,
     ) -> None:
         self.markers = markers
         self.max_length = max_length
         self.max_description_length = max_description_length
         self.max_regions = max_regions
+        self.object_names = object_names
         self.entity_typer = entity_typer
         self.entity_types = list(entity_types)
         self.reads_images = image_processor is not None if reads_images is None else reads_images
@@ -115,8 +118,8 @@ class RocProcessor(ProcessorMixin):
             images: A picture (PIL image or the bytes of its file) or None; for a batch a list of them. Strings are
                 refused: a path or address out of user data must not be opened by accident.
             entities: The entities of the text: mappings with half-open character offsets `start` and `end` (offsets
-                of words with `is_split_into_words`) or a `bbox`, and optionally a `type`; for a batch a list of such
-                lists. `(start, end)` and `(start, end, type)` are taken too.
+                of words with `is_split_into_words`) or a `bbox`, and optionally a `type` and, for objects, a `name`;
+                for a batch a list of such lists. `(start, end)` and `(start, end, type)` are taken too.
             pairs: `(head, tail)` numbers into `entities`; None for every ordered pair. For a batch a list of lists.
             labels: One relation index per pair, -100 for a pair without; for a batch a list of lists.
             is_split_into_words: See `text`.
@@ -167,6 +170,7 @@ class RocProcessor(ProcessorMixin):
             "image_index",
             "region_boxes",
             "region_mask",
+            "region_name_positions",
             "entity_type_index",
         ]
 
@@ -248,7 +252,9 @@ class RocProcessor(ProcessorMixin):
 
     def _text_tensors(self, rows: list[_Sample]) -> tuple[list[_Sample], dict[str, Tensor]]:
         """The tensors, and their rows: a row whose pairs do not fit one window is cut into two, until they do."""
-        texts = [MarkedText(row.text, row.entities, frozenset().union(*row.pairs), row.where) for row in rows]
+        texts = [
+            MarkedText(row.text, self._named(row.entities), frozenset().union(*row.pairs), row.where) for row in rows
+        ]
         try:
             encoded = encode_marked(self.tokenizer, texts, max_length=self.max_length)
         except EntitiesTooFarApart as error:
@@ -256,13 +262,21 @@ class RocProcessor(ProcessorMixin):
             if not halves:
                 raise
             return self._text_tensors([*rows[: error.number], *halves, *rows[error.number + 1 :]])
+        name_positions = [text.name_positions for text in encoded]
+        named = (
+            {"region_name_positions": _padded(name_positions, -1)} if self.object_names and any(name_positions) else {}
+        )
         return rows, {
+            **named,
             **self._padded_tokens([text.input_ids for text in encoded]),
             "entity_positions": _padded([text.positions for text in encoded], 0),
             "entity_is_region": _padded([[entity.is_object for entity in row.entities] for row in rows], False),
             "entity_type_index": _padded([[self._type_number(e) for e in row.entities] for row in rows], -1),
             "truncated": torch.tensor([text.truncated for text in encoded]),
         }
+
+    def _named(self, entities: tuple[Entity, ...]) -> tuple[Entity, ...]:
+        return entities if self.object_names else tuple(replace(entity, name=None) for entity in entities)
 
     def _type_number(self, entity: Entity) -> int:
         return self.entity_types.index(entity.type) if entity.type in self.entity_types else -1

@@ -66,6 +66,7 @@ class RunConfig:
         token_dropout: See `RocConfig`.
         type_noise: Probability with which a training step gives a typed text entity another type or none.
         max_regions: See `RocConfig`.
+        object_names: Read the names of objects as text; see `RocProcessor`.
         type_constraints: See `RocConfig`.
         type_penalty: See `RocConfig`.
         markers: `entities` (one encoding for all pairs) or `pair` (one per pair); see `RocProcessor`.
@@ -136,6 +137,7 @@ class RunConfig:
     token_dropout: float = 0.0
     type_noise: float = 0.0
     max_regions: int = 10
+    object_names: bool = False
     type_constraints: Literal["off", "soft", "hard"] = "off"
     type_penalty: float = 1.0
     markers: Literal["entities", "pair"] = "entities"

@@ -310,7 +310,9 @@ def _place(entity: Mapping[str, Any]) -> tuple[Any, ...]:
 def _entity(entity: Mapping[str, Any]) -> Entity:
     """The processor's entity. Types were settled when the data set was built: `""` keeps the processor from asking."""
     bbox = entity["bbox"]
-    return Entity(entity["start"], entity["end"], entity["type"] or "", None if bbox is None else tuple(bbox))
+    if bbox is not None:
+        return Entity(type=entity["type"] or "", bbox=tuple(bbox), name=entity["name"])
+    return Entity(entity["start"], entity["end"], entity["type"] or "")
 
 
 def _digest(image: Mapping[str, Any] | None) -> bytes:
