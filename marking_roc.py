@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .entities_roc import Entity, shorten
+from .entity_typing_roc import Span
 
 MARKERS = {"entities": ("[ENT]", "[/ENT]"), "head": ("[HEAD]", "[/HEAD]"), "tail": ("[TAIL]", "[/TAIL]")}
+NO_SPAN = (0, 0)  # of a token that is not of the text, as Transformers' offset mappings have it
 MAX_NAME_TOKENS = 24  # of an object's type and name: captions are about ten words
 
 
@@ -39,12 +41,15 @@ class EncodedText:
             one that was cut off, which nobody asked for.
         name_positions: For each object the opening marker's place of its name, -1 for one whose name is not read.
         truncated: Whether a part of the text or of an object's name was cut off.
+        offsets: For each token its half-open character span in the text, (0, 0) for what is not of the text; empty
+            where not asked for.
     """
 
     input_ids: list[int]
     positions: list[int]
     name_positions: list[int]
     truncated: bool
+    offsets: list[Span]
 
 
 class EntitiesTooFarApart(ValueError):
@@ -67,16 +72,27 @@ class _Mark(NamedTuple):
     is_opening: bool
 
 
+class _Pieces(NamedTuple):
+    """The token ids of every piece of the texts, the tokens' spans in it where asked for, and the markers' ids."""
+
+    ids: dict[str, list[int]]
+    spans: dict[str, list[Span]]
+    markers: dict[str, int]
+
+
 class _Tokens(NamedTuple):
-    """Token ids, and at which of them each entity's opening and closing marker is."""
+    """Token ids, at which of them each entity's opening and closing marker is, and their spans in the text."""
 
     ids: list[int]
     opening: dict[int, int]
     closing: dict[int, int]
+    spans: list[Span]
     truncated: bool = False
 
 
-def encode_marked(tokenizer: Any, texts: Sequence[MarkedText], *, max_length: int) -> list[EncodedText]:
+def encode_marked(
+    tokenizer: Any, texts: Sequence[MarkedText], *, max_length: int, with_offsets: bool = False
+) -> list[EncodedText]:
     """Mark the entities of texts, `[ENT] type name [/ENT]`, and tokenise them; named objects follow the text likewise.
 
     The pieces between the markers of all texts go through the tokenizer at once, each with the white space before it:
@@ -87,6 +103,7 @@ def encode_marked(tokenizer: Any, texts: Sequence[MarkedText], *, max_length: in
         texts: The texts.
         max_length: Most tokens of a text. In a longer one only asked-for entities are marked, and what lies far from
             them is cut off; where even that leaves no room for the names of objects, those are left out.
+        with_offsets: Whether to tell each token's span in its text; the tokenizer must be a fast one.
 
     Returns:
         The texts as token ids.
@@ -96,17 +113,15 @@ def encode_marked(tokenizer: Any, texts: Sequence[MarkedText], *, max_length: in
             the last.
     """
     rows = [(list(_parts(text.text, text.entities)), list(_names(text.entities))) for text in texts]
-    strings = {part if isinstance(part, str) else part.prompt: None for row in rows for parts in row for part in parts}
-    ids_of = dict(zip(strings, tokenize_plain(tokenizer, list(strings))))
-    marker_ids = {token: tokenizer.convert_tokens_to_ids(token) for pair in MARKERS.values() for token in pair}
+    pieces = _tokenize_pieces(tokenizer, [part for row in rows for parts in row for part in parts], with_offsets)
     before, after = _special_ids(tokenizer)
     budget = max_length - len(before) - len(after)
     encoded = []
     for number, (text, (parts, name_parts)) in enumerate(zip(texts, rows)):
-        names = _join(name_parts, ids_of, marker_ids, most=MAX_NAME_TOKENS)
-        tokens = _join(parts, ids_of, marker_ids)
+        names = _join(name_parts, pieces, most=MAX_NAME_TOKENS)
+        tokens = _join(parts, pieces)
         if len(tokens.ids) + len(names.ids) > budget:
-            tokens = _join([part for part in parts if _stays(part, text.asked)], ids_of, marker_ids)
+            tokens = _join([part for part in parts if _stays(part, text.asked)], pieces)
         encoded.append(_fit(text, tokens, names, before, after, budget, number))
     return encoded
 
@@ -117,7 +132,7 @@ def _fit(
     """A window of the text's tokens and all names' in `budget` tokens, or no name's."""
     truncated = len(tokens.ids) + len(names.ids) > budget or names.truncated
     if _asked_length(tokens) + len(names.ids) > budget:
-        names = _Tokens([], {}, {})
+        names = _Tokens([], {}, {}, [])
     room = budget - len(names.ids)
     start = _window_start(text, tokens, room, number) if len(tokens.ids) > room else 0
     window = tokens.ids[start : start + room]
@@ -128,15 +143,20 @@ def _fit(
         positions=_positions(text, tokens.opening, len(before) - start),
         name_positions=[names.opening[i] + shift if i in names.opening else -1 for i in objects],
         truncated=truncated,
+        offsets=[*[NO_SPAN] * len(before), *tokens.spans[start : start + room], *names.spans, *[NO_SPAN] * len(after)],
     )
 
 
 def tokenize_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids without special tokens around or inside: "[ENT]" in somebody's text is text, never a marker."""
+    return _tokenize(tokenizer, texts)["input_ids"]
+
+
+def _tokenize(tokenizer: Any, texts: Sequence[str], **options: Any) -> Mapping[str, list[Any]]:
     if not texts:
-        return []
-    options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-    return tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, **options)["input_ids"]
+        return {"input_ids": [], "offset_mapping": []}
+    options |= {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    return tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, **options)
 
 
 def _parts(text: str, entities: Sequence[Entity]) -> Iterator[str | _Mark]:
@@ -183,26 +203,30 @@ def _names(entities: Sequence[Entity]) -> Iterator[_Mark]:
             yield _Mark(number, closing, "", False)
 
 
-def _join(
-    parts: Sequence[str | _Mark],
-    ids_of: Mapping[str, list[int]],
-    marker_ids: Mapping[str, int],
-    *,
-    most: int | None = None,
-) -> _Tokens:
+def _tokenize_pieces(tokenizer: Any, parts: Sequence[str | _Mark], with_offsets: bool) -> _Pieces:
+    strings = list(dict.fromkeys(part if isinstance(part, str) else part.prompt for part in parts))
+    encoded = _tokenize(tokenizer, strings, return_offsets_mapping=with_offsets)
+    spans = dict(zip(strings, encoded["offset_mapping"])) if with_offsets else {}
+    markers = {token: tokenizer.convert_tokens_to_ids(token) for pair in MARKERS.values() for token in pair}
+    return _Pieces(dict(zip(strings, encoded["input_ids"])), spans, markers)
+
+
+def _join(parts: Sequence[str | _Mark], pieces: _Pieces, *, most: int | None = None) -> _Tokens:
     """The parts in order, each with at most `most` tokens."""
-    ids: list[int] = []
-    opening: dict[int, int] = {}
-    closing: dict[int, int] = {}
-    truncated = False
+    tokens, truncated, offset = _Tokens([], {}, {}, []), False, 0
     for part in parts:
-        piece = ids_of[part if isinstance(part, str) else part.prompt]
-        truncated |= most is not None and len(piece) > most
-        if not isinstance(part, str):
-            (opening if part.is_opening else closing)[part.entity] = len(ids)
-            ids.append(marker_ids[part.token])
-        ids.extend(piece[:most])
-    return _Tokens(ids, opening, closing, truncated)
+        if isinstance(part, str):
+            ids = pieces.ids[part]
+            tokens.spans.extend((offset + start, offset + end) for start, end in pieces.spans.get(part, ()))
+            offset += len(part)
+        else:
+            ids = pieces.ids[part.prompt]
+            (tokens.opening if part.is_opening else tokens.closing)[part.entity] = len(tokens.ids)
+            tokens.ids.append(pieces.markers[part.token])
+            tokens.spans.extend([NO_SPAN] * (1 + len(ids[:most])))
+        truncated |= most is not None and len(ids) > most
+        tokens.ids.extend(ids[:most])
+    return tokens._replace(truncated=truncated)
 
 
 def _asked_length(tokens: _Tokens) -> int:

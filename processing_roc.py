@@ -15,7 +15,7 @@ from .configuration_roc import ENTITY_TYPES
 from .entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words, shorten
 from .entity_typing_roc import load_entity_typer
 from .images_roc import open_image
-from .marking_roc import MARKERS, EntitiesTooFarApart, MarkedText, encode_marked
+from .marking_roc import MARKERS, NO_SPAN, EntitiesTooFarApart, MarkedText, encode_marked
 
 NO_LABEL = -100  # PyTorch's cross-entropy leaves it out
 
@@ -109,6 +109,7 @@ class RocProcessor(ProcessorMixin):
         labels: Sequence[Any] | None = None,
         is_split_into_words: bool = False,
         where: Sequence[str] | None = None,
+        return_offsets_mapping: bool = False,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Encode one sample or a batch.
@@ -124,11 +125,14 @@ class RocProcessor(ProcessorMixin):
             labels: One relation index per pair, -100 for a pair without; for a batch a list of lists.
             is_split_into_words: See `text`.
             where: What to call each text in an error; None for "sample 0" and so on.
+            return_offsets_mapping: Whether to tell each token's place in the text, `offset_mapping`.
             return_tensors: Only `"pt"`.
 
         Returns:
             A `BatchFeature` with what `RocModel.forward` takes, and
             `pair_mask` `(batch, pairs)` (1 = real) and `truncated` `(batch,)` bool: whether text was cut off.
+            With `return_offsets_mapping`, `offset_mapping` `(batch, length, 2)`: half-open character spans in the text,
+            (0, 0) for markers, types, names of objects, special tokens and padding.
             With `markers="pair"` each pair is a row of the batch, and a text whose pairs lie too far apart for one
             window of `max_length` takes several rows. `logits[pair_mask.bool()]` always has the pairs in the order
             that they were given, sample by sample.
@@ -147,7 +151,7 @@ class RocProcessor(ProcessorMixin):
             rows = [row for sample in rows for row in _one_row_per_pair(sample)]
         if not any(row.pairs for row in rows):
             raise ValueError("No text has a pair: give at least one of them two entities.")
-        rows, text_tensors = self._text_tensors(rows)
+        rows, text_tensors = self._text_tensors(rows, with_offsets=return_offsets_mapping)
         tensors = text_tensors | _pair_tensors(rows) | _region_tensors(rows) | self._image_tensors(rows)
         return BatchFeature(tensors)
 
@@ -250,30 +254,31 @@ class RocProcessor(ProcessorMixin):
             )
         return samples
 
-    def _text_tensors(self, rows: list[_Sample]) -> tuple[list[_Sample], dict[str, Tensor]]:
+    def _text_tensors(self, rows: list[_Sample], *, with_offsets: bool) -> tuple[list[_Sample], dict[str, Tensor]]:
         """The tensors, and their rows: a row whose pairs do not fit one window is cut into two, until they do."""
         texts = [
             MarkedText(row.text, self._named(row.entities), frozenset().union(*row.pairs), row.where) for row in rows
         ]
         try:
-            encoded = encode_marked(self.tokenizer, texts, max_length=self.max_length)
+            encoded = encode_marked(self.tokenizer, texts, max_length=self.max_length, with_offsets=with_offsets)
         except EntitiesTooFarApart as error:
             halves = _halves(rows[error.number])
             if not halves:
                 raise
-            return self._text_tensors([*rows[: error.number], *halves, *rows[error.number + 1 :]])
-        name_positions = [text.name_positions for text in encoded]
-        named = (
-            {"region_name_positions": _padded(name_positions, -1)} if self.object_names and any(name_positions) else {}
-        )
-        return rows, {
-            **named,
+            parted = [*rows[: error.number], *halves, *rows[error.number + 1 :]]
+            return self._text_tensors(parted, with_offsets=with_offsets)
+        tensors = {
             **self._padded_tokens([text.input_ids for text in encoded]),
             "entity_positions": _padded([text.positions for text in encoded], 0),
             "entity_is_region": _padded([[entity.is_object for entity in row.entities] for row in rows], False),
             "entity_type_index": _padded([[self._type_number(e) for e in row.entities] for row in rows], -1),
             "truncated": torch.tensor([text.truncated for text in encoded]),
         }
+        if self.object_names and any(text.name_positions for text in encoded):
+            tensors["region_name_positions"] = _padded([text.name_positions for text in encoded], -1)
+        if with_offsets:
+            tensors["offset_mapping"] = _padded([text.offsets for text in encoded], NO_SPAN)
+        return rows, tensors
 
     def _named(self, entities: tuple[Entity, ...]) -> tuple[Entity, ...]:
         return entities if self.object_names else tuple(replace(entity, name=None) for entity in entities)

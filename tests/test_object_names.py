@@ -40,20 +40,7 @@ def test_names_follow_the_text_each_marked_and_typed(reads_names: RocProcessor) 
 
 def test_pair_markers_name_the_object_in_its_role() -> None:
     tokens, _ = read(tiny_processor("pair", object_names=True), "ann met", [ANN, NAMED], pairs=[(0, 1)])
-    assert tokens == [
-        "[CLS]",
-        "[HEAD]",
-        "person",
-        "ann",
-        "[/HEAD]",
-        "met",
-        "[TAIL]",
-        "object",
-        "the",
-        "post",
-        "[/TAIL]",
-        "[SEP]",
-    ]
+    assert " ".join(tokens) == "[CLS] [HEAD] person ann [/HEAD] met [TAIL] object the post [/TAIL] [SEP]"
 
 
 def test_names_are_not_read_unless_asked_for() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -638,3 +638,23 @@ def test_the_saved_folder_loads_where_roc_is_not_installed(tmp_path: Path) -> No
     loaded = json.loads(done.stdout)
     batch = processor(text=TEXT, entities=[(*ANN, ""), (*BOB, "person")])
     assert loaded == {"settings": SETTINGS, "reads_images": False, "input_ids": batch["input_ids"].tolist()}
+
+
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer, tiny_byte_tokenizer])
+def test_offsets_say_which_token_is_which_part_of_the_text(tokenizer: Callable[[], Any]) -> None:
+    processor = tiny_processor(vision=False, tokenizer=tokenizer(), max_length=24)
+    text = "ann met bob in berlin " + "today " * 30
+    entities = [{"start": 0, "end": 3, "type": "person"}, {"start": 8, "end": 11}]
+    plain = processor([text, "eve met ann"], entities=[entities, [(0, 3), (8, 11)]])
+    batch = processor([text, "eve met ann"], entities=[entities, [(0, 3), (8, 11)]], return_offsets_mapping=True)
+    assert torch.equal(batch["input_ids"], plain["input_ids"])
+    assert batch["offset_mapping"].shape == (2, 24, 2)
+    for row, own in enumerate([text, "eve met ann"]):
+        for token, (start, end) in zip(batch["input_ids"][row], batch["offset_mapping"][row].tolist(), strict=True):
+            if end:
+                assert processor.tokenizer.decode(token).strip() in ("", own[start:end].strip())
+            else:
+                assert (start, end) == (0, 0)
+    kept = [text[start:end].strip() for start, end in batch["offset_mapping"][0].tolist() if end]
+    assert "".join(kept).startswith("annmetbobinberlintoday".replace(" ", ""))
+    assert "offset_mapping" not in plain
