@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_roc import RocConfig
 from .editing_roc import RelationEditing
+from .explaining_roc import Explaining
 from .index_roc import RelationIndex
 from .input_dropout_roc import corrupt_inputs
 from .retrieval_roc import (
@@ -174,7 +175,7 @@ class RocPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.pair_projection.weight)
 
 
-class RocModel(RelationEditing, RocPreTrainedModel):
+class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
     """Multimodal relation extraction by retrieval.
 
     Args:
