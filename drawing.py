@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
+import itertools
 import os
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from .files import atomic_write
+from .heat_map import AWAY, TOWARDS, colour_of, opacity, with_heat
+from .text_layout import Font, load_font, place_characters, shorten, wrap
 
 MAX_PAIRS = 6
 MAX_RELATIONS = 5
@@ -22,7 +21,6 @@ MAX_TEXT_LINES = 24
 MAX_DESCRIPTION_LINES = 3
 
 Color = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont
 Box = tuple[float, float, float, float]
 
 # Eight hues that stay apart from each other, dark enough for small type on white (contrast at least 3.7 : 1).
@@ -48,8 +46,6 @@ _PAGE, _CARD, _TRACK, _FIRST_BAR, _BAR = (
 _WIDTH, _MARGIN, _GAP, _PADDING = 1080, 24, 16, 18  # pixels; fits a 1280 pixel laptop screen unscaled
 _MAX_PICTURE_HEIGHT = 560
 _TEXT_HEIGHT, _LANE_HEIGHT, _DESCRIPTION_HEIGHT = 32, 22, 19
-# Glyph by glyph from left to right, so that each character offset has one place on its line.
-_LAYOUT = ImageFont.Layout.BASIC
 _CHARACTERS_DRAWN = 5000  # more than MAX_TEXT_LINES can hold, so that a whole book costs no time
 
 
@@ -70,6 +66,7 @@ def draw_prediction(
     predictions: Sequence[Mapping[str, Any]],
     image: Image.Image | None = None,
     title: str | None = None,
+    explanation: Mapping[str, Any] | None = None,
 ) -> Image.Image:
     """Draw one post: its text with coloured entities, its picture with boxes, and the ranked relations of its pairs.
 
@@ -87,6 +84,8 @@ def draw_prediction(
             `relation` is there and None, no relation was decided for: a line says so, and no bar stands out.
         image: The picture, of any size and mode, turned the way the boxes were measured.
         title: A heading.
+        explanation: What moved the pair towards its relation, as `inference.explain` gives it: the text's words and
+            the picture's patches are coloured by their relevance, on one scale.
 
     Returns:
         The drawing, RGB.
@@ -96,10 +95,13 @@ def draw_prediction(
     """
     _check_prediction(path, text, entities, predictions)
     inner = _WIDTH - 2 * _MARGIN
-    blocks = [_text_block(text, entities, inner)]
+    blocks = [_text_block(text, entities, inner, explanation)]
     if title:
         blocks.insert(0, _title_block(title, inner))
-    blocks.append(_two_columns(_detail_blocks(entities, predictions, image, inner), inner))
+    if explanation is not None:
+        blocks.append(_legend_block(explanation, inner))
+    details = _detail_blocks(entities, predictions, image, inner, explanation)
+    blocks.append(_two_columns(details, inner))
     left_out = len(predictions) - MAX_PAIRS
     if left_out > 0:
         blocks.append(_note_block(f"and {left_out} more pair{'s' * (left_out > 1)}", inner))
@@ -146,12 +148,13 @@ def _detail_blocks(
     predictions: Sequence[Mapping[str, Any]],
     image: Image.Image | None,
     width: int,
+    explanation: Mapping[str, Any] | None,
 ) -> list[Image.Image]:
     """The picture and one card per pair, all as wide as one of two columns, or as the page if there is only one."""
     shown = predictions[:MAX_PAIRS]
     alone = len(shown) + (image is not None) < 2
     column = width if alone else (width - _GAP) // 2
-    blocks = [] if image is None else [_picture_block(image, entities, column)]
+    blocks = [] if image is None else [_picture_block(image, entities, column, explanation)]
     return blocks + [_pair_block(pair, entities, column) for pair in shown]
 
 
@@ -160,15 +163,35 @@ def _detail_blocks(
 
 
 def _title_block(title: str, width: int) -> Image.Image:
-    font = _font(26, bold=True)
+    font = load_font(26, bold=True)
     block = Image.new("RGB", (width, 36), _PAGE)
-    ImageDraw.Draw(block).text((0, 0), _shorten(title, font, width), font=font, fill=_INK)
+    ImageDraw.Draw(block).text((0, 0), shorten(title, font, width), font=font, fill=_INK)
     return block
 
 
 def _note_block(note: str, width: int) -> Image.Image:
     block = Image.new("RGB", (width, 22), _PAGE)
-    ImageDraw.Draw(block).text((width / 2, 0), note, font=_font(15), fill=_MUTED, anchor="ma")
+    ImageDraw.Draw(block).text((width / 2, 0), note, font=load_font(15), fill=_MUTED, anchor="ma")
+    return block
+
+
+def _legend_block(explanation: Mapping[str, Any], width: int) -> Image.Image:
+    """What the colours mean, and how much text and picture add to the score."""
+    font = load_font(15)
+    block = Image.new("RGB", (width, 24), _PAGE)
+    draw = ImageDraw.Draw(block)
+    x = 4.0
+    for colour, words in ((TOWARDS, f"towards {explanation['relation']}"), (AWAY, "away from it")):
+        draw.rectangle((x, 4, x + 14, 18), fill=colour)
+        words = shorten(words, font, 420)
+        draw.text((x + 22, 11), words, font=font, fill=_INK, anchor="lm")
+        x += 22 + font.getlength(words) + 24
+    parts = {"text": sum(token["relevance"] for token in explanation["tokens"])}
+    if explanation["patches"] is not None:
+        parts["picture"] = sum(map(sum, explanation["patches"]))
+    added = ", ".join(f"{name} {value:+.2f}" for name, value in parts.items())
+    note = f"score {explanation['score']:.2f}; {added}"
+    draw.text((width - 4, 11), shorten(note, font, width - x), font=font, fill=_MUTED, anchor="rm")
     return block
 
 
@@ -183,11 +206,19 @@ class _Segment:
     tag_left: float
 
 
-def _text_block(text: str, entities: Sequence[Mapping[str, Any]], width: int) -> Image.Image:
-    """The text; under each line, bars mark its entities, in as many lanes as nested or close entities need."""
-    font, tag_font = _font(21), _font(13)
-    lines = _wrap(text[:_CHARACTERS_DRAWN], font, width - 2 * _PADDING)[:MAX_TEXT_LINES]
-    placed = [_place(text, line, font) for line in lines]
+def _text_block(
+    text: str,
+    entities: Sequence[Mapping[str, Any]],
+    width: int,
+    explanation: Mapping[str, Any] | None,
+) -> Image.Image:
+    """The text; under each line, bars mark its entities, in as many lanes as nested or close entities need.
+
+    With an explanation the tokens' colours are behind the text instead of the entities'.
+    """
+    font, tag_font = load_font(21), load_font(13)
+    lines = wrap(text[:_CHARACTERS_DRAWN], font, width - 2 * _PADDING)[:MAX_TEXT_LINES]
+    placed = [place_characters(text, line, font) for line in lines]
     lanes = [
         _lanes(_segments(entities, line, edges, tag_font, width - _PADDING), tag_font)
         for line, (_, edges) in zip(lines, placed, strict=True)
@@ -196,23 +227,52 @@ def _text_block(text: str, entities: Sequence[Mapping[str, Any]], width: int) ->
     height = 2 * _PADDING + sum(_TEXT_HEIGHT + _LANE_HEIGHT * len(lane) for lane in lanes) + 24 * bool(left_out)
     block = _card(width, height)
     y = _PADDING
-    for (glyphs, _), lane in zip(placed, lanes, strict=True):
-        _draw_line(block, y, glyphs, font, lane, tag_font)
+    for line, (glyphs, edges), lane in zip(lines, placed, lanes, strict=True):
+        tints = _entity_tints(lane) if explanation is None else _token_tints(explanation, line, edges)
+        _draw_line(block, y, glyphs, font, lane, tag_font, tints)
         y += _TEXT_HEIGHT + _LANE_HEIGHT * len(lane)
     if left_out:
         note = f"… and {left_out:,} more characters"
-        ImageDraw.Draw(block).text((_PADDING, y), note, font=_font(15), fill=_MUTED)
+        ImageDraw.Draw(block).text((_PADDING, y), note, font=load_font(15), fill=_MUTED)
     return block
 
 
+def _entity_tints(lanes: list[list[_Segment]]) -> list[tuple[float, float, Color]]:
+    """Left, right and colour, long ones first: a nested entity's tint lies on top of the one around it."""
+    segments = sorted((segment for lane in lanes for segment in lane), key=lambda segment: segment.left - segment.right)
+    return [(segment.left - 3, segment.right + 3, _tint(entity_color(segment.entity), 0.16)) for segment in segments]
+
+
+def _token_tints(
+    explanation: Mapping[str, Any], line: tuple[int, int], edges: list[tuple[float, float]]
+) -> list[tuple[float, float, Color]]:
+    """Left, right and colour of each token on one line, by its relevance."""
+    largest, tints = _largest_relevance(explanation), []
+    for token in explanation["tokens"]:
+        first, last = max(token["start"], line[0]), min(token["end"], line[1])
+        if first < last:
+            covered = edges[first - line[0] : last - line[0]]
+            left, right = (_PADDING + edge for edge in (min(e[0] for e in covered), max(e[1] for e in covered)))
+            tints.append((left, right, _tint(colour_of(token["relevance"]), opacity(token["relevance"], largest))))
+    return tints
+
+
+def _largest_relevance(explanation: Mapping[str, Any]) -> float:
+    tokens = [token["relevance"] for token in explanation["tokens"]]
+    return max(map(abs, itertools.chain(tokens, *(explanation["patches"] or ()))), default=0.0)
+
+
 def _draw_line(
-    block: Image.Image, y: int, glyphs: str, font: Font, lanes: list[list[_Segment]], tag_font: Font
+    block: Image.Image,
+    y: int,
+    glyphs: str,
+    font: Font,
+    lanes: list[list[_Segment]],
+    tag_font: Font,
+    tints: Sequence[tuple[float, float, Color]],
 ) -> None:
-    segments = [segment for lane in lanes for segment in lane]
-    # Long ones first: a nested entity's tint lies on top of the one around it.
-    for segment in sorted(segments, key=lambda segment: segment.left - segment.right):
-        tint = _tint(entity_color(segment.entity), 0.16)
-        _rounded(block, (segment.left - 3, y, segment.right + 3, y + 30), fill=tint, radius=5)
+    for left, right, tint in tints:
+        _rounded(block, (left, y, right, y + 30), fill=tint, radius=5)
     draw = ImageDraw.Draw(block)
     draw.text((_PADDING, y + 2), glyphs, font=font, fill=_INK)
     for number, lane in enumerate(lanes):
@@ -240,7 +300,7 @@ def _segments(
             continue
         covered = edges[first - line[0] : last - line[0]]
         left, right = (_PADDING + edge for edge in (min(e[0] for e in covered), max(e[1] for e in covered)))
-        tag = _shorten(entity.get("type") or "", tag_font, 160) if first == entity["start"] else ""
+        tag = shorten(entity.get("type") or "", tag_font, 160) if first == entity["start"] else ""
         tag_left = max(_PADDING, min(left, right_limit - tag_font.getlength(tag)))
         segments.append(_Segment(index, left, right, tag, tag_left))
     return segments
@@ -262,14 +322,22 @@ def _lanes(segments: list[_Segment], tag_font: Font) -> list[list[_Segment]]:
     return lanes
 
 
-def _picture_block(image: Image.Image, entities: Sequence[Mapping[str, Any]], width: int) -> Image.Image:
-    """The picture, scaled to the column with its aspect kept, with a labelled box for each object entity."""
+def _picture_block(
+    image: Image.Image,
+    entities: Sequence[Mapping[str, Any]],
+    width: int,
+    explanation: Mapping[str, Any] | None,
+) -> Image.Image:
+    """The picture, scaled to the column with its aspect kept: a labelled box for each object, patches by relevance."""
     available = width - 2 * _PADDING
     scale = min(available / image.width, _MAX_PICTURE_HEIGHT / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     block = _card(width, size[1] + 2 * _PADDING)
     left, top = (width - size[0]) // 2, _PADDING
-    block.paste(_on_white(image).resize(size, Image.Resampling.LANCZOS), (left, top))
+    scaled = _on_white(image).resize(size, Image.Resampling.LANCZOS)
+    if explanation is not None and explanation["patches"] is not None:
+        scaled = with_heat(scaled, explanation["patches"], _largest_relevance(explanation))
+    block.paste(scaled, (left, top))
     boxes = [(index, entity) for index, entity in enumerate(entities) if entity.get("bbox") is not None]
     for index, entity in boxes:
         box = _box_in_pixels(entity["bbox"], (left, top), size)
@@ -295,8 +363,8 @@ def _box_in_pixels(bbox: Sequence[float], origin: tuple[int, int], size: tuple[i
 
 def _draw_box_label(block: Image.Image, box: Box, name: str, color: Color) -> None:
     """Write a name above its box, or inside where the card's edge leaves no room above."""
-    font, height = _font(14, bold=True), 21
-    label = _shorten(name, font, block.width // 2)
+    font, height = load_font(14, bold=True), 21
+    label = shorten(name, font, block.width // 2)
     width = font.getlength(label) + 12
     left = max(2, min(box[0], block.width - width - 2))
     top = box[1] - height if box[1] - height >= 2 else box[1]
@@ -306,7 +374,7 @@ def _draw_box_label(block: Image.Image, box: Box, name: str, color: Color) -> No
 
 def _pair_block(pair: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], width: int) -> Image.Image:
     """The two names, then each relation with its bar, score and description."""
-    font, small = _font(16), _font(14)
+    font, small = load_font(16), load_font(14)
     inner = width - 2 * _PADDING
     rows = [
         (relation, _description_lines(relation.get("description"), small, inner))
@@ -335,12 +403,12 @@ def _pair_block(pair: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], 
 
 def _draw_names(block: Image.Image, entities: Sequence[Mapping[str, Any]], pair: Mapping[str, Any]) -> None:
     """Head and tail as coloured chips with an arrow between; each gets half of the line at most."""
-    font, arrow = _font(16, bold=True), 40
+    font, arrow = load_font(16, bold=True), 40
     room = (block.width - 2 * _PADDING - arrow) / 2 - 20
     x = float(_PADDING)
     for side in ("head", "tail"):
         index = pair[side]
-        name = _shorten(entities[index]["name"], font, room)
+        name = shorten(entities[index]["name"], font, room)
         right = x + font.getlength(name) + 20
         color = entity_color(index)
         _rounded(block, (x, _PADDING, right, _PADDING + 30), fill=_tint(color, 0.16), radius=15)
@@ -356,10 +424,10 @@ def _draw_names(block: Image.Image, entities: Sequence[Mapping[str, Any]], pair:
 
 def _draw_relation(block: Image.Image, y: int, relation: Mapping[str, Any], *, best: bool) -> None:
     """Name and score on one line, the bar under them; the best relation is the dark one."""
-    font = _font(16, bold=best)
+    font = load_font(16, bold=best)
     left, right = _PADDING, block.width - _PADDING
     score = f"{relation['score']:.2f}"
-    name = _shorten(relation["relation"], font, right - left - font.getlength(score) - 16)
+    name = shorten(relation["relation"], font, right - left - font.getlength(score) - 16)
     draw = ImageDraw.Draw(block)
     draw.text((left, y), name, font=font, fill=_INK)
     draw.text((right, y), score, font=font, fill=_INK, anchor="ra")
@@ -373,10 +441,10 @@ def _draw_relation(block: Image.Image, y: int, relation: Mapping[str, Any], *, b
 
 def _description_lines(description: str | None, font: Font, width: int) -> list[str]:
     text = " ".join((description or "").split())[:_CHARACTERS_DRAWN]
-    spans = _wrap(text, font, width) if text else []
+    spans = wrap(text, font, width) if text else []
     lines = [text[start:end] for start, end in spans[:MAX_DESCRIPTION_LINES]]
     if len(spans) > MAX_DESCRIPTION_LINES:
-        lines[-1] = _shorten(text[spans[MAX_DESCRIPTION_LINES - 1][0] :], font, width)
+        lines[-1] = shorten(text[spans[MAX_DESCRIPTION_LINES - 1][0] :], font, width)
     return lines
 
 
@@ -407,109 +475,7 @@ def _stack(blocks: list[Image.Image], margin: int) -> Image.Image:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Type and shapes
-
-
-@cache
-def _font(size: int, bold: bool = False) -> Font:
-    """DejaVu Sans where matplotlib brings it along (Cyrillic, Greek, Hebrew, symbols), else Pillow's own font."""
-    matplotlib = importlib.util.find_spec("matplotlib")
-    if matplotlib is not None and matplotlib.origin is not None:
-        name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-        file = Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / name
-        if file.is_file():
-            return ImageFont.truetype(str(file), size, layout_engine=_LAYOUT)
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is given
-    return font.font_variant(layout_engine=_LAYOUT)
-
-
-def _wrap(text: str, font: Font, width: float) -> list[tuple[int, int]]:
-    """Break a text at spaces and newlines (and inside longer words) into half-open character spans of lines."""
-    lines, offset = [], 0
-    for paragraph in text.split("\n"):
-        lines += [(offset + start, offset + end) for start, end in _wrap_paragraph(paragraph, font, width)]
-        offset += len(paragraph) + 1
-    return lines
-
-
-def _wrap_paragraph(text: str, font: Font, width: float) -> list[tuple[int, int]]:
-    lines, start, end = [], 0, 0
-    for word in re.finditer(r"\S+", text):
-        if font.getlength(text[start : word.end()]) <= width:
-            end = word.end()
-            continue
-        if end > start:
-            lines.append((start, end))
-            start = word.start()
-        while font.getlength(text[start : word.end()]) > width:
-            cut = start + _fitting(text[start : word.end()], font, width)
-            lines.append((start, cut))
-            start = cut
-        end = word.end()
-    return [*lines, (start, end)]
-
-
-def _fitting(text: str, font: Font, width: float) -> int:
-    """How many leading characters fit into a width; at least one."""
-    count = 1
-    while count < len(text) and font.getlength(text[: count + 1]) <= width:
-        count += 1
-    return count
-
-
-def _place(text: str, line: tuple[int, int], font: Font) -> tuple[str, list[tuple[float, float]]]:
-    """Arrange one line for drawing.
-
-    Returns:
-        The glyphs from left to right, and for each character of `text[line[0]:line[1]]` its left and right edge in
-        pixels from the start of the line.
-    """
-    characters = text[line[0] : line[1]]
-    glyphs, edges = "", [(0.0, 0.0)] * len(characters)
-    for i in _visual_order(characters):
-        left = font.getlength(glyphs)
-        glyphs += _glyph(characters[i])
-        edges[i] = (left, font.getlength(glyphs))
-    return glyphs, edges
-
-
-def _visual_order(characters: str) -> list[int]:
-    """Indices from left to right: runs of right-to-left characters, with the neutral ones between, are turned round.
-
-    Source:
-        A small part of the Unicode bidirectional algorithm (UAX 9): one level, left-to-right paragraphs.
-    """
-    order, i = list(range(len(characters))), 0
-    directions = [unicodedata.bidirectional(character) for character in characters]
-    while i < len(characters):
-        if directions[i] not in {"R", "AL"}:
-            i += 1
-            continue
-        end = j = i + 1
-        while j < len(characters) and directions[j] not in {"L", "EN", "AN"}:
-            end = j + 1 if directions[j] in {"R", "AL"} else end
-            j += 1
-        order[i:end] = reversed(order[i:end])
-        i = end
-    return order
-
-
-def _glyph(character: str) -> str:
-    """What is drawn for a character: nothing for controls, joiners and variation selectors (fonts show boxes)."""
-    if character.isspace():
-        return " "
-    invisible = unicodedata.category(character) in {"Cc", "Cf", "Cs"} or "\ufe00" <= character <= "\ufe0f"
-    return "" if invisible else character
-
-
-def _shorten(text: str, font: Font, width: float) -> str:
-    """One line of text, in visual order, ended by an ellipsis if it is too long for the width."""
-    characters = " ".join(text[:500].split())
-    line = "".join(_glyph(characters[i]) for i in _visual_order(characters))
-    if font.getlength(line) <= width:
-        return line
-    return line[: _fitting(line, font, width - font.getlength("…"))].rstrip() + "…"
+# Shapes
 
 
 def _card(width: int, height: int) -> Image.Image:

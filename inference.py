@@ -165,6 +165,54 @@ def predict(
     }
 
 
+def explain(
+    model: RocModel,
+    processor: RocProcessor,
+    text: str,
+    entities: Sequence[dict[str, Any]],
+    *,
+    image: Any = None,
+    pair: tuple[int, int] = (0, 1),
+    relation: str | None = None,
+    num_steps: int = 16,
+) -> dict[str, Any]:
+    """Explain one pair of a post: see `RocModel.explain`.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        text: The text.
+        entities: As `RocProcessor` takes them.
+        image: A picture (PIL image or encoded bytes), or None.
+        pair: (head, tail) numbers into `entities`.
+        relation: Name of the relation to explain; None for the best one.
+        num_steps: See `RocModel.explain`.
+
+    Returns:
+        `relation`, `description`, `score`; `tokens`, a list of `start`, `end` (half-open character offsets) and
+        `relevance`; and `patches`, the relevance of each patch as rows of numbers, or None without a picture.
+
+    Raises:
+        ValueError: As `RocModel.explain` and `RocProcessor`.
+        TypeError: As `RocProcessor`.
+    """
+    batch = processor(text=text, images=image, entities=entities, pairs=[pair], return_offsets_mapping=True)
+    batch = batch.to(model.device)
+    evidence = model.explain(batch, relation=relation, num_steps=num_steps)
+    spans = batch["offset_mapping"][0].tolist()
+    return {
+        "relation": evidence.relation,
+        "description": evidence.description,
+        "score": evidence.score,
+        "tokens": [
+            {"start": start, "end": end, "relevance": relevance}
+            for (start, end), relevance in zip(spans, evidence.token_relevance.tolist())
+            if end
+        ],
+        "patches": None if evidence.patch_relevance is None else evidence.patch_relevance.tolist(),
+    }
+
+
 def _described(entity: Any, text: str, number: int) -> dict[str, Any]:
     name = entity.name or f"object {number}" if entity.is_object else text[entity.start : entity.end]
     bbox = None if entity.bbox is None else list(entity.bbox)

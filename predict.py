@@ -10,7 +10,7 @@ from typing import Any
 
 from roc.drawing import draw_prediction
 from roc.images_roc import open_image
-from roc.inference import find_entities, load_model, parse_entity, predict
+from roc.inference import explain, find_entities, load_model, parse_entity, predict
 from roc.programs import run_program
 from roc.relation_files import load_relations
 
@@ -26,6 +26,8 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("Give both --head and --tail, or neither for all pairs.")
     if options.head is not None and options.entity:
         raise ValueError("Give --head and --tail for one pair, or --entity for all pairs, but not both.")
+    if options.explain and options.head is None:
+        raise ValueError("--explain explains one pair: name it with --head and --tail.")
     model, processor = load_model(options.model)
     if options.image is not None and not processor.reads_images:
         raise ValueError(f"The model {options.model!r} reads text only: leave --image out, or name another model.")
@@ -35,6 +37,8 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
     image = _read_image(options.image)
     entities, pairs = _entities(options, processor.entity_typer)
     result = predict(model, processor, options.text, entities, image=image, pairs=pairs, top_k=options.top_k)
+    if options.explain:
+        result["explanation"] = explain(model, processor, options.text, entities, image=image)
     if options.picture is not None:
         draw_prediction(
             options.picture,
@@ -42,6 +46,7 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
             entities=result["entities"],
             predictions=result["predictions"],
             image=image,
+            explanation=result.get("explanation"),
         )
         result["picture"] = options.picture
     return result
@@ -76,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--entity", action="append", help="instead of head and tail, several times: all their pairs")
     parser.add_argument("--relations", help="relation file to use instead of the model's own relations")
     parser.add_argument("--top_k", type=int, default=3, help="relations per pair")
+    parser.add_argument("--explain", action="store_true", help="say which tokens and patches decided for the pair")
     parser.add_argument("--picture", help="draw the prediction into this PNG file")
     return parser
 

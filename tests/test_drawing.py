@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roc import drawing
+from roc import drawing, text_layout
 from roc.drawing import (
     ENTITY_COLORS,
     MAX_PAIRS,
     draw_prediction,
     entity_color,
 )
+from roc.heat_map import with_heat
 
 TEXT = "Ann and her brother Bob in Paris , France ."
 GRAY = (120, 120, 120)
@@ -60,9 +61,9 @@ def longest_run(mask: np.ndarray) -> int:
 def without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    drawing._font.cache_clear()
+    text_layout.load_font.cache_clear()
     yield
-    drawing._font.cache_clear()
+    text_layout.load_font.cache_clear()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -260,14 +261,14 @@ def test_right_to_left_words_are_marked_where_they_are_drawn():
     [("abc", "abc"), ("אבג", "גבא"), ("a אב גד b", "a דג בא b"), ("אב 12 גד", "בא 12 דג"), ("", "")],
 )
 def test_visual_order_turns_right_to_left_runs_round(characters: str, expected: str):
-    assert "".join(characters[i] for i in drawing._visual_order(characters)) == expected
+    assert "".join(characters[i] for i in text_layout.visual_order(characters)) == expected
 
 
 @pytest.mark.parametrize("width", [1, 60, 200, 1000])
 @pytest.mark.parametrize("text", [TEXT, "x" * 300, "a\n\nb c", "", "  spaces  inside  "])
 def test_wrapping_loses_no_character_but_spaces(text: str, width: int):
-    font = drawing._font(16)
-    lines = drawing._wrap(text, font, width)
+    font = text_layout.load_font(16)
+    lines = text_layout.wrap(text, font, width)
     drawn = [index for start, end in lines for index in range(start, end)]
     assert drawn == sorted(set(drawn))
     assert all(text[index].isspace() for index in set(range(len(text))) - set(drawn))
@@ -301,3 +302,58 @@ def test_a_pair_without_a_relation_says_so_and_no_bar_stands_out():
     assert where(with_one, drawing._FIRST_BAR).any()
     assert not where(without, drawing._FIRST_BAR).any()
     assert without.height > with_one.height
+
+
+# --- explanations ------------------------------------------------------------------------------------------------
+
+
+def explanation(patches: list[list[float]] | None, **relevances: float) -> dict[str, Any]:
+    """Relevance of words of `TEXT`."""
+    tokens = [
+        {"start": TEXT.index(word), "end": TEXT.index(word) + len(word), "relevance": value}
+        for word, value in relevances.items()
+    ]
+    return {"relation": "sibling", "description": "", "score": 0.8, "tokens": tokens, "patches": patches}
+
+
+def draw_explained(patches: list[list[float]] | None, **relevances: float) -> Image.Image:
+    entities = [text_entity(TEXT, "Ann"), text_entity(TEXT, "Bob")]
+    image = None if patches is None else Image.new("RGB", (300, 300), GRAY)
+    evidence = explanation(patches, **relevances)
+    return draw_prediction(
+        None, text=TEXT, entities=entities, predictions=[pair(0, 1, 0.9)], image=image, explanation=evidence
+    )
+
+
+def redness(picture: Image.Image) -> np.ndarray:
+    """(height, width): red less blue."""
+    pixels = np.asarray(picture).astype(int)
+    return pixels[..., 0] - pixels[..., 2]
+
+
+def test_a_patch_is_coloured_by_its_sign_and_strength_where_it_lies():
+    heat = with_heat(Image.new("RGB", (40, 20), GRAY), [[1.0, 0.0], [0.5, -1.0]], 1.0)
+    red = redness(heat)
+    assert red[:10, :20].min() > red[10:, :20].max() > 0
+    assert (red[:10, 20:] == 0).all()
+    assert red[10:, 20:].max() < 0
+
+
+def test_what_hardly_mattered_is_hardly_coloured():
+    """One scale for text and picture: a text that adds nothing has no bright words."""
+    strong, faint = (redness(draw_explained([[1.0]], brother=relevance)) for relevance in (1.0, 0.01))
+    bright = [(picture[20:110] > 60).sum() for picture in (strong, faint)]  # an entity's bar is orange
+    assert bright[0] > bright[1] + 500
+
+
+def test_words_against_a_relation_are_blue():
+    assert redness(draw_explained(None, brother=-1.0))[20:110].min() < -60
+
+
+def test_an_explanation_says_what_text_and_picture_add():
+    """The legend is a line of its own, and differs with the sums."""
+    first, second = draw_explained([[0.2, 0.1]], brother=0.1), draw_explained([[0.2, 0.7]], brother=0.1)
+    plain = draw_prediction(None, text=TEXT, entities=[], predictions=[])
+    assert first.size == second.size
+    assert first.height > plain.height
+    assert (np.asarray(first)[110:160, 600:] != np.asarray(second)[110:160, 600:]).any()

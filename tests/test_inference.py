@@ -149,6 +149,24 @@ def test_the_picture_changes_the_prediction_and_is_drawn(run: Run, model: str, p
         assert (drawn.format, drawn.mode) == ("PNG", "RGB")
 
 
+def test_an_explanation_covers_the_text_and_the_picture_and_is_drawn(
+    run: Run, model: str, picture: str, tmp_path: Path
+) -> None:
+    arguments = ["--model", model, "--text", TEXT, "--head", "Ann", "--tail", "Bob", "--image", picture]
+    _, plain, _ = run(predict.main, *arguments, "--picture", str(tmp_path / "plain.png"))
+    _, result, _ = run(predict.main, *arguments, "--explain", "--picture", str(tmp_path / "explained.png"))
+    evidence = result.pop("explanation")
+    assert evidence["relation"] == result["predictions"][0]["relations"][0]["relation"]
+    assert evidence["description"] == result["predictions"][0]["relations"][0]["description"]
+    assert [TEXT[token["start"] : token["end"]] for token in evidence["tokens"]][:3] == ["Ann", "kissed", "Bob"]
+    assert any(token["relevance"] for token in evidence["tokens"])
+    assert (len(evidence["patches"]), len(evidence["patches"][0])) == (4, 4)
+    assert result["predictions"] == plain["predictions"]
+    assert (tmp_path / "explained.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
+    _, without, _ = run(predict.main, *arguments[:-2], "--explain")
+    assert without["explanation"]["patches"] is None
+
+
 def test_other_relations_replace_the_model_s(run: Run, model: str, tmp_path: Path) -> None:
     file = tmp_path / "relations.yaml"
     file.write_text("relations: [{name: visits, descriptions: [the head visits the tail]}]", encoding="utf-8")
@@ -182,6 +200,7 @@ def test_a_text_only_model_predicts_and_refuses_a_picture(run: Run, text_model: 
         (["--head", "Ann", "--tail", "Bob", "--image", "no.png"], "There is no picture 'no.png'"),
         (["--head", "Ann", "--tail", "Bob", "--relations", "no.yaml"], "There is no file 'no.yaml'"),
         (["--head", "Ann", "--tail", "Bob", "--picture", "out.jpg"], ".png"),
+        (["--entity", "Ann", "--entity", "Bob", "--explain"], "--explain explains one pair: name it with --head"),
     ],
 )
 def test_a_wrong_request_is_one_line_on_stderr(run: Run, model: str, arguments: list[str], message: str) -> None:
