@@ -21,8 +21,8 @@ What is not used, because it could tell something about the label:
   Lines whose box differs are counted, and the first is named in a warning.
 * The other objects of the picture, their number and their order. A row holds its own object alone.
 * The numbers of `rel2id.json`, other keys of a line, and how it is written.
-* Types: labels such as `/per/misc/awarded` hold them. A text entity has none unless a typer predicts it; an object's is
-  "object".
+* Types: labels such as `/per/misc/awarded` hold them. A text entity has none unless a typer predicts it. An object has
+  none: what it shows is not known, and "object" would contradict every relation that asks for a person or a place.
 
 `name` of an object (`[OBJ0]`, or its caption) is what output calls it. `RocProcessor` does not read it, so that the
 number in it, which may follow the order of annotation, reaches no model.
@@ -321,7 +321,7 @@ def to_row(instance: Instance, row_id: str, *, name: str, bbox: Box) -> Row:
     Returns:
         The row; `image` is the file name of the picture.
     """
-    return row_of_text_and_head(instance, row_id) | {"tail": object_entity(name, bbox)}
+    return row_of_text_and_head(instance, row_id) | {"tail": object_entity(name, bbox, entity_type=None)}
 
 
 def _is_other_box(tail: Mapping[str, Any], where: str, box: Box) -> bool:

@@ -57,7 +57,7 @@ def test_a_line_becomes_a_span_of_the_text_and_a_box_in_the_picture(raw: Path) -
     assert row["text"] == "Italy Storms Back Into the World Cup in Zürich"
     assert row["head"] == {"name": "World Cup", "start": 27, "end": 36, "type": None, "bbox": None}
     assert row["tail"]["bbox"] == pytest.approx([0.1, 0.2, 0.4, 0.8])
-    rest = {"name": "[OBJ0]", "start": None, "end": None, "type": "object", "bbox": None}
+    rest = {"name": "[OBJ0]", "start": None, "end": None, "type": None, "bbox": None}
     assert row["tail"] | {"bbox": None} == rest
     assert row["relation"] == "/per/misc/present_in"
     inside, outside = ((row["image"].getpixel(point)) for point in ((15, 20), (58, 38)))  # of 60 x 40 pixels
@@ -440,3 +440,15 @@ def test_a_text_and_an_object_become_a_token_and_a_region_and_their_picture_move
     assert logits.shape == (2, 2, 21)
     assert torch.allclose(exchanged[0], logits[0].flip(0), atol=1e-5), "the box alone tells the two objects apart"
     assert not torch.allclose(logits[0, 0], logits[0, 1], atol=1e-3)
+
+
+def test_an_object_of_unknown_type_excludes_no_relation(raw: Path) -> None:
+    processor, relations = tiny_processor(), load_relations("relations/more.yaml")
+    settings = {"relations": relations.relations, "none_relation": relations.none_relation}
+    free, constrained = (
+        tiny_model(processor, type_constraints=constraints, **settings) for constraints in ("off", "hard")
+    )
+    samples = GroupedSamples(load(raw)["train"])
+    _, batch = SampleCollator(processor, relations.names)([samples[0]])
+    with torch.no_grad():
+        assert torch.equal(constrained(**batch).logits, free(**batch).logits)
