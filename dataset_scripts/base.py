@@ -74,6 +74,7 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
     DESCRIPTION: ClassVar[str]
     LICENSE: ClassVar[str]
     PICTURES_HINT: ClassVar[str] = "Put the pictures there."
+    FLAGS: ClassVar[Mapping[str, str]] = {}  # further yes/no arguments of the builder, with their help
     VERSION = datasets.Version("1.0.0")
 
     def __init__(
@@ -154,12 +155,16 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
             title=self.TITLE,
             description=self.DESCRIPTION,
             license=self.LICENSE,
-            options={"missing_images": self.missing_images, "entity_typer": _typer_name(self._entity_typer)},
+            options=self._options(),
             entity_typer=None if self.entity_typer is None else self.entity_typer.name,
             source_files={self._relative(path): sha256_of_file(path) for path in self._annotation_files()},
             split_counts=self.split_counts,
             command=command,
         )
+
+    def _options(self) -> dict[str, Any]:
+        named = {"missing_images": self.missing_images, "entity_typer": _typer_name(self._entity_typer)}
+        return named | {flag: getattr(self, flag) for flag in self.FLAGS}
 
     def _read(self, split: str) -> list[tuple[RawRow, Path | None]]:
         """The checked rows of a split that are kept, each with the path of its picture."""
@@ -204,7 +209,7 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
     def _fingerprint(self) -> str:
         """A hash of all that the built rows depend on: `datasets` would else serve old rows after a change."""
         parts = [
-            [str(self.raw_dir), self.missing_images, _typer_name(self._entity_typer)],
+            [str(self.raw_dir), self._options()],
             [sha256_of_file(path) for path in self._code_files()],
             [[split, *map(str, files), *map(sha256_of_file, files)] for split, files in self.split_files.items()],
             [_stat(path) for rows in self._rows.values() for path in dict.fromkeys(path for _, path in rows if path)],

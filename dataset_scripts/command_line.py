@@ -52,6 +52,7 @@ def _build_and_export(
             missing_images=args.missing_images,
             entity_typer=args.entity_typer,
             cache_dir=cache_dir,
+            **{flag: getattr(args, flag) for flag in builder_class.FLAGS},
         )
         return builder.export(args.output_dir, command=command)
 
@@ -68,6 +69,8 @@ def _parser(builder_class: type[RocDatasetBuilder]) -> argparse.ArgumentParser:
         "--missing_images", choices=get_args(MissingImages), default="error", help="if a row's picture is not there"
     )
     parser.add_argument("--entity_typer", help="'spacy' or a token-classification model; default: leave types null")
+    for flag, about in builder_class.FLAGS.items():
+        parser.add_argument(f"--{flag}", action=argparse.BooleanOptionalAction, default=False, help=about)
     return parser
 
 
@@ -77,4 +80,5 @@ def _command(builder_class: type[RocDatasetBuilder], args: argparse.Namespace) -
     words += ["--splits", *args.splits] if args.splits else []
     words += ["--missing_images", args.missing_images]
     words += ["--entity_typer", args.entity_typer] if args.entity_typer else []
+    words += [f"--{flag}" for flag in builder_class.FLAGS if getattr(args, flag)]
     return " ".join([f"python -m roc.dataset_scripts.{builder_class.NAME}", *words])

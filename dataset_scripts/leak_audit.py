@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import random
 import sys
 from collections import Counter
@@ -18,9 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from roc.dataset_scripts.mnre import find_text_file, read_instances
+from roc.dataset_scripts.raw_files import load_plain_pickle
 from roc.dataset_scripts.schema import SPLITS, Row
 
 # HVPNeT, MKGformer, IFAformer and HVFormer take this many crops and zero-pad.
@@ -189,11 +187,7 @@ def _scores(predicted: Sequence[bool], gold: Sequence[bool]) -> tuple[float, flo
 def _load_crops(path: Path) -> Mapping[int, Sequence[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Give a `*_dict.pth` with --objects.")
-    try:
-        # weights_only: a pickle from elsewhere may hold plain data, never code.
-        crops = torch.load(path, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        raise ValueError(f"{path} cannot be read as plain data: {repr(error)[:200]}") from error
+    crops = load_plain_pickle(path)
     is_mapping = isinstance(crops, dict) and bool(crops)
     if not is_mapping or not all(isinstance(k, int) and isinstance(names, list) for k, names in crops.items()):
         raise ValueError(f"{path} is not a list of crops per line number: expected a dict of int to list.")

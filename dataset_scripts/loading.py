@@ -15,12 +15,15 @@ from roc.dataset_scripts.export import MARKER, read_marker
 from roc.dataset_scripts.fewrel import FewrelBuilder
 from roc.dataset_scripts.jsonl import JsonlBuilder
 from roc.dataset_scripts.mnre import MnreBuilder
+from roc.dataset_scripts.more import MoreBuilder
 from roc.dataset_scripts.schema import FEATURES
 from roc.entity_typing_roc import EntityTyper
 
 logger = logging.getLogger("roc.dataset_scripts")
 
-BUILDERS: dict[str, type[RocDatasetBuilder]] = {"mnre": MnreBuilder, "fewrel": FewrelBuilder, "jsonl": JsonlBuilder}
+BUILDERS: dict[str, type[RocDatasetBuilder]] = {
+    builder.NAME: builder for builder in (MnreBuilder, MoreBuilder, FewrelBuilder, JsonlBuilder)
+}
 
 # Generated data has no raw files: it is only ever loaded from a written folder.
 GENERATED = ("synthetic",)
@@ -42,7 +45,7 @@ def load_dataset_splits(
     files and cached; a change of a raw file, a picture, an option or the builder's code builds them anew.
 
     Args:
-        name: `"mnre"`, `"fewrel"`, `"jsonl"` or `"synthetic"`.
+        name: `"mnre"`, `"more"`, `"fewrel"`, `"jsonl"` or `"synthetic"`.
         data_dir: Folder of the raw files, or one that `python -m roc.dataset_scripts.NAME` wrote.
         splits: Some of `"train"`, `"val"`, `"test"`; None for those that exist. Other splits are not opened.
         missing_images: `"error"`, `"skip"` (drop the row) or `"no_image"` (keep it without a picture). Built into a

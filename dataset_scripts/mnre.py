@@ -13,23 +13,29 @@ Social Media Posts", ICME 2021, https://github.com/thecharm/MNRE.
 
 from __future__ import annotations
 
-import ast
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.command_line import main
-from roc.dataset_scripts.raw_files import read_lines, sha256_of_file, token_offsets
-from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_span, text_entity
+from roc.dataset_scripts.instance_files import (
+    NAMES_DIFFER,
+    Instance,
+    check_text_entity,
+    entity_of_tokens,
+    other_names,
+    picture_folders,
+    read_instance_lines,
+    row_of_text_and_head,
+    warn_of_others,
+    warn_unless_official,
+)
+from roc.dataset_scripts.raw_files import find_only_file
+from roc.dataset_scripts.schema import SPLITS, Row
 
 logger = logging.getLogger("roc.dataset_scripts.mnre")
-
-Instance = dict[str, Any]
-
-KEYS = ("token", "h", "t", "img_id", "relation")
 
 # Folders and names under which the text files are published; the official validation file has a space in its name.
 TEXT_FOLDERS = ("", "mnre_txt", "txt")
@@ -87,28 +93,22 @@ The labels read `/head type/tail type/relation`, so they hold the gold entity ty
     def read_split(self, split: str) -> Iterator[RawRow]:
         """Read the instances of one split, in the order of the file."""
         [path] = self.split_files[split]
-        folders = _picture_folders(self.raw_dir, split)
+        folders = picture_folders(self.raw_dir, PICTURE_FOLDERS, split)
         instances = list(read_instances(path))
-        _warn_unless_official(path, split, number_of_rows=len(instances))
-        self._count_other_names(instances, split)
+        warn_unless_official(
+            path,
+            split,
+            title="MNRE version 2",
+            num_rows=len(instances),
+            official_rows=OFFICIAL_ROWS,
+            official_sha256=OFFICIAL_SHA256,
+        )
+        others = other_names(instances, ("h", "t"))
+        self.split_counts[split]["other_names"] = len(others)
+        warn_of_others(others, split, what=NAMES_DIFFER, kept="the tokens are used")
         for number, where, instance in instances:
             row = to_row(instance, f"{split}-{number:05d}")
             yield RawRow(row, where, tuple(folder / instance["img_id"] for folder in folders))
-
-    def _count_other_names(self, instances: Sequence[tuple[int, str, Instance]], split: str) -> None:
-        """Count entities whose stated name is not their span's tokens; the span is what the schema keeps."""
-        others = [
-            f"{where}: {instance[key]['name']!r} for the tokens {covered!r}"
-            for _, where, instance in instances
-            for key in ("h", "t")
-            if instance[key]["name"] != (covered := " ".join(instance["token"][slice(*instance[key]["pos"])]))
-        ]
-        self.split_counts[split]["other_names"] = len(others)
-        if others:
-            logger.warning(
-                "Split %s: %d entity names are not the tokens at their position (%s); the tokens are used.",
-                *(split, len(others), others[0]),
-            )
 
 
 def find_text_file(data_dir: Path, split: str) -> Path | None:
@@ -125,12 +125,7 @@ def find_text_file(data_dir: Path, split: str) -> Path | None:
         ValueError: If there are several that differ.
     """
     names = [Path(folder) / name.format(split=split) for folder in TEXT_FOLDERS for name in TEXT_NAMES]
-    found = [data_dir / name for name in names if (data_dir / name).is_file()]
-    if len({sha256_of_file(path) for path in found}) > 1:
-        raise ValueError(
-            f"Several files that differ could be the split {split!r}: {', '.join(map(str, found))}. Keep one of them."
-        )
-    return found[0] if found else None
+    return find_only_file(data_dir, names, f"the split {split!r}")
 
 
 def read_instances(path: Path) -> Iterator[tuple[int, str, Instance]]:
@@ -140,18 +135,14 @@ def read_instances(path: Path) -> Iterator[tuple[int, str, Instance]]:
         path: The text file of a split.
 
     Yields:
-        Line number from 1, `file name:line number`, and the instance with the keys of `KEYS`.
+        Line number from 1, `file name:line number`, and the instance.
 
     Raises:
         ValueError: If a line is malformed; the message names file and line.
         TypeError: If a value of a line has the wrong type.
     """
-    for number, where, line in read_lines(path):
-        try:
-            instance = ast.literal_eval(line)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-            raise ValueError(f"{where}: the line is not a Python literal ({error}): {line[:80]!r}...") from error
-        _check_instance(instance, where)
+    for number, where, instance in read_instance_lines(path):
+        check_text_entity(instance, "t", where)
         yield number, where, instance
 
 
@@ -165,62 +156,7 @@ def to_row(instance: Instance, row_id: str) -> Row:
     Returns:
         The row; `image` is the file name of the picture.
     """
-    text = " ".join(instance["token"])
-    offsets = token_offsets(instance["token"])
-    return {
-        "id": row_id,
-        "text": text,
-        "image": instance["img_id"],
-        "head": _to_entity(instance["h"], text, offsets=offsets),
-        "tail": _to_entity(instance["t"], text, offsets=offsets),
-        "relation": instance["relation"],
-    }
-
-
-def _to_entity(raw: dict[str, Any], text: str, *, offsets: Sequence[tuple[int, int]]) -> Entity:
-    first, last = raw["pos"][0], raw["pos"][1] - 1
-    return text_entity(text, offsets[first][0], offsets[last][1])
-
-
-def _check_instance(instance: Any, where: str) -> None:
-    if not isinstance(instance, dict) or set(instance) != set(KEYS):
-        keys = list(instance) if isinstance(instance, dict) else type(instance).__name__
-        raise ValueError(f"{where}: a line must be a dict with the keys {list(KEYS)}, got {keys}.")
-    tokens = instance["token"]
-    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
-        raise ValueError(f"{where}: 'token' must be a list of strings that are not empty, got {tokens!r}.")
-    for key in ("h", "t"):
-        _check_raw_entity(instance[key], len(tokens), where=f"{where}: {key!r}")
-    if not isinstance(instance["relation"], str) or not instance["relation"].strip():
-        raise ValueError(f"{where}: 'relation' must be a string that is not empty, got {instance['relation']!r}.")
-    image = instance["img_id"]
-    if not isinstance(image, str) or not image or Path(image).name != image:
-        raise ValueError(f"{where}: 'img_id' must be the plain file name of a picture, got {image!r}.")
-
-
-def _check_raw_entity(raw: Any, number_of_tokens: int, *, where: str) -> None:
-    if not isinstance(raw, dict) or not {"name", "pos"} <= set(raw):
-        raise ValueError(f"{where} must be a dict with the keys 'name' and 'pos', got {raw!r}.")
-    if not isinstance(raw["pos"], (list, tuple)) or len(raw["pos"]) != 2:
-        raise ValueError(f"{where}: 'pos' must be [first token, one past the last token], got {raw['pos']!r}.")
-    check_span(*raw["pos"], number_of_tokens, where=where, unit="token")
-
-
-def _picture_folders(data_dir: Path, split: str) -> list[Path]:
-    """The folders to look for pictures in: those that exist, or all, for the error message, if none does."""
-    folders = [data_dir / folder.format(split=split) for folder in PICTURE_FOLDERS]
-    return [folder for folder in folders if folder.is_dir()] or folders
-
-
-def _warn_unless_official(path: Path, split: str, *, number_of_rows: int) -> None:
-    official = OFFICIAL_SHA256.get(split)
-    if number_of_rows != OFFICIAL_ROWS[split] or (official is not None and sha256_of_file(path) != official):
-        logger.warning(
-            "%s is not the official %s file of MNRE version 2: %d instances (official: %d)%s. Figures on it do not "
-            "compare with published ones.",
-            *(path, split, number_of_rows, OFFICIAL_ROWS[split]),
-            ", other sha256" if official else "",
-        )
+    return row_of_text_and_head(instance, row_id) | {"tail": entity_of_tokens(instance, "t")}
 
 
 def _warn_of_leaky_files(data_dir: Path) -> None:

@@ -1,15 +1,17 @@
-"""Reading raw files: lines with their numbers, pictures that must decode, checksums, token positions."""
+"""Reading raw files: lines with their numbers, plain pickles, pictures that must decode, checksums, token positions."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
+import torch
 
 from roc.entity_typing_roc import Span
 
@@ -79,6 +81,39 @@ def check_tokens(tokens: Any, where: str) -> None:
     """
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
         raise TypeError(f"{where}: 'tokens' must be a list of strings that are not empty, got {tokens!r}.")
+
+
+def find_only_file(folder: Path, names: Sequence[str | Path], what: str) -> Path | None:
+    """Find a file under one of several names.
+
+    Args:
+        folder: Where to look.
+        names: Names relative to the folder, the preferred one first.
+        what: What the file is, for the error.
+
+    Returns:
+        The file, or None if there is none.
+
+    Raises:
+        ValueError: If there are several that differ.
+    """
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len({sha256_of_file(path) for path in found}) > 1:
+        raise ValueError(f"Several files that differ could be {what}: {', '.join(map(str, found))}. Keep one of them.")
+    return found[0] if found else None
+
+
+def load_plain_pickle(path: Path) -> Any:
+    """Read what `torch.save` wrote, as plain data: a pickle from elsewhere may hold numbers and text, never code.
+
+    Raises:
+        ValueError: If it holds anything else, is cut short or is no such file; the message names the file.
+    """
+    broken = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (*broken, struct.error) as error:
+        raise ValueError(f"{path} cannot be read as plain data: {repr(error)[:200]}") from error
 
 
 def sha256_of_file(path: Path) -> str:

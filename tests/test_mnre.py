@@ -10,44 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import PIL.Image
 import pytest
+from raw_sets import MNRE_TOKENS, mnre_instance, write_instances, write_picture
 
 from roc.dataset_scripts import base, mnre
 from roc.dataset_scripts.command_line import main
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.mnre import MnreBuilder, find_text_file, read_instances, to_row
 
-TOKENS = ["RT", "@zoë", ":", "Bill", "Cosby", "in", "Bremen"]
-
-
-def instance(**changes: Any) -> dict[str, Any]:
-    made = {
-        "token": TOKENS,
-        "h": {"name": "Bremen", "pos": [6, 7]},
-        "t": {"name": "Bill Cosby", "pos": [3, 5]},
-        "img_id": "a.jpg",
-        "relation": "/per/loc/place_of_residence",
-    }
-    return made | changes
-
-
-def write_text(path: Path, instances: Sequence[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{made!r}\n" for made in instances), encoding="utf-8")
-
-
-def write_picture(path: Path, *, width: int = 60) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.effect_noise((width, 40), 90).convert("RGB").save(path)
-
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """Two splits in the layout of the zjunlp package; the second picture of train is missing."""
     folder = tmp_path / "raw"
-    write_text(folder / "txt" / "ours_train.txt", [instance(), instance(img_id="b.jpg", relation="None")])
-    write_text(folder / "txt" / "ours_val.txt", [instance()])
+    write_instances(
+        folder / "txt" / "ours_train.txt", [mnre_instance(), mnre_instance(img_id="b.jpg", relation="None")]
+    )
+    write_instances(folder / "txt" / "ours_val.txt", [mnre_instance()])
     write_picture(folder / "img_org" / "train" / "a.jpg")
     write_picture(folder / "img_org" / "val" / "a.jpg", width=30)
     return folder
@@ -94,7 +73,7 @@ def test_the_picture_of_the_own_split_is_taken_where_two_splits_share_a_name(raw
     ["img_org/val", "mnre_image/img_org/val", "mnre_image/val", "images/val", "sample_images/val", "img_org"],
 )
 def test_every_published_layout_is_found_and_one_split_is_enough(tmp_path: Path, name: str, pictures: str) -> None:
-    write_text(tmp_path / "raw" / name, [instance()])
+    write_instances(tmp_path / "raw" / name, [mnre_instance()])
     write_picture(tmp_path / "raw" / pictures / "a.jpg")
     builder = MnreBuilder(tmp_path / "raw", cache_dir=tmp_path / "cache")
     assert list(builder.split_files) == ["val"]
@@ -121,9 +100,9 @@ def test_a_folder_without_any_split_or_no_folder_is_refused(tmp_path: Path) -> N
 
 
 def test_two_files_for_one_split_must_be_the_same(raw: Path) -> None:
-    write_text(raw / "val.txt", [instance()])
+    write_instances(raw / "val.txt", [mnre_instance()])
     assert find_text_file(raw, "val") == raw / "val.txt"
-    write_text(raw / "val.txt", [instance(), instance()])
+    write_instances(raw / "val.txt", [mnre_instance(), mnre_instance()])
     with pytest.raises(ValueError, match="Several files that differ"):
         find_text_file(raw, "val")
 
@@ -136,23 +115,27 @@ def test_two_files_for_one_split_must_be_the_same(raw: Path) -> None:
         ("[" * 10_000, ValueError, "not a Python literal"),
         ("['a']", ValueError, "must be a dict with the keys"),
         (repr({"token": ["a"]}), ValueError, "must be a dict with the keys"),
-        (repr(instance(token=[])), ValueError, "'token' must be a list"),
-        (repr(instance(token=["a", ""])), ValueError, "'token' must be a list"),
-        (repr(instance(h={"name": "x", "pos": [6, 8]})), ValueError, r"'h': the span \[6, 8\) .* text of 7 tokens"),
-        (repr(instance(t={"name": "x", "pos": [2, 2]})), ValueError, r"'t': the span \[2, 2\) is empty"),
-        (repr(instance(t={"name": "x", "pos": [2]})), ValueError, "'pos' must be"),
-        (repr(instance(t={"name": "x", "pos": ["2", 3]})), TypeError, "'start' must be an integer"),
-        (repr(instance(h={"pos": [0, 1]})), ValueError, "'h' must be a dict with the keys 'name' and 'pos'"),
-        (repr(instance(relation="")), ValueError, "'relation' must be a string that is not empty"),
-        (repr(instance(img_id="../a.jpg")), ValueError, "plain file name"),
-        (repr(instance(img_id="")), ValueError, "plain file name"),
+        (repr(mnre_instance(token=[])), ValueError, "'token' must be a list"),
+        (repr(mnre_instance(token=["a", ""])), ValueError, "'token' must be a list"),
+        (
+            repr(mnre_instance(h={"name": "x", "pos": [6, 8]})),
+            ValueError,
+            r"'h': the span \[6, 8\) .* of 7 tokens",
+        ),
+        (repr(mnre_instance(t={"name": "x", "pos": [2, 2]})), ValueError, r"'t': the span \[2, 2\) is empty"),
+        (repr(mnre_instance(t={"name": "x", "pos": [2]})), ValueError, "'pos' must be"),
+        (repr(mnre_instance(t={"name": "x", "pos": ["2", 3]})), TypeError, "'start' must be an integer"),
+        (repr(mnre_instance(h={"pos": [0, 1]})), ValueError, "'h' must be a dict with the keys 'name' and 'pos'"),
+        (repr(mnre_instance(relation="")), ValueError, "'relation' must be a string that is not empty"),
+        (repr(mnre_instance(img_id="../a.jpg")), ValueError, "plain file name"),
+        (repr(mnre_instance(img_id="")), ValueError, "plain file name"),
     ],
 )
 def test_a_malformed_line_is_refused_with_file_and_line(
     tmp_path: Path, line: str, error: type[Exception], message: str
 ) -> None:
     path = tmp_path / "train.txt"
-    path.write_text(f"{instance()!r}\n{line}\n", encoding="utf-8")
+    path.write_text(f"{mnre_instance()!r}\n{line}\n", encoding="utf-8")
     with pytest.raises(error, match=message) as caught:
         list(read_instances(path))
     assert str(caught.value).startswith("train.txt:2")
@@ -168,8 +151,8 @@ def test_types_come_from_the_typer_and_never_from_the_label(raw: Path) -> None:
 
 
 def test_typing_in_small_batches_gives_the_same(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    instances = [instance(token=[*TOKENS, str(index)]) for index in range(5)]
-    write_text(raw / "txt" / "ours_val.txt", instances)
+    instances = [mnre_instance(token=[*MNRE_TOKENS, str(index)]) for index in range(5)]
+    write_instances(raw / "txt" / "ours_val.txt", instances)
     whole = load(raw, splits=["val"], entity_typer=NameTyper("whole"))["val"]["tail"][:]
     monkeypatch.setattr(base, "TEXTS_PER_TYPING_BATCH", 2)
     assert load(raw, splits=["val"], entity_typer=NameTyper("parts"))["val"]["tail"][:] == whole
@@ -212,7 +195,7 @@ def test_a_split_of_which_no_row_is_left_is_refused(raw: Path) -> None:
 @pytest.mark.parametrize("policy", ["error", "skip", "no_image"])
 def test_a_truncated_or_broken_picture_is_an_error_under_every_policy(raw: Path, suffix: str, policy: str) -> None:
     path = raw / "img_org" / "val" / f"c.{suffix}"
-    write_text(raw / "txt" / "ours_val.txt", [instance(), instance(img_id=path.name)])
+    write_instances(raw / "txt" / "ours_val.txt", [mnre_instance(), mnre_instance(img_id=path.name)])
     write_picture(path)
     whole = path.read_bytes()
     for broken in (whole[: len(whole) // 2], b"<html>404</html>", b""):
@@ -226,7 +209,7 @@ def test_a_truncated_or_broken_picture_is_an_error_under_every_policy(raw: Path,
 def test_names_that_differ_from_the_tokens_are_counted_and_the_span_wins(
     raw: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_text(raw / "txt" / "ours_val.txt", [instance(h={"name": "bremen", "pos": [6, 7]})])
+    write_instances(raw / "txt" / "ours_val.txt", [mnre_instance(h={"name": "bremen", "pos": [6, 7]})])
     builder = MnreBuilder(raw, splits=["val"], cache_dir=raw.parent / "cache")
     assert builder.split_counts["val"]["other_names"] == 1
     assert "1 entity names are not the tokens at their position (ours_val.txt:1: 'bremen'" in caplog.text
@@ -247,7 +230,7 @@ def test_leaky_crops_are_ignored_with_a_warning(raw: Path, caplog: pytest.LogCap
 
 def test_a_changed_line_is_not_served_from_the_cache(raw: Path) -> None:
     assert load(raw, splits=["val"])["val"]["relation"][:] == ["/per/loc/place_of_residence"]
-    write_text(raw / "txt" / "ours_val.txt", [instance(relation="None"), instance()])
+    write_instances(raw / "txt" / "ours_val.txt", [mnre_instance(relation="None"), mnre_instance()])
     assert load(raw, splits=["val"])["val"]["relation"][:] == ["None", "/per/loc/place_of_residence"]
 
 
