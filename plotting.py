@@ -194,8 +194,8 @@ def plot_scores_by_condition(
             axes.axvline(first, color=color, linestyle="--", linewidth=1, alpha=0.6, zorder=0)
     axes.set_yticks(range(len(conditions)), conditions)
     axes.invert_yaxis()
-    axes.set(xlabel=f"{score} (dashed: {conditions[0]})", xlim=(0, 1.08), title=title)
-    axes.set_xticks([tick / 5 for tick in range(6)])
+    axes.set(xlabel=f"{score} in percent (dashed: {conditions[0]})", xlim=(0, 1.08), title=title)
+    axes.set_xticks([percent / 100 for percent in range(0, 101, 20)], [*map(str, range(0, 101, 20))])
     axes.grid(alpha=0.3, axis="x")
     axes.set_axisbelow(True)
     for side in ("top", "right"):
