@@ -35,17 +35,13 @@ def open_image(image: Any, where: str) -> Image.Image:
         ValueError: If it cannot be decoded, has several frames, no pixel, or more than `MAX_PIXELS` pixels.
     """
     if isinstance(image, bytes):
-        image = _identify(image, where)
+        image = identify_image(image, where)
     if not isinstance(image, Image.Image):
         raise TypeError(
             f"{where}: a picture must be a PIL image or the bytes of a picture file; given {type(image).__name__}. "
             "Open a file with `PIL.Image.open(path)`; addresses are never fetched."
         )
-    if not 0 < image.width * image.height <= MAX_PIXELS:
-        raise ValueError(
-            f"{where}: the picture has {image.width} x {image.height} pixels; between 1 and {MAX_PIXELS:,} are "
-            "decoded. Scale it first."
-        )
+    _check_size(image, where)
     try:
         if _is_animated(image):
             raise ValueError("it has several frames; choose one: `image.seek(0); frame = image.convert('RGB')`")
@@ -54,16 +50,39 @@ def open_image(image: Any, where: str) -> Image.Image:
         raise ValueError(f"{where}: the picture cannot be decoded: {error}.") from error
 
 
-def _identify(data: bytes, where: str) -> Image.Image:
-    """Read the head of a picture file; no pixel is decoded."""
+def identify_image(data: bytes, where: str) -> Image.Image:
+    """Read the head of a picture file; no pixel is decoded.
+
+    Args:
+        data: The bytes of a picture file in one of `FORMATS`.
+        where: What to call it in an error.
+
+    Returns:
+        The picture, not decoded yet.
+
+    Raises:
+        ValueError: If it is no such file, or states no pixel or more than `MAX_PIXELS` pixels.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # open_image checks the size itself
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{where}: the picture has too many pixels: {error}") from error
+        raise ValueError(
+            f"{where}: the picture has too many pixels, at most {MAX_PIXELS:,} are decoded. Scale it first. ({error})"
+        ) from error
     except DECODING_ERRORS as error:
         raise ValueError(f"{where}: these {len(data)} bytes are no picture in one of the formats {FORMATS}.") from error
+    _check_size(image, where)
+    return image
+
+
+def _check_size(image: Image.Image, where: str) -> None:
+    if not 0 < image.width * image.height <= MAX_PIXELS:
+        raise ValueError(
+            f"{where}: the picture has {image.width} x {image.height} pixels; between 1 and {MAX_PIXELS:,} are "
+            "decoded. Scale it first."
+        )
 
 
 def _is_animated(image: Image.Image) -> bool:

@@ -1,4 +1,4 @@
-"""Plots of a run: training curves, a confusion matrix, and how far probabilities can be trusted."""
+"""Plots of a run: training curves, a confusion matrix, how far probabilities can be trusted, scores by condition."""
 
 from __future__ import annotations
 
@@ -152,6 +152,55 @@ def plot_scores_by_share(
     axes.set(xlabel="share of the training data", ylabel=score)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="upper left")
+    _save_figure(figure, path)
+
+
+def plot_scores_by_condition(
+    scores: Mapping[str, Mapping[str, float | None]], path: str | os.PathLike[str], *, score: str, title: str
+) -> None:
+    """Plot a score of several models under several conditions as bars, with a line at the first for comparison.
+
+    Args:
+        scores: Per model its label, and per condition the score in [0, 1]; None where it was not scored. All models
+            have the same conditions.
+        path: PNG file to write, whole or not at all.
+        score: What is on the x axis.
+        title: What was scored.
+
+    Raises:
+        ValueError: If there is no score, the models have different conditions, or `path` is no `.png`.
+        ImportError: If matplotlib isn't installed.
+    """
+    check_png(path)
+    if not any(value is not None for own in scores.values() for value in own.values()):
+        raise ValueError("There are no scores to plot: give at least one.")
+    conditions = list(next(iter(scores.values())))
+    if any(list(own) != conditions for own in scores.values()):
+        raise ValueError(f"The models have different conditions: give each those of the first, {conditions}.")
+    thickness = 0.8 / len(scores)
+    figure = _new_figure(8.0, 1.6 + len(conditions) * max(0.4, 0.24 * len(scores)))
+    axes = figure.subplots()
+    for number, (label, own) in enumerate(scores.items()):
+        color = _web_color(entity_color(number))
+        places = [place - 0.4 + (number + 0.5) * thickness for place in range(len(conditions))]
+        axes.barh(places, [own[name] or 0 for name in conditions], thickness * 0.9, color=color, label=label)
+        for place, name in zip(places, conditions):
+            value = own[name]
+            text, ink = ("not scored", _MUTED) if value is None else (f"{100 * value:.1f}", _INK)
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # hides the lines, not the bars
+            axes.text((value or 0) + 0.008, place, text, va="center", fontsize=8, color=ink, bbox=behind)
+        first = own[conditions[0]]
+        if first is not None:
+            axes.axvline(first, color=color, linestyle="--", linewidth=1, alpha=0.6, zorder=0)
+    axes.set_yticks(range(len(conditions)), conditions)
+    axes.invert_yaxis()
+    axes.set(xlabel=f"{score} in percent (dashed: {conditions[0]})", xlim=(0, 1.08), title=title)
+    axes.set_xticks([percent / 100 for percent in range(0, 101, 20)], [*map(str, range(0, 101, 20))])
+    axes.grid(alpha=0.3, axis="x")
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=min(3, len(scores)))
     _save_figure(figure, path)
 
 

@@ -5,33 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import torch
 
 from roc.entity_typing_roc import Span
+from roc.images_roc import DECODING_ERRORS, identify_image
 
 
 def check_picture(path: Path, where: str) -> None:
-    """Check that a picture can be decoded to its end.
+    """Check that a picture can be decoded to its end, and is none that the processor would refuse for its size.
 
     Args:
         path: The picture.
         where: Which row it belongs to; put in front of the error.
 
     Raises:
-        ValueError: If it is no picture, broken or cut short.
+        ValueError: If it is no picture, broken or cut short, or states more pixels than `roc.images_roc.MAX_PIXELS`;
+            then none is decoded.
     """
     try:
-        with PIL.Image.open(path) as image:
+        with identify_image(path.read_bytes(), path.name) as image:
             # Lets the JPEG decoder work at a fraction of the size; it still reads the whole file.
             image.draft("RGB", (64, 64))
             image.load()
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, PIL.Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         raise ValueError(
             f"{where}: the picture {path} cannot be decoded ({error}). Replace the file, or remove the row."
         ) from error

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import io
-import struct
+import subprocess
+import sys
 import warnings
-import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from tiny import picture_bytes, tiny_picture
+from tiny import picture_bytes, png_that_claims, tiny_picture, white_png
 
 from roc import images_roc
+from roc.dataset_scripts.raw_files import check_picture
 from roc.images_roc import open_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 
-def png_that_claims(width: int, height: int) -> bytes:
-    """A small PNG file whose head states any size."""
+def open_from_bytes(data: bytes, folder: Path) -> None:
+    open_image(data, "here")
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+def check_file(data: bytes, folder: Path) -> None:
+    (folder / "picture.png").write_bytes(data)
+    check_picture(folder / "picture.png", "here")
 
 
 def test_a_picture_may_be_an_image_or_the_bytes_of_its_file() -> None:
@@ -165,16 +166,63 @@ def test_nothing_but_value_errors_comes_out_of_damaged_files() -> None:
                     assert str(error).startswith("here: ")  # noqa: PT017
 
 
-@pytest.mark.parametrize("size", [(8_001, 8_000), (13_000, 13_000), (200_000, 200_000)])
-def test_a_decompression_bomb_is_refused_before_decoding(size: tuple[int, int], monkeypatch: Any) -> None:
+@pytest.mark.parametrize("size", [(8_001, 8_000), (13_000, 13_000), (20_000, 20_000), (200_000, 200_000)])
+@pytest.mark.parametrize("read", [open_from_bytes, check_file])
+def test_a_decompression_bomb_is_refused_before_decoding(
+    size: tuple[int, int], read: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
     def decode(*_: Any) -> None:
         raise AssertionError("pixels were decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ValueError, match=r"here: the picture has (\d+ x \d+|too many) pixels"):
-            open_image(png_that_claims(*size), "here")
+        with pytest.raises(
+            ValueError, match=r"^here: .*the picture has (\d+ x \d+|too many) pixels.* 64,000,000 are de"
+        ):
+            read(png_that_claims(*size), tmp_path)
+
+
+def test_refusing_a_real_bomb_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(white_png(20_000))
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    script = """
+import resource, sys
+from pathlib import Path
+from roc.dataset_scripts.raw_files import check_picture
+from roc.images_roc import open_image
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+path, before, refused = Path(sys.argv[1]), peak(), 0
+for read in (lambda: open_image(path.read_bytes(), "here"), lambda: check_picture(path, "here")):
+    try: read()
+    except ValueError: refused += 1
+print(refused, peak() - before)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "bomb.png")]
+    refused, mebibytes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(refused) == 2
+    assert int(mebibytes) < 20  # its pixels would take at least 380
+
+
+def test_the_pictures_of_a_data_set_have_the_processor_s_limit(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "picture.png"
+    tiny_picture().save(path)
+    monkeypatch.setattr(images_roc, "MAX_PIXELS", 40 * 24 - 1)
+    with pytest.raises(ValueError, match=r"row 1: the picture .*picture.png .* 40 x 24 pixels.*Replace the file"):
+        check_picture(path, "row 1")
+    monkeypatch.setattr(images_roc, "MAX_PIXELS", 40 * 24)
+    check_picture(path, "row 1")
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_the_pictures_of_a_data_set_are_decoded_to_their_end(format: str, tmp_path: Path) -> None:
+    data = picture_bytes(Image.effect_noise((64, 64), 100), format)
+    (tmp_path / "picture").write_bytes(data)
+    check_picture(tmp_path / "picture", "row 1")
+    for broken in (data[: len(data) // 2], b"", b"no picture"):
+        (tmp_path / "picture").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"row 1: the picture .* cannot be decoded"):
+            check_picture(tmp_path / "picture", "row 1")
 
 
 def test_the_limit_of_pixels_holds_for_images_too(monkeypatch: Any) -> None:

@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_drawing import extent, where
+from test_drawing import extent, longest_run, where
 
 from roc.drawing import entity_color
-from roc.plotting import plot_confusion_matrix, plot_reliability, plot_scores_by_share, plot_training_curves
+from roc.plotting import (
+    plot_confusion_matrix,
+    plot_reliability,
+    plot_scores_by_condition,
+    plot_scores_by_share,
+    plot_training_curves,
+)
 
 
 @pytest.fixture
@@ -30,6 +36,9 @@ PLOTS = {
     "curves": lambda path: plot_training_curves(HISTORY, path),
     "confusion": lambda path: plot_confusion_matrix([[8, 2], [1, 9]], ["peer", "None"], path),
     "by share": lambda path: plot_scores_by_share({"model": {0.1: [0.3, 0.4]}}, path, score="micro F1"),
+    "by condition": lambda path: plot_scores_by_condition(
+        {"model": {"clean": 0.8, "typos": 0.5}}, path, score="micro F1", title="Robustness"
+    ),
     "reliability": lambda path: plot_reliability([{"confidence": 0.5, "accuracy": 0.4, "share": 1.0}], path),
 }
 
@@ -141,3 +150,44 @@ def test_scores_by_share_have_a_colour_for_each_line_and_more_score_is_higher(tm
 def test_scores_by_share_need_a_score(tmp_path: Path):
     with pytest.raises(ValueError, match="no scores"):
         plot_scores_by_share({"model": {0.1: []}}, tmp_path / "curves.png", score="micro F1")
+
+
+def bars(plot: Image.Image, number: int) -> list[int]:
+    """Lengths in pixels of the bars of one model, from top to bottom."""
+    lengths = [longest_run(line[None]) for line in where(plot, entity_color(number))[: int(plot.height * 0.85)]]
+    starts = [row for row in range(1, len(lengths)) if lengths[row] > 4 >= lengths[row - 1]]
+    return [lengths[row + 3] for row in starts]
+
+
+def test_scores_by_condition_have_a_bar_for_each_model_as_long_as_its_score(tmp_path: Path):
+    scores = {"one": {"clean": 0.8, "blurred": 0.4, "typos": 0.2}, "two": {"clean": 0.6, "blurred": None, "typos": 0.3}}
+    plot = written_by(lambda path: plot_scores_by_condition(scores, path, score="micro F1", title="Demo"), tmp_path)
+    first, second = bars(plot, 0), bars(plot, 1)
+    assert [length / first[0] for length in first] == pytest.approx([1, 0.5, 0.25], abs=0.02)
+    assert [length / first[0] for length in second] == pytest.approx([0.75, 0.375], abs=0.02)  # nothing for None
+
+
+def test_many_conditions_and_models_get_room(tmp_path: Path):
+    def plot_of(models: int, conditions: int, name: str) -> Image.Image:
+        scores = {f"model {m}": {f"condition {c}": 0.5 for c in range(conditions)} for m in range(models)}
+        (tmp_path / name).mkdir()
+        return written_by(
+            lambda path: plot_scores_by_condition(scores, path, score="micro F1", title="Demo"), tmp_path / name
+        )
+
+    small, more, most = plot_of(1, 2, "a"), plot_of(1, 9, "b"), plot_of(5, 9, "c")
+    assert small.height + 200 < more.height
+    assert more.height + 200 < most.height
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({}, "no scores"),
+        ({"model": {"clean": None}}, "no scores"),
+        ({"one": {"clean": 0.5}, "two": {"clean": 0.5, "typos": 0.4}}, r"different conditions.*those of the first"),
+    ],
+)
+def test_scores_by_condition_need_scores_of_the_same_conditions(scores: Any, message: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=message):
+        plot_scores_by_condition(scores, tmp_path / "plot.png", score="micro F1", title="Demo")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import picture_bytes, tiny_byte_tokenizer, tiny_picture, tiny_processor, tiny_tokenizer
+from PIL import Image
+from tiny import picture_bytes, png_that_claims, tiny_byte_tokenizer, tiny_picture, tiny_processor, tiny_tokenizer
 from transformers import BatchFeature
 
 from roc.processing_roc import RocProcessor
@@ -401,6 +402,28 @@ def test_a_bad_picture_is_named(processor: RocProcessor) -> None:
         processor(text=TEXT, images="/etc/passwd", entities=[ANN, BOB])
 
 
+@pytest.mark.parametrize(
+    ("picture", "level"),
+    [
+        (tiny_picture((0, 0, 0, 0), mode="RGBA"), 1.0),
+        (tiny_picture((0, 0, 0, 128), mode="RGBA"), 127 / 255 * 2 - 1),
+        (tiny_picture(0x8000, mode="I;16"), 128 / 255 * 2 - 1),
+        (tiny_picture(51, mode="L", size=(1, 1)), -0.6),
+        (tiny_picture((51, 51, 51), size=(1, 400)), -0.6),
+    ],
+    ids=["transparent", "half transparent", "16-bit", "1 x 1", "1 x 400"],
+)
+def test_an_unusual_picture_is_read_as_it_looks(processor: RocProcessor, picture: Image.Image, level: float) -> None:
+    pixels = processor(text=TEXT, images=picture_bytes(picture), entities=[ANN, BOX])["pixel_values"]
+    torch.testing.assert_close(pixels, torch.full((1, 3, 32, 32), level))  # -1 is black, 1 is white
+
+
+def test_a_decompression_bomb_is_named(processor: RocProcessor) -> None:
+    posts = {"text": [TEXT, TEXT], "entities": [[ANN, BOB]] * 2}
+    with pytest.raises(ValueError, match=r"sample 1: the picture has too many pixels, at most 64,000,000 are decoded"):
+        processor(images=[tiny_picture(), png_that_claims(20_000, 20_000)], **posts)
+
+
 def test_a_processor_without_image_processor_reads_text_only() -> None:
     processor = tiny_processor(vision=False)
     assert not processor.reads_images
@@ -494,6 +517,9 @@ def test_what_the_model_reads_does_not_depend_on_the_labels(monkeypatch: pytest.
         ({"entities": [ANN, (11, 11)]}, ValueError, r"sample 0, entity 1: the span \(11, 11\) is empty"),
         ({"entities": [ANN, (14, 11)]}, ValueError, r"sample 0, entity 1: the span \(14, 11\) is reversed"),
         ({"entities": [ANN, {"bbox": (0, 0, 2, 1)}]}, ValueError, r"sample 0, entity 1: bbox .* is not a box"),
+        ({"entities": [ANN, {"bbox": (0.2, 0.1, 0.2, 0.9)}]}, ValueError, r"sample 0, entity 1: bbox .* is not a box"),
+        ({"entities": [ANN, {"type": "object"}]}, TypeError, "sample 0, entity 1: start and end .*or give a bbox"),
+        ({"entities": [ANN, {"bbox": None}]}, TypeError, "sample 0, entity 1: start and end .*or give a bbox"),
         ({"entities": [ANN]}, ValueError, "No text has a pair: give at least one of them two entities"),
         ({"pairs": []}, ValueError, "No text has a pair"),
         ({"pairs": [(0, 2)]}, ValueError, r"sample 0: the pair \(0, 2\) must name two different entities out of 2"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import string
+import struct
+import zlib
 from typing import Any
 
 import torch
@@ -130,3 +132,22 @@ def picture_bytes(picture: Image.Image, format: str = "PNG", **options: Any) -> 
     file = io.BytesIO()
     picture.save(file, format, **options)
     return file.getvalue()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A small PNG file whose head states any size, without pixels."""
+    return _png(width, height, depth=8, colour_type=2, rows=b"")
+
+
+def white_png(side: int) -> bytes:
+    """A whole white PNG of `side` x `side` pixels, one bit each; small as a file and large when decoded."""
+    row = b"\0" + b"\xff" * -(-side // 8)
+    return _png(side, side, depth=1, colour_type=0, rows=row * side)
+
+
+def _png(width: int, height: int, *, depth: int, colour_type: int, rows: bytes) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
