@@ -102,7 +102,7 @@ class RunConfig:
     """
 
     output_dir: str = "outputs/run"
-    dataset: Literal["mnre", "more", "fewrel", "jsonl", "synthetic"] = "jsonl"
+    dataset: Literal["mnre", "more", "fewrel", "jsonl", "synthetic", "scenes"] = "jsonl"
     data_dir: str = "data"
     relations: str = "relations/mnre.yaml"
     negative_relations: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections import Counter
@@ -62,7 +63,13 @@ class Provenance:
     command: str = ""
 
 
-def export_dataset(splits: Mapping[str, Dataset], output_dir: str | Path, *, provenance: Provenance) -> dict[str, Any]:
+def export_dataset(
+    splits: Mapping[str, Dataset],
+    output_dir: str | Path,
+    *,
+    provenance: Provenance,
+    side_files: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Write a dataset as a folder: `data/*.parquet`, `README.md` and `roc_dataset.json`.
 
     The folder appears, or replaces an older one, when it is complete. `datasets.load_dataset(output_dir)` loads it.
@@ -71,6 +78,8 @@ def export_dataset(splits: Mapping[str, Dataset], output_dir: str | Path, *, pro
         splits: Datasets with the features of `schema.FEATURES`, by split name.
         output_dir: The folder to write. An existing one is replaced only if it is such a dataset.
         provenance: Where the data comes from.
+        side_files: Content of further files by name: what is known of the rows but must not be in them. The marker
+            lists the sha256 of each under `side_files`; loading the dataset does not open them.
 
     Returns:
         The marker's content.
@@ -85,6 +94,11 @@ def export_dataset(splits: Mapping[str, Dataset], output_dir: str | Path, *, pro
         (folder / "data").mkdir()
         num_bytes = {split: _write_parquet(splits[split], folder / "data", split=split) for split in _ordered(splits)}
         marker = _marker({split: splits[split] for split in _ordered(splits)}, provenance)
+        marker["side_files"] = {}
+        for name, content in (side_files or {}).items():
+            marker["side_files"][name] = hashlib.sha256(content.encode()).hexdigest()
+            with atomic_write(folder / name) as file:
+                file.write(content)
         card = _card(marker, provenance, num_bytes=num_bytes)
         with atomic_write(folder / "README.md") as file:
             file.write(card)

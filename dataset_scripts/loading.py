@@ -26,7 +26,7 @@ BUILDERS: dict[str, type[RocDatasetBuilder]] = {
 }
 
 # Generated data has no raw files: it is only ever loaded from a written folder.
-GENERATED = ("synthetic",)
+GENERATED = ("synthetic", "scenes")
 DATASETS = (*BUILDERS, *GENERATED)
 
 
@@ -45,7 +45,7 @@ def load_dataset_splits(
     files and cached; a change of a raw file, a picture, an option or the builder's code builds them anew.
 
     Args:
-        name: `"mnre"`, `"more"`, `"fewrel"`, `"jsonl"` or `"synthetic"`.
+        name: `"mnre"`, `"more"`, `"fewrel"`, `"jsonl"`, `"synthetic"` or `"scenes"`.
         data_dir: Folder of the raw files, or one that `python -m roc.dataset_scripts.NAME` wrote.
         splits: Some of `"train"`, `"val"`, `"test"`; None for those that exist. Other splits are not opened.
         missing_images: `"error"`, `"skip"` (drop the row) or `"no_image"` (keep it without a picture). Built into a

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -14,27 +14,35 @@ nothing about the relation, and the best rule that does not look at the picture 
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from string import Formatter
 from typing import Any, Literal
 
 from datasets import Dataset
 
 from roc.dataset_scripts.export import Provenance, check_output_dir, export_dataset
+from roc.dataset_scripts.generated import (
+    GRID,
+    NAMES,
+    PLACES,
+    TIMES,
+    box_in_cell,
+    check_num_pictures,
+    check_text_only,
+    command_of,
+    empty_scene,
+    fill_template,
+    run_generator,
+    to_png,
+)
 from roc.dataset_scripts.schema import FEATURES, Entity, Row, object_entity, text_entity
-from roc.dataset_scripts.symbols import COLOURS, Box, Canvas, Colour, shade
+from roc.dataset_scripts.symbols import COLOURS, Box, Colour, shade
 
 IMAGE_SIZE = 64  # pixels; an 8 x 8 grid of the 8-pixel patches of a tiny vision transformer
-GRID = 3  # each thing has its own cell of a 3 x 3 grid, so nothing overlaps
-CELL = IMAGE_SIZE // GRID  # pixels
+CELL = IMAGE_SIZE // GRID  # pixels; each thing has its own cell
 
 NONE = "none"
 
@@ -63,22 +71,7 @@ PICTURES_PER_SENTENCE = len(CUES)
 SentenceKind = Literal["both", "text-text", "text-object"]
 SENTENCE_KINDS: tuple[SentenceKind, ...] = ("both", "text-text", "text-object", "text-text")
 
-# How far above the majority share a rule that does not see the picture may be. By construction it is not above at all.
-TEXT_ONLY_TOLERANCE = 0.005
-
 SHIRTS: tuple[Colour, ...] = ((24, 150, 150), (60, 170, 90), (90, 190, 225), (225, 215, 80), (150, 190, 60))
-SKIES: tuple[Colour, ...] = ((206, 226, 240), (240, 226, 206), (222, 216, 236), (214, 234, 220), (236, 222, 224))
-GROUNDS: tuple[Colour, ...] = ((182, 208, 160), (212, 198, 164), (186, 196, 208), (204, 186, 190), (196, 206, 196))
-
-NAMES = tuple(
-    """Ada Amir Anouk Arlo Beata Bela Bruno Carla Cem Chidi Clara Dana Darko Edda Elif Emil Esra Farah Felix Finn Gaia
-    Goran Greta Hana Hugo Ida Ilan Ines Ivo Jana Jonas Jun Kaito Karim Kira Lale Lars Lena Linus Lubo Maja Malik Marta
-    Milo Mira Nadia Nils Noor Olga Omar Orin Paula Pavel Petra Quinn Rafi Rosa Ruben Sami Selma Sina Tarek Thea Timo
-    Ugo Ulla Vera Vito Wanda Wim Xenia Yara Yusuf Zelda Zoran Brixel Dovani Elowin Fenno Galtra Jorvik Kestra Lumo
-    Marbin Nuvia Ostrel Pellan Quorra Sirvo Tavlin Vexley Wolmar Zintra""".split()  # noqa: SIM905 (a line for each name would be long)
-)
-PLACES = ("fountain", "old bridge", "harbour", "town hall", "river", "north gate", "clock tower", "market square")
-TIMES = ("today", "this morning", "yesterday", "last Sunday", "on Monday", "last week", "in spring", "on Friday")
 TEMPLATES = {
     1: (
         "{first} near the {place} {time}.",
@@ -162,7 +155,7 @@ def generate_rows(num_pictures: int, seed: int, *, split: str = "train") -> Iter
     Raises:
         ValueError: If `num_pictures` is not a positive multiple of `PICTURES_PER_SENTENCE`.
     """
-    _check_num_pictures(num_pictures, f"num_pictures of {split!r}")
+    check_num_pictures(num_pictures, f"num_pictures of {split!r}", pictures_per_sentence=PICTURES_PER_SENTENCE)
     return _rows(num_pictures, Random(f"{seed}/{split}"), split)
 
 
@@ -181,15 +174,6 @@ def _rows(num_pictures: int, rng: Random, split: str) -> Iterator[Row]:
                 "tail": dict(pair.tail),
                 "relation": pair.relations[index],
             }
-
-
-def _check_num_pictures(num_pictures: int, where: str) -> None:
-    if num_pictures < 1 or num_pictures % PICTURES_PER_SENTENCE:
-        nearest = PICTURES_PER_SENTENCE * max(1, round(num_pictures / PICTURES_PER_SENTENCE))
-        raise ValueError(
-            f"{where} must be a positive multiple of {PICTURES_PER_SENTENCE}, got {num_pictures}: each sentence comes "
-            f"with {PICTURES_PER_SENTENCE} pictures, one for each relation. Give {nearest}."
-        )
 
 
 def _plan_sentence(kind: SentenceKind, rng: Random) -> _Sentence:
@@ -216,14 +200,8 @@ def _write(num_persons: int, rng: Random) -> tuple[str, list[Entity]]:
     """Fill in a template; returns the text and its persons."""
     words = {"place": rng.choice(PLACES), "time": rng.choice(TIMES)}
     persons = dict(zip(("first", "second"), rng.sample(NAMES, num_persons), strict=False))
-    text, spans = "", []
-    for literal, field, _, _ in Formatter().parse(rng.choice(TEMPLATES[num_persons])):
-        text += literal
-        if field in persons:
-            spans.append((len(text), len(text) + len(persons[field])))
-        if field is not None:
-            text += persons.get(field) or words[field]
-    return text, [text_entity(text, start, end, entity_type="person") for start, end in spans]
+    text, spans = fill_template(rng.choice(TEMPLATES[num_persons]), words | persons)
+    return text, [text_entity(text, *span, entity_type="person") for field, span in spans.items() if field in persons]
 
 
 def _text_pair(persons: Sequence[Entity], cell: int, rng: Random) -> _Pair:
@@ -248,11 +226,7 @@ def _object_pairs(persons: Sequence[Entity], cells: Sequence[int], rng: Random) 
 
 def _draw(sentence: _Sentence, index: int, *, rng: Random) -> bytes:
     """Draw a sentence's picture number `index`; returns PNG bytes."""
-    canvas = Canvas(
-        IMAGE_SIZE,
-        background=(shade(rng.choice(SKIES), rng), shade(rng.choice(GROUNDS), rng)),
-        horizon=rng.uniform(0.3, 0.8),
-    )
+    canvas = empty_scene(IMAGE_SIZE, rng)
     for cell, shirt in zip(sentence.figure_cells, rng.sample(SHIRTS, 2), strict=False):
         canvas.stamp("figure", _box_in_cell(cell, rng, width=(11, 14), height=(18, 21)), colour=shade(shirt, rng))
     for pair in sentence.pairs:
@@ -263,67 +237,14 @@ def _draw(sentence: _Sentence, index: int, *, rng: Random) -> bytes:
     if rng.random() < 0.5:
         distractor, box = rng.choice(DISTRACTORS), _box_in_cell(rng.choice(sentence.free_cells), rng)
         canvas.stamp(distractor, box, colour=shade(COLOURS[distractor], rng))
-    file = io.BytesIO()
-    canvas.finish().save(file, format="PNG")
-    return file.getvalue()
+    return to_png(canvas)
 
 
 def _box_in_cell(
     cell: int, rng: Random, *, width: tuple[int, int] = (16, 20), height: tuple[int, int] = (16, 20)
 ) -> Box:
     """Choose a box of random size at a random place inside a cell of the grid; sizes are (smallest, largest) pixels."""
-    row, column = divmod(cell, GRID)
-    box_width, box_height = rng.randint(*width), rng.randint(*height)
-    x0 = column * CELL + rng.randint(0, CELL - box_width)
-    y0 = row * CELL + rng.randint(0, CELL - box_height)
-    return x0, y0, x0 + box_width, y0 + box_height
-
-
-def check_text_only(rows: Sequence[Row], where: str) -> dict[str, float]:
-    """Check that nothing but the pixels says anything about the relation.
-
-    Compares the share of the most frequent relation with the best accuracy of a rule that looks up, knowing these very
-    rows, everything else there is: text, spans, names, types, boxes, and a row's number among those of its picture.
-    Any rule that sees less of it, such as the text or the pair kind alone, cannot be better.
-
-    Args:
-        rows: The rows of one split, in their order.
-        where: What they are, put in front of the error.
-
-    Returns:
-        `majority_share` and `text_only_accuracy`, both of 1.
-
-    Raises:
-        ValueError: If the rule is right more often than the most frequent relation occurs, by more than
-            `TEXT_ONLY_TOLERANCE`, or there are no rows.
-    """
-    if not rows:
-        raise ValueError(f"{where}: there are no rows to check. Give at least one.")
-    majority_share = max(Counter(row["relation"] for row in rows).values()) / len(rows)
-    relations_by_context: dict[Hashable, Counter[str]] = defaultdict(Counter)
-    for context, row in zip(_contexts(rows), rows, strict=True):
-        relations_by_context[context][row["relation"]] += 1
-    text_only_accuracy = sum(max(counts.values()) for counts in relations_by_context.values()) / len(rows)
-    if text_only_accuracy > majority_share + TEXT_ONLY_TOLERANCE:
-        raise ValueError(
-            f"{where}: a rule that does not see the picture is right on {text_only_accuracy:.1%} of {len(rows)} rows, "
-            f"but the most frequent relation has only {majority_share:.1%}: text, boxes or row order give the relation "
-            "away. Give each pair of a sentence each relation equally often, with the same boxes."
-        )
-    return {"majority_share": majority_share, "text_only_accuracy": text_only_accuracy}
-
-
-def _contexts(rows: Sequence[Row]) -> Iterator[Hashable]:
-    """All that is known of each row without its pixels and its relation."""
-    pictures = [(row["text"], row["image"]["bytes"]) for row in rows]
-    num_rows, seen = Counter(pictures), Counter[tuple[str, bytes]]()
-    for row, picture in zip(rows, pictures, strict=True):
-        yield row["text"], _entity_key(row["head"]), _entity_key(row["tail"]), seen[picture], num_rows[picture]
-        seen[picture] += 1
-
-
-def _entity_key(entity: Entity) -> Hashable:
-    return tuple(tuple(value) if isinstance(value, list) else value for value in entity.values())
+    return box_in_cell(cell, rng, side=CELL, width=width, height=height)
 
 
 def build_synthetic(
@@ -349,7 +270,7 @@ def build_synthetic(
     check_output_dir(output_dir)
     numbers = {"train": num_train, "val": num_val, "test": num_test}
     for split, number in numbers.items():
-        _check_num_pictures(number, f"num_{split}")
+        check_num_pictures(number, f"num_{split}", pictures_per_sentence=PICTURES_PER_SENTENCE)
     rows = {split: list(generate_rows(number, seed, split=split)) for split, number in numbers.items()}
     audit = {split: check_text_only(rows[split], split) for split in rows}
     marker = export_dataset(
@@ -365,7 +286,6 @@ def _provenance(
     rows: Mapping[str, Sequence[Row]], numbers: Mapping[str, int], *, seed: int, output_dir: str | Path
 ) -> Provenance:
     options = {f"num_{split}": number for split, number in numbers.items()} | {"seed": seed}
-    words = [f"--{name} {value}" for name, value in options.items()]
     return Provenance(
         builder="synthetic",
         builder_version="1.0.0",
@@ -381,46 +301,19 @@ def _provenance(
             }
             for split, number in numbers.items()
         },
-        # The folder's name only: a card is published, and paths of this machine are nobody's business.
-        command=f"python -m roc.dataset_scripts.synthetic --output_dir {Path(output_dir).name} {' '.join(words)}",
+        command=command_of("synthetic", output_dir, options),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: generate the set and print what was written as one JSON line.
-
-    Args:
-        argv: The arguments; None for those of the process.
-
-    Returns:
-        Exit code: 0 for success, 1 for a failure (2, for wrong usage, is raised by argparse).
-    """
-    args = _parser().parse_args(argv)
-    try:
-        summary = build_synthetic(**vars(args))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 1
-    print(json.dumps(summary))
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m roc.dataset_scripts.synthetic",
-        description="Generate a picture-text set in which only the picture tells the relation, as Parquet.",
+    """Command line; see `run_generator`."""
+    return run_generator(
+        build_synthetic,
+        argv,
+        builder="synthetic",
+        about="Generate a picture-text set in which only the picture tells the relation, as Parquet.",
+        pictures_per_sentence=PICTURES_PER_SENTENCE,
     )
-    parser.add_argument("--output_dir", required=True, help="folder to write; an older dataset there is replaced")
-    for split, number in (("train", 3000), ("val", 600), ("test", 600)):
-        parser.add_argument(
-            f"--num_{split}",
-            type=int,
-            default=number,
-            metavar="N",
-            help=f"pictures of the split {split}, a multiple of {PICTURES_PER_SENTENCE} (default: %(default)s)",
-        )
-    parser.add_argument("--seed", type=int, default=13, help="the same seed gives the same rows (default: %(default)s)")
-    return parser
 
 
 if __name__ == "__main__":

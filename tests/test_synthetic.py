@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from roc.dataset_scripts.export import read_marker
+from roc.dataset_scripts.generated import check_text_only
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.schema import FEATURES, check_row
 from roc.dataset_scripts.symbols import COLOURS, SYMBOLS, Canvas
@@ -26,7 +27,6 @@ from roc.dataset_scripts.synthetic import (
     PICTURES_PER_SENTENCE,
     SENTENCE_KINDS,
     build_synthetic,
-    check_text_only,
     generate_rows,
     main,
 )
