@@ -98,10 +98,13 @@ class RocAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        batch, length, _ = hidden_states.shape
-        mixed = self.query_key_value(hidden_states).view(batch, length, 3, self.num_heads, self.head_dim)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, head_dim)
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+        query, key, value = self.query_key_value(hidden_states).chunk(3, dim=-1)  # each (batch, length, hidden)
+        if positions is not None:  # the projection is called as a whole: an adapter may be around it
+            query = gather_rows(query, positions)
+        query, key, value = (
+            states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for states in (query, key, value)
+        )  # each (batch, heads, length, head_dim)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, _ = attention(
             self,
@@ -112,7 +115,7 @@ class RocAttention(nn.Module):
             scaling=1 / math.sqrt(self.head_dim),
             dropout=self.config.dropout if self.training else 0.0,
         )
-        return self.output(attended.reshape(batch, length, -1))
+        return self.output(attended.flatten(2))
 
 
 class RocFusionLayer(GradientCheckpointingLayer):
@@ -129,8 +132,11 @@ class RocFusionLayer(GradientCheckpointingLayer):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        attended = self.attention(self.attention_norm(hidden_states), attention_mask)
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+        """The states of the whole sequence, or of its `positions` `(batch, n)` alone: `(batch, n, hidden)`."""
+        attended = self.attention(self.attention_norm(hidden_states), attention_mask, positions)
+        if positions is not None:
+            hidden_states = gather_rows(hidden_states, positions)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
 
@@ -589,23 +595,27 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             parts.append((regions, region_mask.bool(), REGION))
         if self.vision_model is not None:
             parts.append((*self.image_embeddings.scatter(patches, image_index), IMAGE))
-        fused = self._fuse(parts)
         positions = entity_positions + entity_is_region.long() * text.shape[1]
-        vectors = self.pair_head(gather_rows(fused, positions), pair_index)
+        vectors = self.pair_head(self._fuse(parts, positions), pair_index)
         if self.config.head == "classification" or self.config.alignment == "projection":
             return vectors, None
         unfused = torch.cat([states for states, _, modality in parts if modality != IMAGE], dim=1)
         head_and_tail = gather_pairs(gather_rows(unfused, positions), pair_index)
         return vectors, (mean_of_tokens(text, attention_mask)[:, None] + head_and_tail.mean(dim=2)) / 2
 
-    def _fuse(self, parts: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
-        """Join (states, mask, modality) along the sequence and let the fusion layers mix them."""
+    def _fuse(self, parts: Sequence[tuple[Tensor, Tensor, int]], positions: Tensor) -> Tensor:
+        """Join (states, mask, modality) along the sequence, let the fusion layers mix them, and pick `positions`.
+
+        Nothing else is read of the last layer, so it computes nothing else: `(batch, n, hidden)`.
+        """
         states = torch.cat([part + self.modality_embeddings.weight[modality] for part, _, modality in parts], dim=1)
         mask = torch.cat([part_mask for _, part_mask, _ in parts], dim=1)
-        attention_mask = mask[:, None, None].expand(-1, 1, mask.shape[1], -1)  # (batch, 1, length, length)
-        for layer in self.fusion_layers:
+        attention_mask = mask[:, None, None]  # (batch, 1, 1, length)
+        if not self.fusion_layers:
+            return self.fusion_norm(gather_rows(states, positions))
+        for layer in self.fusion_layers[:-1]:
             states = layer(states, attention_mask)
-        return self.fusion_norm(states)
+        return self.fusion_norm(self.fusion_layers[-1](states, attention_mask, positions))
 
     def _encode_images(self, pixel_values: Tensor | None) -> tuple[Tensor | None, tuple[int, int]]:
         """`(images, rows * columns, hidden)` patches in the fused space, and (rows, columns)."""
