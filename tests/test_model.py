@@ -489,6 +489,7 @@ def kinds() -> Iterator[Any]:
     yield pytest.param({"head": "classification"}, id="classification")
     yield pytest.param({"relation_config": None}, id="shared description encoder")
     yield pytest.param({"alignment": "residual"}, id="residual")
+    yield pytest.param({"freeze_vision": True}, id="frozen vision encoder")
     yield pytest.param({"description_pooling": "max"}, id="nearest description")
 
 
@@ -519,22 +520,24 @@ def test_every_trainable_parameter_moves_in_a_step_and_no_other(kind: dict[str, 
     still = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert still == frozen
-    assert all(name.startswith("relation_model.") for name in frozen)
-    assert bool(frozen) == (getattr(model, "relation_model", None) is not None)
+    encoders = {"relation_model"} if getattr(model, "relation_model", None) is not None else set()
+    encoders |= {"vision_model"} if model.config.freeze_vision else set()
+    assert {name.split(".")[0] for name in frozen} == encoders
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
 
 
 @pytest.mark.parametrize("switch", [lambda model: model.train(), lambda model: model.eval()], ids=["train", "eval"])
-def test_the_frozen_description_encoder_stays_in_evaluation_mode(
-    model: RocModel, switch: Callable[[RocModel], RocModel]
+def test_frozen_encoders_stay_in_evaluation_mode(
+    processor: RocProcessor, switch: Callable[[RocModel], RocModel]
 ) -> None:
+    model = tiny_model(processor, freeze_vision=True)
     switch(model)
-    assert not any(module.training for module in model.relation_model.modules())
+    assert not any(module.training for module in [*model.relation_model.modules(), *model.vision_model.modules()])
 
 
-def test_the_frozen_description_encoder_of_a_new_model_is_in_evaluation_mode(model: RocModel) -> None:
-    fresh = RocModel(model.config)  # no call of train() or eval() yet
-    assert not any(module.training for module in fresh.relation_model.modules())
+def test_the_frozen_encoders_of_a_new_model_are_in_evaluation_mode(processor: RocProcessor) -> None:
+    fresh = RocModel(tiny_model(processor, freeze_vision=True).config)  # no call of train() or eval() yet
+    assert not any(module.training for module in [*fresh.relation_model.modules(), *fresh.vision_model.modules()])
 
 
 @pytest.mark.parametrize("relation_config", [{}, {"relation_config": None}], ids=["frozen", "shared"])

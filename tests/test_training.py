@@ -265,6 +265,7 @@ def test_the_trained_model_loads_and_scores_as_reported(finished: Finished, inpu
         {"mixed_precision": "bf16"},
         {"label_smoothing": 0.1, "fusion_num_layers": 0, "swap_none_pairs": True, "max_train_samples": 6},
         {"num_workers": 1},
+        {"freeze_vision": True},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -947,6 +948,7 @@ def test_validation_reads_the_validation_samples(monkeypatch: pytest.MonkeyPatch
 
 
 KINDS = [{}, {"vision": False}, {"head": "classification"}, {"relation_config": None}, {"learn_temperature": False}]
+KINDS += [{"freeze_vision": True}]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -956,6 +958,8 @@ def test_every_trainable_parameter_is_in_exactly_one_optimizer_group(kind: dict[
     grouped_ids = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(grouped_ids) == len(set(grouped_ids))
     assert set(grouped_ids) == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    trains_vision = model.vision_model is not None and not model.config.freeze_vision
+    assert any(group["part"] == "vision_model" for group in groups) == trains_vision
 
 
 def test_each_part_has_its_learning_rate_and_norms_and_biases_no_decay() -> None:
