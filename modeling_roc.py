@@ -478,6 +478,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         entity_is_region: Tensor,
         pair_index: Tensor,
         pixel_values: Tensor | None = None,
+        patch_features: Tensor | None = None,
         image_index: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
@@ -500,6 +501,8 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             entity_is_region: `(batch, entities)` bool.
             pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `entity_positions`.
             pixel_values: `(images, channels, height, width)`, each distinct picture once; None without pictures.
+            patch_features: In place of `pixel_values`, what a frozen vision encoder made of them, as `encode_patches`
+                gives it: `(images, rows, columns, vision_hidden)`.
             image_index: `(batch,)` int64, each sample's row of `pixel_values`, -1 for no picture.
             region_boxes: `(batch, regions, 4)`, `xyxy` in [0, 1], origin top left.
             region_mask: `(batch, regions)`, 1 = real.
@@ -516,6 +519,9 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
 
         Returns:
             A `RocOutput`.
+
+        Raises:
+            ValueError: If both `pixel_values` and `patch_features` are given.
         """
         if self.training:
             attention_mask, image_index, labels = corrupt_inputs(
@@ -528,6 +534,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             entity_is_region=entity_is_region,
             pair_index=pair_index,
             pixel_values=pixel_values,
+            patch_features=patch_features,
             image_index=image_index,
             region_boxes=region_boxes,
             region_mask=region_mask,
@@ -574,6 +581,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         entity_is_region: Tensor,
         pair_index: Tensor,
         pixel_values: Tensor | None = None,
+        patch_features: Tensor | None = None,
         image_index: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
@@ -590,7 +598,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         if image_index is None:
             image_index = input_ids.new_full((len(input_ids),), -1)
         parts = [(text, attention_mask.bool(), TEXT)]
-        patches, grid = self._encode_images(pixel_values)
+        patches, grid = self._encode_images(pixel_values, patch_features)
         if region_boxes is not None and region_mask is not None:
             regions = self.image_embeddings.regions(region_boxes, patches, image_index, grid)
             if region_name_positions is not None:
@@ -621,12 +629,17 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             states = layer(states, attention_mask)
         return self.fusion_norm(self.fusion_layers[-1](states, attention_mask, positions))
 
-    def _encode_images(self, pixel_values: Tensor | None) -> tuple[Tensor | None, tuple[int, int]]:
+    def _encode_images(
+        self, pixel_values: Tensor | None, patch_features: Tensor | None = None
+    ) -> tuple[Tensor | None, tuple[int, int]]:
         """`(images, rows * columns, hidden)` patches in the fused space, and (rows, columns)."""
-        if self.vision_model is None or pixel_values is None or not len(pixel_values):
+        if pixel_values is not None and patch_features is not None:
+            raise ValueError("Both pixel_values and patch_features were given. Give one: they are the same pictures.")
+        given = pixel_values if patch_features is None else patch_features
+        if self.vision_model is None or given is None or not len(given):
             return None, (0, 0)
-        states, grid = encode_patches(self.vision_model, pixel_values)
-        return self.image_embeddings.projection(states), grid
+        states = encode_patches(self.vision_model, given) if patch_features is None else given.to(self.dtype)
+        return self.image_embeddings.projection(states.flatten(1, 2)), (states.shape[1], states.shape[2])
 
     def _with_negatives(self, logits: Tensor, pair_embeds: Tensor, features: Tensor) -> Tensor:
         """The logits, and behind them those of descriptions that hold for no pair."""

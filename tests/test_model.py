@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tiny import RELATIONS, picture_bytes, tiny_model, tiny_picture, tiny_processor
+from tiny import RELATIONS, louder, picture_bytes, tiny_model, tiny_picture, tiny_processor
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel
@@ -119,16 +119,8 @@ def processor() -> RocProcessor:
 
 @pytest.fixture
 def model(processor: RocProcessor) -> RocModel:
-    """In evaluation mode, with weights large enough that attention and pictures matter."""
+    """In evaluation mode, and attention and pictures matter."""
     return louder(tiny_model(processor))
-
-
-def louder(model: RocModel) -> RocModel:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "relation_model" not in name and "embeddings" not in name:
-                parameter.mul_(4)
-    return model
 
 
 # --- equalities --------------------------------------------------------------------------------------------------
