@@ -125,6 +125,7 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         vocab_size=len(processor.tokenizer),
         text_overrides=config.text_overrides,
         share_description_encoder=config.share_description_encoder,
+        freeze_vision=config.freeze_vision,
         head=config.head,
         fusion_num_layers=config.fusion_num_layers,
         fusion_num_heads=config.fusion_num_heads,

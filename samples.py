@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import BatchFeature
 
@@ -25,6 +26,7 @@ class Sample:
     Args:
         text: The text.
         image_row: Row of the data set that holds the picture; None where there is none.
+        image_digest: SHA-256 of the picture's file; None where there is none.
         entities: In the order of their place in the text, then objects: never in the order of the pairs, which
             might tell something about the label.
         pairs: (head, tail) numbers into `entities`.
@@ -34,6 +36,7 @@ class Sample:
 
     text: str
     image_row: int | None
+    image_digest: bytes | None = None
     entities: list[Entity] = field(default_factory=list)
     pairs: list[tuple[int, int]] = field(default_factory=list)
     relations: list[str] = field(default_factory=list)
@@ -45,7 +48,7 @@ class Sample:
         return len(self.text) + 12 * len(self.entities)
 
 
-class GroupedSamples(Dataset[tuple[Sample, bytes | None]]):
+class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
     """The rows of one split, grouped by text and picture, so that one encoding serves all their pairs.
 
     Args:
@@ -56,16 +59,22 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | None]]):
     def __init__(self, rows: datasets.Dataset, *, use_image: bool = True) -> None:
         self._images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
         self._use_image = use_image
+        self.features: Mapping[bytes, Tensor] | None = None  # of pictures by their digest, to be given in their place
         self.samples = self._group(rows.remove_columns(["image"]))
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Sample, bytes | None]:
-        """The sample and the bytes of its picture file (None where it has none, or pictures are not used)."""
+    def __getitem__(self, index: int) -> tuple[Sample, bytes | Tensor | None]:
+        """The sample and the bytes of its picture file (None where it has none, or pictures are not used).
+
+        Where `features` are set, they come instead of bytes; see `roc.vision_cache`.
+        """
         sample = self.samples[index]
         if sample.image_row is None or not self._use_image:
             return sample, None
+        if self.features is not None and sample.image_digest is not None:
+            return sample, self.features[sample.image_digest]
         return sample, _image_bytes(self._images[sample.image_row]["image"])
 
     @property
@@ -74,17 +83,19 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | None]]):
         return sum(len(sample.pairs) for sample in self.samples)
 
     def _group(self, rows: datasets.Dataset) -> list[Sample]:
-        groups: dict[tuple[str, bytes], list[int]] = {}
+        groups: dict[tuple[str, bytes | None], list[int]] = {}
         texts = rows["text"]
         for number, (text, image) in enumerate(zip(texts, self._images)):
             groups.setdefault((text, _digest(image["image"])), []).append(number)
         content = rows.to_list()
-        return [self._sample([(number, content[number]) for number in numbers]) for numbers in groups.values()]
+        return [
+            self._sample([(number, content[number]) for number in numbers], digest)
+            for (_, digest), numbers in groups.items()
+        ]
 
-    def _sample(self, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> Sample:
+    def _sample(self, rows: Sequence[tuple[int, Mapping[str, Any]]], digest: bytes | None) -> Sample:
         first, head_row = rows[0]
-        has_image = self._images[first]["image"] is not None
-        sample = Sample(head_row["text"], first if has_image else None)
+        sample = Sample(head_row["text"], None if digest is None else first, digest)
         by_place: dict[tuple[Any, ...], Entity] = {}
         for _, row in rows:
             for entity in (row["head"], row["tail"]):
@@ -115,11 +126,11 @@ class SampleCollator:
         self._type_noise = type_noise
         self._index = None if relations is None else {name: i for i, name in enumerate(relations)}
 
-    def __call__(self, items: Sequence[tuple[Sample, bytes | None]]) -> tuple[list[str], BatchFeature]:
+    def __call__(self, items: Sequence[tuple[Sample, bytes | Tensor | None]]) -> tuple[list[str], BatchFeature]:
         """Collate.
 
         Args:
-            items: Samples and the bytes of their pictures, as `GroupedSamples` gives them.
+            items: Samples and their pictures, as `GroupedSamples` gives them.
 
         Returns:
             The ids of the pairs' rows, and the processor's tensors.
@@ -315,9 +326,9 @@ def _entity(entity: Mapping[str, Any]) -> Entity:
     return Entity(entity["start"], entity["end"], entity["type"] or "")
 
 
-def _digest(image: Mapping[str, Any] | None) -> bytes:
+def _digest(image: Mapping[str, Any] | None) -> bytes | None:
     if image is None:
-        return b""
+        return None
     return hashlib.sha256(_image_bytes(image)).digest()
 
 

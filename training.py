@@ -44,6 +44,7 @@ from roc.retrieval_roc import descriptions_of
 from roc.run_config import RUN_FILE, RunConfig
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator
 from roc.scoring import confusion_matrix
+from roc.vision_cache import use_vision_cache
 from roc.zero_shot import restrict_inventory, unseen_relations
 
 logger = logging.getLogger("roc.training")
@@ -100,6 +101,9 @@ def train(config: RunConfig) -> dict[str, Any]:
     processor = build_processor(config)
     model = build_model(config, processor, inventory)
     negatives = encode_negatives(config, processor, model, inventory)
+    if config.vision_cache is not None and not config.dry_run:  # a dry run writes nothing
+        options = {"batch_size": config.eval_batch_size, "num_workers": config.num_workers}
+        use_vision_cache(config.vision_cache, model, processor, [train_set, val_set], accelerator, **options)
     run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, negatives)
     return run.dry_run() if config.dry_run else run.run()
 
@@ -324,6 +328,7 @@ class TrainingRun:
 
     def _calibrate_saved_model(self) -> Predictions:
         """Calibrate the folder just written; returns its predictions on the validation split, as `score.py`'s."""
+        self.val_set.features = None  # pictures, as `score.py` reads them
         saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32).to(self.accelerator.device)
         options: dict[str, Any] = {"batch_size": self.config.eval_batch_size}
         predictions = predict_relations(saved, self.processor, self.val_set, **options)

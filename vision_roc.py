@@ -74,7 +74,7 @@ class RocImageEmbeddings(nn.Module):
         return embedded + torch.where(has_image, pooled, self.no_image.to(pooled.dtype))
 
 
-def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     """Encode pictures to one state per patch.
 
     Args:
@@ -82,7 +82,7 @@ def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> tuple[Tens
         pixel_values: `(images, channels, height, width)`.
 
     Returns:
-        `(images, rows * columns, vision_hidden)`, in row-major order, and (rows, columns).
+        `(images, rows, columns, vision_hidden)`.
 
     Raises:
         ValueError: If the encoder has no patches, or gives fewer tokens than patches.
@@ -99,7 +99,7 @@ def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> tuple[Tens
             f"The vision encoder gave {states.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} patches. "
             "ROC needs a ViT-like encoder that keeps one token per patch."
         )
-    return states[:, num_other:], grid
+    return states[:, num_other:].unflatten(1, grid)
 
 
 def _naflex_inputs(pixel_values: Tensor, grid: tuple[int, int], patch_size: int) -> dict[str, Tensor]:

@@ -73,10 +73,10 @@ def bare(model: RocModel, batch: dict[str, torch.Tensor]) -> None:
     patches = model.vision_model(pixel_values=batch["pixel_values"]).last_hidden_state[:, 1:]
     states = torch.cat([text, patches], dim=1)  # both are 384 wide here
     mask = torch.cat([batch["attention_mask"].bool(), torch.ones(patches.shape[:2], dtype=torch.bool)], dim=1)
-    mask = mask[:, None, None].expand(-1, 1, mask.shape[1], -1)
-    for layer in model.fusion_layers:
+    mask = mask[:, None, None]
+    for layer in model.fusion_layers[:-1]:
         states = layer(states, mask)
-    states.sum().backward()
+    model.fusion_layers[-1](states, mask, batch["entity_positions"]).sum().backward()
     model.zero_grad(set_to_none=True)
 
 

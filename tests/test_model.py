@@ -12,12 +12,12 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tiny import RELATIONS, picture_bytes, tiny_model, tiny_picture, tiny_processor
+from tiny import RELATIONS, louder, picture_bytes, tiny_model, tiny_picture, tiny_processor
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel
 
-from roc.modeling_roc import RocModel, RocOutput, load_backbone
+from roc.modeling_roc import RocModel, RocOutput, gather_rows, load_backbone
 from roc.processing_roc import RocProcessor
 from roc.retrieval_roc import pool_descriptions, retrieval_loss
 
@@ -97,10 +97,14 @@ def value_and_gradients(
 
 
 def assert_same(
-    first: tuple[Tensor, dict[str, Tensor]], second: tuple[Tensor, dict[str, Tensor]], *, atol: float = 2e-6
+    first: tuple[Tensor, dict[str, Tensor]],
+    second: tuple[Tensor, dict[str, Tensor]],
+    *,
+    atol: float = 2e-6,
+    tolerance: float = 1e-4,
 ) -> None:
     """Equal logits and gradients, gradients measured against the largest of their parameter."""
-    torch.testing.assert_close(first[0], second[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(first[0], second[0], rtol=tolerance, atol=tolerance)
     scale = max(gradient.abs().max() for gradient in first[1].values())
     for name in first[1].keys() | second[1].keys():
         zero = torch.zeros(())
@@ -115,16 +119,8 @@ def processor() -> RocProcessor:
 
 @pytest.fixture
 def model(processor: RocProcessor) -> RocModel:
-    """In evaluation mode, with weights large enough that attention and pictures matter."""
+    """In evaluation mode, and attention and pictures matter."""
     return louder(tiny_model(processor))
-
-
-def louder(model: RocModel) -> RocModel:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "relation_model" not in name and "embeddings" not in name:
-                parameter.mul_(4)
-    return model
 
 
 # --- equalities --------------------------------------------------------------------------------------------------
@@ -300,25 +296,67 @@ def test_fresh_descriptions_of_an_unchanged_encoder_give_what_the_bank_gives(pro
     torch.testing.assert_close(fresh.logits, model(**batch).logits, rtol=1e-4, atol=1e-4)
 
 
+def fuse_everything(self: RocModel, parts: Sequence[tuple[Tensor, Tensor, int]], positions: Tensor) -> Tensor:
+    """`_fuse` with every state of the last layer computed, and then those of the entities picked."""
+    states = torch.cat([part + self.modality_embeddings.weight[modality] for part, _, modality in parts], dim=1)
+    mask = torch.cat([part_mask for _, part_mask, _ in parts], dim=1)
+    for layer in self.fusion_layers:
+        states = layer(states, mask[:, None, None].expand(-1, 1, mask.shape[1], -1))
+    return gather_rows(self.fusion_norm(states), positions)
+
+
+@pytest.mark.parametrize("fusion_num_layers", [0, 1, 2])
+@pytest.mark.parametrize("kind", [{}, {"head": "classification"}, {"alignment": "residual"}], ids=str)
+@pytest.mark.parametrize("way", ["eager", "sdpa", "checkpointing", "bfloat16"])
+def test_the_last_fusion_layer_may_leave_out_what_is_not_read(
+    way: str, kind: dict[str, Any], fusion_num_layers: int, processor: RocProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = louder(tiny_model(processor, fusion_num_layers=fusion_num_layers, dropout=0.0, **kind))
+    if way in ("eager", "sdpa"):
+        model.set_attn_implementation(way)
+    if way == "checkpointing":
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
+        model.fusion_layers.train()  # it is for training only
+    batch, results = encode(processor, POSTS), []
+    for reference in (None, fuse_everything):
+        if reference is not None:
+            monkeypatch.setattr(RocModel, "_fuse", reference)
+        with torch.autocast("cpu", enabled=way == "bfloat16"):
+            results.append(value_and_gradients(model, [batch]))
+    assert_same(*results, atol=0.02 if way == "bfloat16" else 2e-6, tolerance=0.05 if way == "bfloat16" else 1e-4)
+
+
+def test_the_last_fusion_layer_computes_the_entities_alone(model: RocModel, processor: RocProcessor) -> None:
+    batch, rows = encode(processor, POSTS), []
+    handle = model.fusion_layers[-1].feed_forward.register_forward_hook(
+        lambda module, given, output: rows.append(output.shape[:2])
+    )
+    model(**batch)
+    handle.remove()
+    assert rows == [batch["entity_positions"].shape]
+
+
 def test_an_entity_is_the_fused_state_of_its_opening_marker_or_of_its_region(
     model: RocModel, processor: RocProcessor
 ) -> None:
     batch = encode(processor, POSTS)
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, Any] = {}
     handles = [
-        model.fusion_norm.register_forward_hook(lambda module, given, output: seen.update(fused=output)),
+        model.fusion_layers[-1].register_forward_pre_hook(lambda module, given: seen.update(sequence=given[:2])),
         model.pair_head.register_forward_pre_hook(lambda module, given: seen.update(entities=given[0])),
     ]
     model(**batch)
     for handle in handles:
         handle.remove()
+    fused = model.fusion_norm(model.fusion_layers[-1](*seen["sequence"]))
     opening = processor.tokenizer.convert_tokens_to_ids("[ENT]")
     length = batch["input_ids"].shape[1]
     for number, post in enumerate(POSTS):
         markers = (batch["input_ids"][number] == opening).nonzero().flatten().tolist()
         regions = list(range(length, length + sum("bbox" in entity for entity in post["entities"])))
-        expected = seen["fused"][number, markers + regions]  # the entities of POSTS are in this order
-        assert torch.equal(seen["entities"][number, : len(post["entities"])], expected)
+        expected = fused[number, markers + regions]  # the entities of POSTS are in this order
+        torch.testing.assert_close(seen["entities"][number, : len(post["entities"])], expected)
 
 
 # --- closed forms ------------------------------------------------------------------------------------------------
@@ -443,6 +481,7 @@ def kinds() -> Iterator[Any]:
     yield pytest.param({"head": "classification"}, id="classification")
     yield pytest.param({"relation_config": None}, id="shared description encoder")
     yield pytest.param({"alignment": "residual"}, id="residual")
+    yield pytest.param({"freeze_vision": True}, id="frozen vision encoder")
     yield pytest.param({"description_pooling": "max"}, id="nearest description")
 
 
@@ -473,22 +512,24 @@ def test_every_trainable_parameter_moves_in_a_step_and_no_other(kind: dict[str, 
     still = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert still == frozen
-    assert all(name.startswith("relation_model.") for name in frozen)
-    assert bool(frozen) == (getattr(model, "relation_model", None) is not None)
+    encoders = {"relation_model"} if getattr(model, "relation_model", None) is not None else set()
+    encoders |= {"vision_model"} if model.config.freeze_vision else set()
+    assert {name.split(".")[0] for name in frozen} == encoders
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
 
 
 @pytest.mark.parametrize("switch", [lambda model: model.train(), lambda model: model.eval()], ids=["train", "eval"])
-def test_the_frozen_description_encoder_stays_in_evaluation_mode(
-    model: RocModel, switch: Callable[[RocModel], RocModel]
+def test_frozen_encoders_stay_in_evaluation_mode(
+    processor: RocProcessor, switch: Callable[[RocModel], RocModel]
 ) -> None:
+    model = tiny_model(processor, freeze_vision=True)
     switch(model)
-    assert not any(module.training for module in model.relation_model.modules())
+    assert not any(module.training for module in [*model.relation_model.modules(), *model.vision_model.modules()])
 
 
-def test_the_frozen_description_encoder_of_a_new_model_is_in_evaluation_mode(model: RocModel) -> None:
-    fresh = RocModel(model.config)  # no call of train() or eval() yet
-    assert not any(module.training for module in fresh.relation_model.modules())
+def test_the_frozen_encoders_of_a_new_model_are_in_evaluation_mode(processor: RocProcessor) -> None:
+    fresh = RocModel(tiny_model(processor, freeze_vision=True).config)  # no call of train() or eval() yet
+    assert not any(module.training for module in [*fresh.relation_model.modules(), *fresh.vision_model.modules()])
 
 
 @pytest.mark.parametrize("relation_config", [{}, {"relation_config": None}], ids=["frozen", "shared"])

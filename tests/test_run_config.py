@@ -169,6 +169,14 @@ def test_a_value_out_of_range_is_refused(field: str, value: Any, message: str) -
         load_run_config(None, {field: value})
 
 
+@pytest.mark.parametrize("lacking", [{"freeze_vision": False}, {"vision_model": None}, {"use_image": False}], ids=str)
+def test_a_vision_cache_needs_a_frozen_vision_encoder(lacking: dict[str, Any]) -> None:
+    settings = {"vision_cache": "cache", "freeze_vision": True, "vision_model": "org/vit"}
+    assert load_run_config(None, settings).vision_cache == "cache"
+    with pytest.raises(ValueError, match=r"vision_cache='cache' needs a vision encoder .* add --freeze_vision"):
+        load_run_config(None, settings | lacking)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -44,6 +44,7 @@ from transformers import (
 
 import roc.assembly
 import roc.modeling_roc
+import roc.processing_roc
 import roc.score
 import roc.train
 import roc.training
@@ -58,6 +59,7 @@ from roc.run_config import RUN_FILE, RunConfig, load_run_config
 from roc.samples import GroupedSamples, SampleCollator
 from roc.train import main
 from roc.training import TrainingRun
+from roc.vision_cache import read_features
 from roc.zero_shot import unseen_relations
 
 NAMES = [relation["name"] for relation in RELATIONS]
@@ -265,6 +267,7 @@ def test_the_trained_model_loads_and_scores_as_reported(finished: Finished, inpu
         {"mixed_precision": "bf16"},
         {"label_smoothing": 0.1, "fusion_num_layers": 0, "swap_none_pairs": True, "max_train_samples": 6},
         {"num_workers": 1},
+        {"freeze_vision": True},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -332,9 +335,52 @@ def test_max_steps_ends_the_run_wherever_it_is(
     assert history(tmp_path / "model")[-1]["learning_rate"] == pytest.approx(0)
 
 
-def test_a_dry_run_writes_nothing(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("undrawn")
+def test_the_vision_cache_leaves_no_trace_but_speed(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Any] = []
+    open_image = roc.processing_roc.open_image
+    monkeypatch.setattr(roc.processing_roc, "open_image", lambda *given: decoded.append(given[0]) or open_image(*given))
+    counts, cached = {}, {"vision_cache": tmp_path / "cache"}
+    for name, changes in (("without", {}), ("filling", cached), ("reading", cached)):
+        decoded.clear()
+        assert main(arguments(inputs, tmp_path / name, "--freeze_vision", **changes)) == 0
+        counts[name] = len(decoded)
+    # the saved model is calibrated on pictures: two passes over one batch of two distinct ones
+    assert (counts["filling"], counts["reading"]) == (2 + 4, 4)
+    assert counts["without"] > 10
+    without, filling, reading = (weights(tmp_path / name) for name in counts)
+    assert all(torch.equal(filling[name], reading[name]) for name in filling), "it matters who filled the cache"
+    assert all(torch.equal(without[name], filling[name]) for name in without if name.startswith("vision_model"))
+    losses = [[record["loss"] for record in history(tmp_path / name)] for name in ("without", "filling")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    files = [{path.name for path in (tmp_path / name).iterdir()} for name in counts]
+    assert files[0] == files[1] == files[2]
+    for name in files[1] - {RUN_FILE}:
+        assert b"vision_cache" not in (tmp_path / "filling" / name).read_bytes()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_model_trained_on_cached_features_scores_as_reported_on_pictures(inputs: Path, tmp_path: Path) -> None:
+    cached = ("--freeze_vision", "--vision_cache", str(tmp_path / "cache"))
+    assert main(arguments(inputs, tmp_path / "model", *cached)) == 0
+    model, processor = AutoModel.from_pretrained(tmp_path / "model"), AutoProcessor.from_pretrained(tmp_path / "model")
+    _, val_set = roc.assembly.load_samples(
+        RunConfig(data_dir=str(inputs / "data"), vision_model=VISION), RelationInventory(RELATIONS, "None")
+    )
+    assert any(isinstance(image, bytes) for _, image in (val_set[number] for number in range(len(val_set))))
+    scores = score_predictions(predict_relations(model, processor, val_set), "None")
+    assert scores == json.loads((tmp_path / "model" / "metrics.json").read_text(encoding="utf-8"))["val"]
+
+
+@pytest.mark.parametrize("more", [(), ("--freeze_vision", "--vision_cache", "CACHE")], ids=["plain", "cached"])
+def test_a_dry_run_writes_nothing(
+    more: tuple[str, ...], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = everything_under(inputs) | everything_under(tmp_path)
-    assert main(arguments(inputs, tmp_path / "runs" / "model", "--dry_run")) == 0
+    more = tuple(option.replace("CACHE", str(tmp_path / "cache")) for option in more)
+    assert main(arguments(inputs, tmp_path / "runs" / "model", "--dry_run", *more)) == 0
     assert everything_under(inputs) | everything_under(tmp_path) == before
     [told] = capsys.readouterr().out.splitlines()
     expected = {"dry_run": True, "num_samples": 12, "num_val_samples": 5, "num_relations": 4, "total_steps": 6}
@@ -738,6 +784,21 @@ def test_two_processes_train_one_model_and_print_one_result(
                 entry.update(entities=entry["entities"][:3], relations=entry["relations"][:2])
             write_lines(tmp_path / "data" / f"{split}.jsonl", lines)
         options = arguments(inputs, tmp_path / "model", batch_size=2, vision_model="null", data_dir=tmp_path / "data")
+    train_on_two_processes(options, tmp_path)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "model").values())
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_vision_cache_and_read_all_of_it(inputs: Path, tmp_path: Path) -> None:
+    options = arguments(inputs, tmp_path / "model", "--freeze_vision", vision_cache=tmp_path / "features", batch_size=2)
+    train_on_two_processes(options, tmp_path)
+    [folder] = (tmp_path / "features").iterdir()
+    assert len(list(folder.iterdir())) == 2, "one file for the picture of each process"
+    assert len(read_features(folder)) == 2
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "model").values())
+
+
+def train_on_two_processes(options: Sequence[str], tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     environment["HF_DATASETS_CACHE"] = str(tmp_path / "cache")
@@ -747,7 +808,6 @@ def test_two_processes_train_one_model_and_print_one_result(
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(done.stdout.splitlines()) == 1
     assert json.loads(done.stdout)["output_dir"] == str(tmp_path / "model")
-    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "model").values())
 
 
 # --- the loop's parts --------------------------------------------------------------------------------------------
@@ -947,6 +1007,7 @@ def test_validation_reads_the_validation_samples(monkeypatch: pytest.MonkeyPatch
 
 
 KINDS = [{}, {"vision": False}, {"head": "classification"}, {"relation_config": None}, {"learn_temperature": False}]
+KINDS += [{"freeze_vision": True}]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -956,6 +1017,8 @@ def test_every_trainable_parameter_is_in_exactly_one_optimizer_group(kind: dict[
     grouped_ids = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(grouped_ids) == len(set(grouped_ids))
     assert set(grouped_ids) == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    trains_vision = model.vision_model is not None and not model.config.freeze_vision
+    assert any(group["part"] == "vision_model" for group in groups) == trains_vision
 
 
 def test_each_part_has_its_learning_rate_and_norms_and_biases_no_decay() -> None:

@@ -114,6 +114,15 @@ def tiny_model(
     return model
 
 
+def louder(model: RocModel) -> RocModel:
+    """The model with weights large enough that attention and pictures matter."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "relation_model" not in name and "embeddings" not in name:
+                parameter.mul_(4)
+    return model
+
+
 def scores(model: RocModel, processor: RocProcessor) -> dict[str, float]:
     """Of one pair, the logit of each relation."""
     batch = processor("ann kissed bob", entities=[(0, 3), (11, 14)], pairs=[(0, 1)])
