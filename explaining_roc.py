@@ -76,7 +76,8 @@ class Explaining(nn.Module):
             An `Explanation`.
 
         Raises:
-            ValueError: If there is no such row, pair or relation, or a number is below 1.
+            ValueError: If there is no such row, pair or relation, a number is below 1, or the inputs hold
+                `patch_features` in place of pixels.
         """
         self._check_explainable(inputs, row, pair, relation, top_k, num_steps)
         was_training = self.training
@@ -153,6 +154,8 @@ class Explaining(nn.Module):
     ) -> None:
         if top_k < 1 or num_steps < 1:
             raise ValueError(f"top_k={top_k} and num_steps={num_steps} must be 1 or more.")
+        if "patch_features" in inputs:
+            raise ValueError("patch_features cannot be explained: give the processor the picture itself.")
         if not 0 <= row < len(inputs["input_ids"]):
             raise ValueError(f"row={row} is out of range: the inputs have {len(inputs['input_ids'])} rows, from 0.")
         num_pairs = int(inputs["pair_mask"][row].sum())

@@ -156,6 +156,11 @@ def test_what_cannot_be_explained_is_refused(
         model.explain(encoded(processor), **wrong)
 
 
+def test_features_in_place_of_a_picture_cannot_be_explained(model: RocModel, processor: RocProcessor) -> None:
+    with pytest.raises(ValueError, match="patch_features cannot be explained: give the processor the picture itself"):
+        model.explain({**encoded(processor), "patch_features": torch.zeros(1, 4, 4, 32)})
+
+
 # --- evidence that is true ---------------------------------------------------------------------------------------
 
 SIZE = 32  # pixels, in 4 x 4 patches
