@@ -26,21 +26,21 @@ class Sample:
     Args:
         text: The text.
         image_row: Row of the data set that holds the picture; None where there is none.
-        image_digest: SHA-256 of the picture's file; None where there is none.
         entities: In the order of their place in the text, then objects: never in the order of the pairs, which
             might tell something about the label.
         pairs: (head, tail) numbers into `entities`.
         relations: Name of the relation of each pair.
         row_ids: Id of the row that each pair comes from.
+        image_digest: SHA-256 of the picture's file; None where there is none.
     """
 
     text: str
     image_row: int | None
-    image_digest: bytes | None = None
     entities: list[Entity] = field(default_factory=list)
     pairs: list[tuple[int, int]] = field(default_factory=list)
     relations: list[str] = field(default_factory=list)
     row_ids: list[str] = field(default_factory=list)
+    image_digest: bytes | None = None
 
     @property
     def approximate_length(self) -> int:
@@ -95,7 +95,7 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
 
     def _sample(self, rows: Sequence[tuple[int, Mapping[str, Any]]], digest: bytes | None) -> Sample:
         first, head_row = rows[0]
-        sample = Sample(head_row["text"], None if digest is None else first, digest)
+        sample = Sample(head_row["text"], None if digest is None else first, image_digest=digest)
         by_place: dict[tuple[Any, ...], Entity] = {}
         for _, row in rows:
             for entity in (row["head"], row["tail"]):
