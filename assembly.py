@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from roc.resources import PACKAGE_ROOT, resolve_model
 from roc.retrieval_roc import descriptions_of
 from roc.run_config import RUN_FILE, RunConfig
 from roc.samples import GroupedSamples, check_relations_known, sample_rows, split_rows, swap_none_pairs
+from roc.vision_roc import picture_size
 from roc.zero_shot import restrict_rows
 
 MAX_RESEMBLANCE = 0.4  # cosine of two descriptions in the description encoder; chosen on MNRE
@@ -102,13 +102,12 @@ def _image_processor(config: RunConfig) -> Any:
         vision_config = getattr(vision_config, "vision_config", vision_config)
         if vision_config.model_type == "siglip2_vision_model":  # its own processor cuts pictures into patches
             processor = ViTImageProcessorPil(image_mean=processor.image_mean, image_std=processor.image_std)
-            default = math.isqrt(vision_config.num_patches) * vision_config.patch_size
-        else:
-            default = vision_config.image_size
     else:
-        processor, default = ViTImageProcessorPil(), config.vision_model.get("image_size", 224)
-    side = config.image_size or default
-    processor.size, processor.do_center_crop = {"height": side, "width": side}, False
+        processor, fields = ViTImageProcessorPil(), dict(config.vision_model)
+        vision_config = AutoConfig.for_model(fields.pop("model_type", "vit"), **fields)
+    side = config.image_size
+    height, width = picture_size(vision_config) if side is None else (side, side)
+    processor.size, processor.do_center_crop = {"height": height, "width": width}, False
     return processor
 
 

@@ -37,7 +37,7 @@ from .retrieval_roc import (
     retrieval_loss,
     type_mismatches,
 )
-from .vision_roc import UNUSED_PARTS, RocImageEmbeddings, encode_patches
+from .vision_roc import UNUSED_PARTS, RocImageEmbeddings, check_patches, encode_patches
 
 logger = logging.get_logger(__name__)
 
@@ -264,9 +264,14 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
 
         Returns:
             The model in training precision float32. Its relation bank is empty of content until `set_relations`.
+
+        Raises:
+            ValueError: If the vision encoder gives no state for each patch.
         """
         text = load_backbone(text_model, **(text_overrides or {}))
         vision = _load_vision(vision_model)
+        if vision is not None:
+            check_patches(vision)
         retrieves = config_fields.get("head", "retrieval") == "retrieval"
         describer = load_backbone(text_model) if retrieves and not share_description_encoder else None
         config = RocConfig(

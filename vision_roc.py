@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
         `(images, rows, columns, vision_hidden)`.
 
     Raises:
-        ValueError: If the encoder has no patches, or gives fewer tokens than patches.
+        ValueError: If the encoder has no patches, or gives something else than tokens or fewer than patches.
     """
     grid = patch_grid(encoder.config, pixel_values.shape[-2], pixel_values.shape[-1])
     pixel_values = pixel_values.to(encoder.dtype)
@@ -94,12 +95,26 @@ def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
         inputs = _naflex_inputs(pixel_values, grid, encoder.config.patch_size)
     states = encoder(**inputs).last_hidden_state
     num_other = states.shape[1] - grid[0] * grid[1]  # class and register tokens come first
-    if num_other < 0:
+    if states.dim() != 3 or num_other < 0:
         raise ValueError(
-            f"The vision encoder gave {states.shape[1]} tokens for a grid of {grid[0]} x {grid[1]} patches. "
-            "ROC needs a ViT-like encoder that keeps one token per patch."
+            f"The vision encoder {encoder.config.model_type!r} gave states of the shape {tuple(states.shape)} for a "
+            f"grid of {grid[0]} x {grid[1]} patches. ROC needs a ViT-like encoder that keeps one token per patch."
         )
     return states[:, num_other:].unflatten(1, grid)
+
+
+@torch.no_grad()
+def check_patches(encoder: PreTrainedModel) -> None:
+    """Encode a blank picture, to find out before training whether an encoder keeps one state per patch.
+
+    Raises:
+        ValueError: As `encode_patches`.
+    """
+    config, was_training = encoder.config, encoder.training
+    height, width = picture_size(config)
+    blank = torch.zeros(1, getattr(config, "num_channels", 3), height, width, device=encoder.device)
+    encode_patches(encoder.eval(), blank)
+    encoder.train(was_training)
 
 
 def _naflex_inputs(pixel_values: Tensor, grid: tuple[int, int], patch_size: int) -> dict[str, Tensor]:
@@ -114,6 +129,21 @@ def _naflex_inputs(pixel_values: Tensor, grid: tuple[int, int], patch_size: int)
         "pixel_attention_mask": patches.new_ones(patches.shape[:2], dtype=torch.int32),
         "spatial_shapes": torch.tensor([grid], device=patches.device).expand(images, 2),
     }
+
+
+def picture_size(vision_config: PretrainedConfig) -> tuple[int, int]:
+    """Height and width in pixels of the pictures that an encoder was made for.
+
+    Raises:
+        ValueError: If the configuration does not tell.
+    """
+    size = getattr(vision_config, "image_size", None)
+    if size is None and hasattr(vision_config, "num_patches"):  # SigLIP 2's NaFlex: any grid; here a square one
+        size = math.isqrt(vision_config.num_patches) * vision_config.patch_size
+    if size is None:
+        raise ValueError(f"The vision encoder {vision_config.model_type!r} has no image_size. Give one (--image_size).")
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return height, width
 
 
 def patch_grid(vision_config: PretrainedConfig, height: int, width: int) -> tuple[int, int]:

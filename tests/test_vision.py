@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_picture, tiny_processor
-from transformers import AutoConfig
+from tiny import tiny_model, tiny_processor
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.vision_roc import _naflex_inputs, box_features, patch_coverage, patch_grid
+from roc.vision_roc import _naflex_inputs, box_features, check_patches, patch_coverage, patch_grid, picture_size
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "window_size": 4, "depths": [1, 1], "num_heads": [1, 2]}
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +106,60 @@ def test_a_vision_encoder_without_patches_is_refused() -> None:
         patch_grid(AutoConfig.for_model("resnet"), 32, 32)
 
 
-def test_a_vision_encoder_that_drops_patches_is_refused(processor: RocProcessor) -> None:
-    vision = AutoConfig.for_model("vit_mae", image_size=32, patch_size=8, **SIZE)  # masks three quarters of them
-    model = tiny_model(processor, vision_config=vision)
-    with pytest.raises(ValueError, match=r"5 tokens for a grid of 4 x 4 patches. ROC needs a ViT-like encoder"):
-        model(**processor("ann met bob", tiny_picture(size=(32, 32)), entities=[(0, 3), (8, 11)]))
+@pytest.mark.parametrize(
+    ("model_type", "fields", "message"),
+    [
+        (
+            "vit_mae",
+            {"image_size": 32, "patch_size": 8, **SIZE},
+            "'vit_mae' gave .*5, 32.* for a grid of 4 x 4 patches",
+        ),
+        (
+            "swin",
+            SWIN,
+            "'swin'",
+        ),
+        (
+            "convnext",
+            {"image_size": 32, "hidden_sizes": [64, 80], "depths": [1, 1], "num_stages": 2},
+            "'convnext' gave",
+        ),
+        ("resnet", {"image_size": 32, "hidden_sizes": [16], "depths": [1]}, "'resnet' has no patch_size"),
+    ],
+)
+def test_an_encoder_without_a_state_per_patch_is_refused_before_training(
+    model_type: str, fields: dict[str, Any], message: str
+) -> None:
+    encoder = AutoModel.from_config(AutoConfig.for_model(model_type, **fields))
+    with pytest.raises(ValueError, match=f"{message}.* ROC needs a ViT-like encoder"):
+        check_patches(encoder)
+
+
+def test_a_model_is_not_built_on_an_encoder_without_a_state_per_patch(processor: RocProcessor, tmp_path: Path) -> None:
+    BertModel(BertConfig(vocab_size=len(processor.tokenizer), **SIZE)).save_pretrained(tmp_path)
+    swin = {"model_type": "swin", **SWIN}
+    with pytest.raises(ValueError, match="ROC needs a ViT-like encoder"):
+        RocModel.from_backbones(str(tmp_path), swin)
+
+
+def test_checking_an_encoder_leaves_its_mode() -> None:
+    encoder = AutoModel.from_config(AutoConfig.for_model("vit", image_size=32, patch_size=8, **SIZE)).train()
+    check_patches(encoder)
+    assert encoder.training
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "size"),
+    [
+        ("vit", {"image_size": 48}, (48, 48)),
+        ("vit", {"image_size": [32, 48]}, (32, 48)),
+        ("siglip2_vision_model", {"num_patches": 64, "patch_size": 16}, (128, 128)),
+    ],
+)
+def test_an_encoder_tells_the_size_of_its_pictures(model_type: str, fields: dict[str, Any], size: Any) -> None:
+    assert picture_size(AutoConfig.for_model(model_type, **fields)) == size
+
+
+def test_an_encoder_that_does_not_tell_its_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'bert' has no image_size. Give one"):
+        picture_size(AutoConfig.for_model("bert"))
