@@ -128,6 +128,7 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         head=config.head,
         fusion_num_layers=config.fusion_num_layers,
         fusion_num_heads=config.fusion_num_heads,
+        fusion_intermediate_size=config.fusion_intermediate_size,
         alignment=config.alignment,
         projection_dim=config.projection_dim,
         dropout=config.dropout,

@@ -56,6 +56,7 @@ class RunConfig:
         share_description_encoder: Encode descriptions with the trained text encoder, at every step.
         fusion_num_layers: See `RocConfig`.
         fusion_num_heads: See `RocConfig`.
+        fusion_intermediate_size: See `RocConfig`.
         alignment: See `RocConfig`.
         projection_dim: See `RocConfig`.
         dropout: See `RocConfig`.
@@ -129,6 +130,7 @@ class RunConfig:
     share_description_encoder: bool = False
     fusion_num_layers: int = 2
     fusion_num_heads: int = 8
+    fusion_intermediate_size: int | None = None
     alignment: Literal["projection", "residual"] = "projection"
     projection_dim: int = 256
     dropout: float = 0.1

@@ -83,9 +83,7 @@ SHIRTS: dict[str, Colour] = {
     "red": (214, 36, 40),
     "yellow": (240, 214, 40),
     "green": (44, 160, 64),
-    "turquoise": (40, 190, 196),
     "blue": (36, 72, 210),
-    "purple": (146, 52, 186),
 }
 
 TEAMS = ("FC {}", "{} United", "SC {}", "{} City", "{} Rovers", "Team {}")
