@@ -78,8 +78,9 @@ def eager_attention_forward(
 ) -> tuple[Tensor, Tensor]:
     """Attention written out: `(batch, heads, length, head_dim)` in, `(batch, length, heads, head_dim)` out."""
     weights = (query * scaling) @ key.transpose(-1, -2)
-    if attention_mask is not None:
-        weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
+    if attention_mask is not None:  # added rather than filled in: nothing to undo in the backward pass
+        hidden = torch.zeros_like(attention_mask, dtype=weights.dtype)
+        weights = weights + hidden.masked_fill_(~attention_mask, torch.finfo(weights.dtype).min / 2)
     weights = functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = functional.dropout(weights, dropout, training=module.training)
     return (weights @ value).transpose(1, 2), weights
