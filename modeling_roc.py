@@ -77,9 +77,10 @@ def eager_attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Attention written out: `(batch, heads, length, head_dim)` in, `(batch, length, heads, head_dim)` out."""
-    weights = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
-        weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
+    weights = (query * scaling) @ key.transpose(-1, -2)
+    if attention_mask is not None:  # added rather than filled in: nothing to undo in the backward pass
+        hidden = torch.zeros_like(attention_mask, dtype=weights.dtype)
+        weights = weights + hidden.masked_fill_(~attention_mask, torch.finfo(weights.dtype).min / 2)
     weights = functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = functional.dropout(weights, dropout, training=module.training)
     return (weights @ value).transpose(1, 2), weights
@@ -106,6 +107,9 @@ class RocAttention(nn.Module):
             states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for states in (query, key, value)
         )  # each (batch, heads, length, head_dim)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.dropout if self.training else 0.0
+        if dropout and query.device.type == "cpu":  # sdpa has no kernel for it, and falls back to a slower way
+            attention = eager_attention_forward
         attended, _ = attention(
             self,
             query,
@@ -113,7 +117,7 @@ class RocAttention(nn.Module):
             value,
             attention_mask,
             scaling=1 / math.sqrt(self.head_dim),
-            dropout=self.config.dropout if self.training else 0.0,
+            dropout=dropout,
         )
         return self.output(attended.flatten(2))
 

@@ -188,6 +188,19 @@ def test_eager_and_sdpa_attention_give_the_same(model: RocModel, processor: RocP
     assert_same(*results)
 
 
+def test_training_on_the_cpu_takes_the_attention_that_is_faster_with_dropout(
+    model: RocModel, processor: RocProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, losses = encode(processor, POSTS), []
+    model.text_model.eval()
+    for attention in ("eager", "sdpa"):
+        model.fusion_layers.train()
+        model.set_attn_implementation(attention)
+        torch.manual_seed(1)
+        losses.append(model(**batch).loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5), "other random numbers: not the same function"
+
+
 def test_activation_checkpointing_changes_nothing(model: RocModel, processor: RocProcessor) -> None:
     batch = encode(processor, POSTS)
     model.train()  # dropout included: checkpointing restores the random state
