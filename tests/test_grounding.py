@@ -15,7 +15,7 @@ from roc.evaluation import Predictions
 from roc.samples import GroupedSamples
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from grounding import by_kind, shuffle_boxes, swap_pictures, with_samples
+from grounding import by_kind, kinds_of_pairs, shuffle_boxes, swap_pictures, with_samples
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,10 @@ def test_shares_are_counted_per_kind(evidence):
         "text-object": {"pairs": 2, "accuracy": 0.5, "none_share": 0.5},
         "text-text": {"pairs": 1, "accuracy": 1.0, "none_share": 1.0},
     }
+
+
+def test_a_pair_with_an_object_is_of_another_kind_than_one_without(samples, evidence):
+    kinds = kinds_of_pairs(samples.samples)
+    assert kinds.keys() == {row_id for sample in samples.samples for row_id in sample.row_ids}
+    for row_id, found in kinds.items():
+        assert found.kind == ("text-object" if evidence[row_id].kind == "text-object" else "text-text")
