@@ -96,7 +96,7 @@ def test_a_name_changes_its_own_objects_vector(reads_names: RocProcessor) -> Non
     batch = reads_names(["ann met"] * 2, [PICTURE] * 2, [both, [ANN, NAMED | {"name": "a berlin"}, UNNAMED]])
     regions: list[torch.Tensor] = []
     fuse = model._fuse
-    model._fuse = lambda parts: regions.append(parts[1][0]) or fuse(parts)  # type: ignore[method-assign, func-returns-value]
+    model._fuse = lambda parts, positions: regions.append(parts[1][0]) or fuse(parts, positions)  # type: ignore
     model(**batch)
     [[first, second]] = regions
     assert not torch.allclose(first[0], second[0])
