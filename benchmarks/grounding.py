@@ -12,27 +12,34 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from roc.corruptions import CorruptedSamples, without_picture
 from roc.dataset_scripts.evidence import Evidence, load_evidence
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.evaluation import Predictions, predict_relations
 from roc.inference import load_model
+from roc.programs import run_program
 from roc.samples import GroupedSamples, Sample
 
 
-def main() -> None:
-    """Measure and print one JSON line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure with the given command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder that train.py wrote")
     parser.add_argument("--data_dir", required=True, help="folder that the generator of the scenes wrote")
     parser.add_argument("--dataset", default="scenes", choices=["scenes", "synthetic"])
     parser.add_argument("--split", default="test")
     parser.add_argument("--seed", type=int, default=0, help="of shuffling and swapping")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    return run_program(lambda: _measure(options))
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
     model, processor = load_model(options.model)
     rows = load_dataset_splits(options.dataset, options.data_dir, splits=[options.split])[options.split]
     samples = GroupedSamples(rows)
@@ -41,14 +48,14 @@ def main() -> None:
         "as_it_is": samples,
         "boxes_shuffled": with_samples(samples, shuffle_boxes(samples.samples, options.seed)),
         "pictures_swapped": with_samples(samples, swap_pictures(samples.samples, evidence, options.seed)),
-        "no_picture": with_samples(samples, [replace(sample, image_row=None) for sample in samples.samples]),
+        "no_picture": CorruptedSamples(samples, without_picture),
     }
-    none = model.config.none_relation
     figures = {
-        name: by_kind(predict_relations(model, processor, given), evidence, none) for name, given in inputs.items()
+        name: by_kind(predict_relations(model, processor, given), evidence, model.config.none_relation)
+        for name, given in inputs.items()
     }
-    what = {"benchmark": "grounding", "dataset": options.dataset}
-    print(json.dumps({**what, "split": options.split, "seed": options.seed, **figures}))
+    what = {"benchmark": "grounding", "dataset": options.dataset, "split": options.split, "seed": options.seed}
+    return {**what, **figures}
 
 
 def kinds_of_pairs(samples: Sequence[Sample]) -> dict[str, Evidence]:
@@ -88,13 +95,10 @@ def swap_pictures(samples: Sequence[Sample], evidence: dict[str, Evidence], seed
         ValueError: If a kind has a single text.
     """
     generator, changed = random.Random(seed), []
-    for sample in samples:
-        kind = evidence[sample.row_ids[0]].kind
-        others = [
-            other.image_row
-            for other in samples
-            if other.text != sample.text and evidence[other.row_ids[0]].kind == kind
-        ]
+    kinds = [evidence[sample.row_ids[0]].kind for sample in samples]
+    of_kind = {kind: [sample for sample, own in zip(samples, kinds) if own == kind] for kind in set(kinds)}
+    for sample, kind in zip(samples, kinds):
+        others = [other.image_row for other in of_kind[kind] if other.text != sample.text]
         if not others:
             raise ValueError(f"There is one text only of the kind {kind!r}: generate more pictures.")
         changed.append(replace(sample, image_row=generator.choice(others)))
@@ -117,4 +121,4 @@ def by_kind(predictions: Predictions, evidence: dict[str, Evidence], none_relati
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ import torch
 from tiny import tiny_model, tiny_picture, tiny_processor
 from torch import Tensor
 
+from roc.benchmarks.evidence import delete_patches
 from roc.explaining_roc import _integrated_gradients
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -217,8 +218,7 @@ def score_without(model: RocModel, batch: dict[str, Tensor], patches: Tensor) ->
     """The mean logit of the right relation with a patch of each picture put to the picture's mean colour."""
     pixels = batch["pixel_values"][batch["image_index"]].clone()
     for picture, patch in zip(pixels, patches.tolist(), strict=True):
-        row, column = divmod(patch, 4)
-        picture[:, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = picture.mean(dim=(1, 2))[:, None, None]
+        picture[:] = delete_patches(picture[None], [patch], (4, 4))[0]
     with torch.no_grad():
         logits = model(**{**batch, "pixel_values": pixels, "image_index": torch.arange(len(pixels))}).logits[:, 0]
     return logits.gather(1, batch["labels"]).mean().item()

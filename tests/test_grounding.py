@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import datasets
 import pytest
 import torch
 
+from roc.benchmarks.grounding import by_kind, kinds_of_pairs, shuffle_boxes, swap_pictures, with_samples
 from roc.dataset_scripts.scenes import generate_examples
 from roc.dataset_scripts.schema import FEATURES
 from roc.evaluation import Predictions
 from roc.samples import GroupedSamples
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from grounding import by_kind, kinds_of_pairs, shuffle_boxes, swap_pictures, with_samples
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import AutoConfig
 
 import roc.processing_roc
 import roc.vision_cache
+from roc.benchmarks.vision_cache import counting
 from roc.dataset_scripts.schema import FEATURES, object_entity, text_entity
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -66,19 +66,6 @@ def alone(**changes: Any) -> Any:
     """An accelerator on the CPU, one of `num_processes` that never wait for each other."""
     settings = {"process_index": 0, "num_processes": 1, "device": torch.device("cpu"), "is_local_main_process": True}
     return SimpleNamespace(**settings | changes, wait_for_everyone=lambda: None)
-
-
-@contextmanager
-def counting(model: RocModel) -> Iterator[list[int]]:
-    """How many pictures each call of the vision encoder gets."""
-    encoded: list[int] = []
-    handle = model.vision_model.register_forward_hook(
-        lambda module, args, kwargs, output: encoded.append(len(kwargs["pixel_values"])), with_kwargs=True
-    )
-    try:
-        yield encoded
-    finally:
-        handle.remove()
 
 
 def collate(processor: RocProcessor, samples: GroupedSamples) -> Mapping[str, Tensor]:
