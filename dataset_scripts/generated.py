@@ -13,7 +13,10 @@ from random import Random
 from string import Formatter
 from typing import Any
 
-from roc.dataset_scripts.schema import Entity, Row
+from datasets import Dataset
+
+from roc.dataset_scripts.export import Provenance, export_dataset
+from roc.dataset_scripts.schema import FEATURES, SPLITS, Entity, Row
 from roc.dataset_scripts.symbols import Box, Canvas, Colour, shade
 
 GRID = 3  # each thing has its own cell of a 3 x 3 grid, so nothing overlaps
@@ -24,13 +27,13 @@ TEXT_ONLY_TOLERANCE = 0.005
 SKIES: tuple[Colour, ...] = ((206, 226, 240), (240, 226, 206), (222, 216, 236), (214, 234, 220), (236, 222, 224))
 GROUNDS: tuple[Colour, ...] = ((182, 208, 160), (212, 198, 164), (186, 196, 208), (204, 186, 190), (196, 206, 196))
 
-NAMES = tuple(
-    """Ada Amir Anouk Arlo Beata Bela Bruno Carla Cem Chidi Clara Dana Darko Edda Elif Emil Esra Farah Felix Finn Gaia
+_NAMES = """
+    Ada Amir Anouk Arlo Beata Bela Bruno Carla Cem Chidi Clara Dana Darko Edda Elif Emil Esra Farah Felix Finn Gaia
     Goran Greta Hana Hugo Ida Ilan Ines Ivo Jana Jonas Jun Kaito Karim Kira Lale Lars Lena Linus Lubo Maja Malik Marta
     Milo Mira Nadia Nils Noor Olga Omar Orin Paula Pavel Petra Quinn Rafi Rosa Ruben Sami Selma Sina Tarek Thea Timo
     Ugo Ulla Vera Vito Wanda Wim Xenia Yara Yusuf Zelda Zoran Brixel Dovani Elowin Fenno Galtra Jorvik Kestra Lumo
-    Marbin Nuvia Ostrel Pellan Quorra Sirvo Tavlin Vexley Wolmar Zintra""".split()  # noqa: SIM905 (a line for each name would be long)
-)
+    Marbin Nuvia Ostrel Pellan Quorra Sirvo Tavlin Vexley Wolmar Zintra"""
+NAMES = tuple(_NAMES.split())
 PLACES = ("fountain", "old bridge", "harbour", "town hall", "river", "north gate", "clock tower", "market square")
 TIMES = ("today", "this morning", "yesterday", "last Sunday", "on Monday", "last week", "in spring", "on Friday")
 
@@ -104,6 +107,51 @@ def check_num_pictures(num_pictures: int, where: str, *, pictures_per_sentence: 
             f"{where} must be a positive multiple of {pictures_per_sentence}, got {num_pictures}: each sentence comes "
             f"with {pictures_per_sentence} pictures, one for each relation. Give {nearest}."
         )
+
+
+def numbers_of_pictures(*numbers: int, pictures_per_sentence: int) -> dict[str, int]:
+    """How many pictures each split is to have.
+
+    Args:
+        numbers: Of `train`, `val` and `test`.
+        pictures_per_sentence: See `check_num_pictures`.
+
+    Raises:
+        ValueError: As `check_num_pictures`.
+    """
+    by_split = dict(zip(SPLITS, numbers, strict=True))
+    for split, number in by_split.items():
+        check_num_pictures(number, f"num_{split}", pictures_per_sentence=pictures_per_sentence)
+    return by_split
+
+
+def write_set(
+    rows: Mapping[str, Sequence[Row]],
+    output_dir: str | Path,
+    *,
+    seed: int,
+    provenance: Provenance,
+    side_files: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Write a generated set as a folder of Parquet files.
+
+    Args:
+        rows: Rows of the schema by split.
+        output_dir: See `export_dataset`.
+        seed: What they were generated with.
+        provenance: See `export_dataset`.
+        side_files: See `export_dataset`.
+
+    Returns:
+        `output_dir`, `builder`, `seed`, and under `splits` per split the counts of the folder's marker.
+
+    Raises:
+        FileExistsError: If `output_dir` exists and is not such a folder.
+    """
+    splits = {split: Dataset.from_list(list(own), features=FEATURES) for split, own in rows.items()}
+    marker = export_dataset(splits, output_dir, provenance=provenance, side_files=side_files)
+    summary = {"output_dir": str(output_dir), "builder": marker["builder"], "seed": seed}
+    return summary | {"splits": marker["splits"]}
 
 
 def lookup_accuracy(contexts: Iterable[Hashable], relations: Sequence[str]) -> float:

@@ -20,6 +20,7 @@ rows.
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from datasets import Dataset
-
 from roc.dataset_scripts.evidence import EVIDENCE_FILE, Evidence, evidence_lines
-from roc.dataset_scripts.export import Provenance, check_output_dir, export_dataset
+from roc.dataset_scripts.export import Provenance, check_output_dir
 from roc.dataset_scripts.generated import (
     GRID,
     NAMES,
@@ -44,10 +43,12 @@ from roc.dataset_scripts.generated import (
     empty_scene,
     fill_template,
     lookup_accuracy,
+    numbers_of_pictures,
     run_generator,
     to_png,
+    write_set,
 )
-from roc.dataset_scripts.schema import FEATURES, Entity, Row, object_entity, text_entity
+from roc.dataset_scripts.schema import Entity, Row, object_entity, text_entity
 from roc.dataset_scripts.symbols import COLOURS, Box, Canvas, Colour, shade
 
 IMAGE_SIZE = 96  # pixels; an 8 x 8 grid of 12-pixel patches
@@ -185,20 +186,32 @@ class _View:
 
 
 @dataclass(frozen=True)
-class _TeamSentence:
-    """A team and several figures, each with a relation for every picture of the sentence."""
+class _Sentence(ABC):
+    """A sentence that names a colour, with its pairs in the order of the rows."""
 
     kind: Kind
     text: str
     colour: str
     pairs: Sequence[tuple[Entity, Entity]]
+
+    @abstractmethod
+    def draw(self, canvas: Canvas, index: int, rng: Random) -> list[_View]:
+        """Draw picture number `index`; returns what is seen of each pair."""
+
+    def other_colour(self, rng: Random) -> str:
+        """A colour that the text does not name."""
+        return rng.choice([colour for colour in SHIRTS if colour != self.colour])
+
+
+@dataclass(frozen=True)
+class _TeamSentence(_Sentence):
+    """A team and several figures, each with a relation for every picture of the sentence."""
+
     boxes: Sequence[Box]
     relations: Sequence[Sequence[str]]
 
     def draw(self, canvas: Canvas, index: int, rng: Random) -> list[_View]:
-        """Draw picture number `index`; returns what is seen of each pair."""
-        other = rng.choice([colour for colour in SHIRTS if colour != self.colour])
-        views = []
+        other, views = self.other_colour(rng), []
         for box, relations in zip(self.boxes, self.relations, strict=True):
             in_team, item = FIGURES[relations[index]]
             _draw_figure_with_item(canvas, box, SHIRTS[self.colour if in_team else other], item, rng)
@@ -207,21 +220,15 @@ class _TeamSentence:
 
 
 @dataclass(frozen=True)
-class _PairSentence:
+class _PairSentence(_Sentence):
     """Two persons, and two couples of figures with a cue each; `stated` is the relation where the text tells it."""
 
-    kind: Kind
-    text: str
-    colour: str
-    pairs: Sequence[tuple[Entity, Entity]]
     grid_rows: Sequence[int]  # of the two persons, and of the others
     cues: Sequence[Sequence[str]]  # of either couple, for every picture the relation that its cue means
     stated: str | None
 
     def draw(self, canvas: Canvas, index: int, rng: Random) -> list[_View]:
-        """Draw picture number `index`; returns what is seen of its one pair."""
-        other = rng.choice([colour for colour in SHIRTS if colour != self.colour])
-        symbols, boxes = [], []
+        other, symbols, boxes = self.other_colour(rng), [], []
         for grid_row, shirt, cues in zip(self.grid_rows, (self.colour, other), self.cues, strict=True):
             symbols.append(rng.choice(CUES[cues[index]]))
             boxes.append(_draw_couple(canvas, grid_row, SHIRTS[shirt], symbols[-1], rng))
@@ -380,21 +387,18 @@ def build_scenes(
         FileExistsError: If `output_dir` exists and is not such a folder.
     """
     check_output_dir(output_dir)
-    options = {"num_train": num_train, "num_val": num_val, "num_test": num_test, "seed": seed}
-    numbers = {"train": num_train, "val": num_val, "test": num_test}
-    for split, number in numbers.items():
-        check_num_pictures(number, f"num_{split}", pictures_per_sentence=PICTURES_PER_SENTENCE)
+    numbers = numbers_of_pictures(num_train, num_val, num_test, pictures_per_sentence=PICTURES_PER_SENTENCE)
     examples = {split: list(generate_examples(number, seed, split=split)) for split, number in numbers.items()}
     audit = {split: audit_examples(examples[split], split) for split in examples}
     rows = {split: [example.row for example in examples[split]] for split in examples}
     evidence = {example.row["id"]: example.evidence for split in examples for example in examples[split]}
-    marker = export_dataset(
-        {split: Dataset.from_list(rows[split], features=FEATURES) for split in rows},
+    summary = write_set(
+        rows,
         output_dir,
-        provenance=_provenance(audit, numbers, options=options, output_dir=output_dir),
+        seed=seed,
+        provenance=_provenance(audit, numbers, seed=seed, output_dir=output_dir),
         side_files={EVIDENCE_FILE: evidence_lines(evidence)},
     )
-    summary = {"output_dir": str(output_dir), "builder": marker["builder"], "seed": seed, "splits": marker["splits"]}
     return summary | {"audit": audit}
 
 
@@ -402,9 +406,10 @@ def _provenance(
     audit: Mapping[str, Mapping[str, Mapping[str, float]]],
     numbers: Mapping[str, int],
     *,
-    options: Mapping[str, Any],
+    seed: int,
     output_dir: str | Path,
 ) -> Provenance:
+    options = {f"num_{split}": number for split, number in numbers.items()} | {"seed": seed}
     table = ["| split, kind | pairs | most frequent relation | text alone | cues alone |", "|---|---|---|---|---|"]
     for split, kinds in audit.items():
         for kind, found in kinds.items():

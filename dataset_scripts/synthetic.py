@@ -21,9 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from datasets import Dataset
-
-from roc.dataset_scripts.export import Provenance, check_output_dir, export_dataset
+from roc.dataset_scripts.export import Provenance, check_output_dir
 from roc.dataset_scripts.generated import (
     GRID,
     NAMES,
@@ -35,10 +33,12 @@ from roc.dataset_scripts.generated import (
     command_of,
     empty_scene,
     fill_template,
+    numbers_of_pictures,
     run_generator,
     to_png,
+    write_set,
 )
-from roc.dataset_scripts.schema import FEATURES, Entity, Row, object_entity, text_entity
+from roc.dataset_scripts.schema import Entity, Row, object_entity, text_entity
 from roc.dataset_scripts.symbols import COLOURS, Box, Colour, shade
 
 IMAGE_SIZE = 64  # pixels; an 8 x 8 grid of the 8-pixel patches of a tiny vision transformer
@@ -268,18 +268,12 @@ def build_synthetic(
         FileExistsError: If `output_dir` exists and is not such a folder.
     """
     check_output_dir(output_dir)
-    numbers = {"train": num_train, "val": num_val, "test": num_test}
-    for split, number in numbers.items():
-        check_num_pictures(number, f"num_{split}", pictures_per_sentence=PICTURES_PER_SENTENCE)
+    numbers = numbers_of_pictures(num_train, num_val, num_test, pictures_per_sentence=PICTURES_PER_SENTENCE)
     rows = {split: list(generate_rows(number, seed, split=split)) for split, number in numbers.items()}
     audit = {split: check_text_only(rows[split], split) for split in rows}
-    marker = export_dataset(
-        {split: Dataset.from_list(rows[split], features=FEATURES) for split in rows},
-        output_dir,
-        provenance=_provenance(rows, numbers, seed=seed, output_dir=output_dir),
-    )
-    splits = {split: {**marker["splits"][split], **audit[split]} for split in rows}
-    return {"output_dir": str(output_dir), "builder": marker["builder"], "seed": seed, "splits": splits}
+    provenance = _provenance(rows, numbers, seed=seed, output_dir=output_dir)
+    summary = write_set(rows, output_dir, seed=seed, provenance=provenance)
+    return summary | {"splits": {split: {**summary["splits"][split], **audit[split]} for split in rows}}
 
 
 def _provenance(
