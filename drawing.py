@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from .files import atomic_write
-from .heat_map import AWAY, TOWARDS, colour_of, opacity, with_heat
+from .heat_map import AWAY, TOWARDS, Color, colour_of, opacity, with_heat
 from .text_layout import Font, load_font, place_characters, shorten, wrap
 
 MAX_PAIRS = 6
@@ -20,7 +20,6 @@ MAX_RELATIONS = 5
 MAX_TEXT_LINES = 24
 MAX_DESCRIPTION_LINES = 3
 
-Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 
 # Eight hues that stay apart from each other, dark enough for small type on white (contrast at least 3.7 : 1).
@@ -249,12 +248,20 @@ def _token_tints(
     """Left, right and colour of each token on one line, by its relevance."""
     largest, tints = _largest_relevance(explanation), []
     for token in explanation["tokens"]:
-        first, last = max(token["start"], line[0]), min(token["end"], line[1])
-        if first < last:
-            covered = edges[first - line[0] : last - line[0]]
-            left, right = (_PADDING + edge for edge in (min(e[0] for e in covered), max(e[1] for e in covered)))
-            tints.append((left, right, _tint(colour_of(token["relevance"]), opacity(token["relevance"], largest))))
+        if extent := _extent(token, line, edges):
+            tints.append((*extent, _tint(colour_of(token["relevance"]), opacity(token["relevance"], largest))))
     return tints
+
+
+def _extent(
+    span: Mapping[str, Any], line: tuple[int, int], edges: list[tuple[float, float]]
+) -> tuple[float, float] | None:
+    """Left and right edge in the block of the part of a span that lies on one line; None where no part does."""
+    first, last = max(span["start"], line[0]), min(span["end"], line[1])
+    if first >= last:
+        return None
+    covered = edges[first - line[0] : last - line[0]]
+    return _PADDING + min(edge[0] for edge in covered), _PADDING + max(edge[1] for edge in covered)
 
 
 def _largest_relevance(explanation: Mapping[str, Any]) -> float:
@@ -295,12 +302,12 @@ def _segments(
     for index, entity in enumerate(entities):
         if entity.get("start") is None or entity.get("end") is None:
             continue
-        first, last = max(entity["start"], line[0]), min(entity["end"], line[1])
-        if first >= last:
+        extent = _extent(entity, line, edges)
+        if extent is None:
             continue
-        covered = edges[first - line[0] : last - line[0]]
-        left, right = (_PADDING + edge for edge in (min(e[0] for e in covered), max(e[1] for e in covered)))
-        tag = shorten(entity.get("type") or "", tag_font, 160) if first == entity["start"] else ""
+        left, right = extent
+        begins = entity["start"] >= line[0]
+        tag = shorten(entity.get("type") or "", tag_font, 160) if begins else ""
         tag_left = max(_PADDING, min(left, right_limit - tag_font.getlength(tag)))
         segments.append(_Segment(index, left, right, tag, tag_left))
     return segments

@@ -99,18 +99,18 @@ class Explaining(nn.Module):
 
         def score(batch: Mapping[str, Tensor]) -> Tensor:
             """`(steps,)`."""
-            without_types = {name: tensor for name, tensor in batch.items() if name != "entity_type_index"}
-            return self(**without_types).logits[:, 0, number] * unit
+            return self(**batch).logits[:, 0, number] * unit
 
+        untyped = {name: tensor for name, tensor in inputs.items() if name != "entity_type_index"}
         with torch.no_grad():
-            [cosine] = score(inputs).tolist()
+            [cosine] = score(untyped).tolist()
         return Explanation(
             relation=chosen["relation"],
             description=chosen["description"],
             score=cosine,
             ranked=everything[:top_k],
-            token_relevance=self._explain_tokens(inputs, score, num_steps),
-            patch_relevance=self._explain_patches(inputs, score, num_steps),
+            token_relevance=self._explain_tokens(untyped, score, num_steps),
+            patch_relevance=self._explain_patches(untyped, score, num_steps),
         )
 
     def _explain_tokens(self, inputs: dict[str, Tensor], score: Callable[..., Tensor], num_steps: int) -> Tensor:
@@ -174,7 +174,8 @@ def _one_row(inputs: Mapping[str, Tensor], row: int, pair: int) -> dict[str, Ten
         if name in ("pair_index", "pair_mask"):
             one[name] = tensor[row : row + 1, pair : pair + 1]
         elif name == "pixel_values":
-            one |= {name: tensor[picture : picture + 1]} if picture >= 0 else {}
+            if picture >= 0:
+                one[name] = tensor[picture : picture + 1]
         elif name == "image_index":
             one[name] = tensor.new_tensor([min(picture, 0)])
         elif name != "labels":

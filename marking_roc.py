@@ -72,6 +72,15 @@ class _Mark(NamedTuple):
     is_opening: bool
 
 
+class _Frame(NamedTuple):
+    """What stands before and after a text's tokens, how many fit between, and whether their spans are asked for."""
+
+    before: list[int]
+    after: list[int]
+    budget: int
+    with_offsets: bool
+
+
 class _Pieces(NamedTuple):
     """The token ids of every piece of the texts, the tokens' spans in it where asked for, and the markers' ids."""
 
@@ -115,35 +124,38 @@ def encode_marked(
     rows = [(list(_parts(text.text, text.entities)), list(_names(text.entities))) for text in texts]
     pieces = _tokenize_pieces(tokenizer, [part for row in rows for parts in row for part in parts], with_offsets)
     before, after = _special_ids(tokenizer)
-    budget = max_length - len(before) - len(after)
+    frame = _Frame(before, after, max_length - len(before) - len(after), with_offsets)
     encoded = []
     for number, (text, (parts, name_parts)) in enumerate(zip(texts, rows)):
         names = _join(name_parts, pieces, most=MAX_NAME_TOKENS)
         tokens = _join(parts, pieces)
-        if len(tokens.ids) + len(names.ids) > budget:
+        if len(tokens.ids) + len(names.ids) > frame.budget:
             tokens = _join([part for part in parts if _stays(part, text.asked)], pieces)
-        encoded.append(_fit(text, tokens, names, before, after, budget, number))
+        encoded.append(_fit(text, tokens, names, frame, number))
     return encoded
 
 
-def _fit(
-    text: MarkedText, tokens: _Tokens, names: _Tokens, before: list[int], after: list[int], budget: int, number: int
-) -> EncodedText:
-    """A window of the text's tokens and all names' in `budget` tokens, or no name's."""
-    truncated = len(tokens.ids) + len(names.ids) > budget or names.truncated
-    if _asked_length(tokens) + len(names.ids) > budget:
+def _fit(text: MarkedText, tokens: _Tokens, names: _Tokens, frame: _Frame, number: int) -> EncodedText:
+    """A window of the text's tokens, and all names' or none's, in the frame."""
+    truncated = len(tokens.ids) + len(names.ids) > frame.budget or names.truncated
+    if _asked_length(tokens) + len(names.ids) > frame.budget:
         names = _Tokens([], {}, {}, [])
-    room = budget - len(names.ids)
+    room = frame.budget - len(names.ids)
     start = _window_start(text, tokens, room, number) if len(tokens.ids) > room else 0
     window = tokens.ids[start : start + room]
-    shift = len(before) + len(window)
+    shift = len(frame.before) + len(window)
     objects = [i for i, entity in enumerate(text.entities) if entity.is_object]
+    input_ids = [*frame.before, *window, *names.ids, *frame.after]
+    offsets: list[Span] = []
+    if frame.with_offsets:
+        offsets = [*[NO_SPAN] * len(frame.before), *tokens.spans[start : start + room]]
+        offsets += [NO_SPAN] * (len(input_ids) - len(offsets))
     return EncodedText(
-        input_ids=[*before, *window, *names.ids, *after],
-        positions=_positions(text, tokens.opening, len(before) - start),
+        input_ids=input_ids,
+        positions=_positions(text, tokens.opening, len(frame.before) - start),
         name_positions=[names.opening[i] + shift if i in names.opening else -1 for i in objects],
         truncated=truncated,
-        offsets=[*[NO_SPAN] * len(before), *tokens.spans[start : start + room], *names.spans, *[NO_SPAN] * len(after)],
+        offsets=offsets,
     )
 
 
@@ -217,13 +229,14 @@ def _join(parts: Sequence[str | _Mark], pieces: _Pieces, *, most: int | None = N
     for part in parts:
         if isinstance(part, str):
             ids = pieces.ids[part]
-            tokens.spans.extend((offset + start, offset + end) for start, end in pieces.spans.get(part, ()))
+            spans = [(offset + start, offset + end) for start, end in pieces.spans.get(part, ())]
             offset += len(part)
         else:
             ids = pieces.ids[part.prompt]
             (tokens.opening if part.is_opening else tokens.closing)[part.entity] = len(tokens.ids)
             tokens.ids.append(pieces.markers[part.token])
-            tokens.spans.extend([NO_SPAN] * (1 + len(ids[:most])))
+            spans = [NO_SPAN] * (1 + len(ids)) if pieces.spans else []
+        tokens.spans.extend(spans)
         truncated |= most is not None and len(ids) > most
         tokens.ids.extend(ids[:most])
     return tokens._replace(truncated=truncated)
