@@ -90,7 +90,8 @@ def _fields(entity: Any, where: str) -> tuple[Any, Any, Any, Any, Any]:
     if isinstance(entity, Entity):
         return entity.start, entity.end, entity.type, entity.bbox, entity.name
     if isinstance(entity, Mapping):
-        return tuple(map(entity.get, ("start", "end", "type", "bbox", "name")))  # type: ignore[return-value]
+        start, end, kind, bbox, name = map(entity.get, ("start", "end", "type", "bbox", "name"))
+        return start, end, kind, bbox, name
     if isinstance(entity, Sequence) and not isinstance(entity, str) and len(entity) in (2, 3):
         return entity[0], entity[1], entity[2] if len(entity) == 3 else None, None, None
     raise TypeError(f"{where}: give a mapping with start and end, or bbox; or (start, end[, type]); given {entity!r}.")

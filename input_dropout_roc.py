@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from .configuration_roc import RocConfig
-
-IGNORED_LABEL = -100  # PyTorch's cross-entropy leaves it out
+from .retrieval_roc import NO_LABEL
 
 
 def corrupt_inputs(
@@ -100,8 +99,8 @@ def labels_of_wrong_pictures(
         `(batch, pairs)`.
     """
     has_object = entity_is_region.gather(1, pair_index.flatten(1)).view(pair_index.shape).any(dim=-1)
-    lost = is_wrong[:, None] & has_object & (labels != IGNORED_LABEL)
-    return labels.masked_fill(lost, IGNORED_LABEL if none_number is None else none_number)
+    lost = is_wrong[:, None] & has_object & (labels != NO_LABEL)
+    return labels.masked_fill(lost, NO_LABEL if none_number is None else none_number)
 
 
 def hide_tokens(attention_mask: Tensor, kept: Tensor, rate: float) -> Tensor:

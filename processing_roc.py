@@ -16,8 +16,7 @@ from .entities_roc import Entity, check_entity, check_number_of_regions, check_p
 from .entity_typing_roc import load_entity_typer
 from .images_roc import open_image
 from .marking_roc import MARKERS, NO_SPAN, EntitiesTooFarApart, MarkedText, encode_marked
-
-NO_LABEL = -100  # PyTorch's cross-entropy leaves it out
+from .retrieval_roc import NO_LABEL
 
 
 @dataclass(frozen=True)

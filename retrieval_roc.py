@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+NO_LABEL = -100  # PyTorch's cross-entropy leaves it out
+
 
 class RelationBank(nn.Module):
     """Encoded descriptions of relations, kept as persistent buffers so that a saved model answers at once.
@@ -208,10 +210,10 @@ def retrieval_loss(
     total = functional.cross_entropy(
         logits.flatten(0, -2).float(),
         labels.flatten(),
-        ignore_index=-100,
+        ignore_index=NO_LABEL,
         reduction="sum",
         label_smoothing=label_smoothing,
     )
     if num_items_in_batch is None:
-        num_items_in_batch = (labels != -100).sum().clamp(min=1)
+        num_items_in_batch = (labels != NO_LABEL).sum().clamp(min=1)
     return total / num_items_in_batch

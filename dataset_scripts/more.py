@@ -24,8 +24,9 @@ What is not used, because it could tell something about the label:
 * Types: labels such as `/per/misc/awarded` hold them. A text entity has none unless a typer predicts it. An object has
   none: what it shows is not known, and "object" would contradict every relation that asks for a person or a place.
 
-`name` of an object (`[OBJ0]`, or its caption) is what output calls it. `RocProcessor` does not read it, so that the
-number in it, which may follow the order of annotation, reaches no model.
+`name` of an object (`[OBJ0]`, or its caption) is what output calls it. `RocProcessor` reads it only with
+`object_names`, which is for captions: the number in `[OBJ0]` may follow the order of annotation and should reach no
+model.
 
 Source: He et al., "MORE: A Multimodal Object-Entity Relation Extraction Dataset with a Benchmark Evaluation", ACM MM
 2023, https://github.com/NJUNLP/MORE. The files themselves were not at hand: this follows the published loader

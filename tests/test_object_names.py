@@ -90,13 +90,18 @@ def test_a_name_that_is_no_string_is_refused(reads_names: RocProcessor) -> None:
         read(reads_names, "ann met", [ANN, NAMED | {"name": 7}])
 
 
-def test_a_name_changes_its_own_objects_vector(reads_names: RocProcessor) -> None:
+def test_a_name_changes_its_own_objects_vector(reads_names: RocProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(reads_names)
     both = [ANN, NAMED, UNNAMED]
     batch = reads_names(["ann met"] * 2, [PICTURE] * 2, [both, [ANN, NAMED | {"name": "a berlin"}, UNNAMED]])
     regions: list[torch.Tensor] = []
     fuse = model._fuse
-    model._fuse = lambda parts, positions: regions.append(parts[1][0]) or fuse(parts, positions)  # type: ignore
+
+    def keep_regions(parts: Any, positions: torch.Tensor) -> torch.Tensor:
+        regions.append(parts[1][0])
+        return fuse(parts, positions)
+
+    monkeypatch.setattr(model, "_fuse", keep_regions)
     model(**batch)
     [[first, second]] = regions
     assert not torch.allclose(first[0], second[0])
