@@ -277,10 +277,10 @@ def _commit() -> str | None:
     return None
 
 
-def set_num_threads(config: RunConfig) -> None:
-    """Let PyTorch compute on this process's share of the cores, unless the settings give a number."""
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+def set_num_threads(num_threads: int | None = None) -> None:
+    """Let PyTorch compute on so many threads; None for this process's share of the cores."""
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
     elif not torch.cuda.is_available():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
@@ -74,7 +75,12 @@ def calibrate(
 
 
 def predict_by_label(
-    model: RocModel, processor: RocProcessor, samples: GroupedSamples, *, batch_size: int = 64
+    model: RocModel,
+    processor: RocProcessor,
+    samples: GroupedSamples,
+    *,
+    batch_size: int = 64,
+    accelerator: Accelerator | None = None,
 ) -> Predictions:
     """Predictions of a model whose relations are described by their labels alone: `/per/org/member_of` as "member of".
 
@@ -83,6 +89,7 @@ def predict_by_label(
         processor: Its processor.
         samples: The split.
         batch_size: Samples per forward pass.
+        accelerator: See `predict_relations`.
     """
     relations, none_relation = model.config.relations, model.config.none_relation
     by_label = [
@@ -90,7 +97,7 @@ def predict_by_label(
     ]
     model.set_relations(by_label, processor, none_relation=none_relation)
     try:
-        return predict_relations(model, processor, samples, batch_size=batch_size)
+        return predict_relations(model, processor, samples, batch_size=batch_size, accelerator=accelerator)
     finally:
         model.set_relations(relations, processor, none_relation=none_relation)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +31,8 @@ def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[
         result = program()
         line = json.dumps(result, ensure_ascii=False, allow_nan=False)
     except EXPECTED_ERRORS as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        where = "" if _is_main_process() else f" on process {os.environ['RANK']}"
+        print(f"error{where}:", " ".join(str(error).split()), file=sys.stderr)
         return 1
     if result:
         print(line)
@@ -38,10 +40,20 @@ def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[
 
 
 def _set_up_logging() -> None:
-    """Messages go to stderr, and progress bars too where somebody watches."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    """Messages go to stderr, and progress bars too where somebody watches; of several processes, the main one's."""
+    level = logging.INFO if _is_main_process() else logging.ERROR
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpx2", "datasets", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    if not sys.stderr.isatty():
+    if not shows_progress():
         transformers_logging.disable_progress_bar()
         datasets.disable_progress_bars()
+
+
+def shows_progress() -> bool:
+    """Whether to draw progress bars: where somebody watches, on the main process."""
+    return sys.stderr.isatty() and _is_main_process()
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0  # set by the launcher, before there is an `Accelerator`

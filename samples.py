@@ -17,6 +17,7 @@ from transformers import BatchFeature
 from roc.configuration_roc import did_you_mean
 from roc.entities_roc import Entity
 from roc.processing_roc import RocProcessor
+from roc.retrieval_roc import NO_LABEL
 
 
 @dataclass
@@ -133,11 +134,15 @@ class SampleCollator:
             items: Samples and their pictures, as `GroupedSamples` gives them.
 
         Returns:
-            The ids of the pairs' rows, and the processor's tensors.
+            The ids of the pairs' rows, and the processor's tensors. Of no items, none and a batch without a label, on
+            which a process can compute while others have the last samples of an epoch.
 
         Raises:
             ValueError: If a relation is not among `relations`; the message names the row.
         """
+        if not items:
+            placeholder = {"entities": [Entity(0, 1, ""), Entity(2, 3, "")], "pairs": [(0, 1)], "labels": [NO_LABEL]}
+            return [], self._processor(text=["a b"], **{name: [value] for name, value in placeholder.items()})
         samples = [sample for sample, _ in items]
         batch = self._processor(
             text=[sample.text for sample in samples],
@@ -222,6 +227,32 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
     def _batches(self, order: Sequence[int]) -> Iterator[list[int]]:
         for start in range(0, len(order), self.batch_size):
             yield list(order[start : start + self.batch_size])
+
+
+class ProcessShares(Sampler[list[int]]):
+    """One process's share of each batch, so that together the processes see every sample exactly once.
+
+    Samples are dealt out in turns: lengths and numbers are about even. Every process gets as many shares as there are
+    batches; where a batch has fewer samples than there are processes, the last processes' shares are empty, because
+    they have to take part in the step all the same.
+
+    Args:
+        batches: Batches for all processes together.
+        process_index: Which process.
+        num_processes: How many there are.
+    """
+
+    def __init__(self, batches: LengthBucketBatchSampler, *, process_index: int, num_processes: int) -> None:
+        self._batches = batches
+        self._process_index = process_index
+        self._num_processes = num_processes
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._batches:
+            yield batch[self._process_index :: self._num_processes]
 
 
 def split_rows(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -1,4 +1,7 @@
-"""Score a model: `python score.py --model DIR_OR_REPO --dataset mnre --data_dir DIR --split val`."""
+"""Score a model: `python score.py --model DIR_OR_REPO --dataset mnre --data_dir DIR --split val`.
+
+`accelerate launch score.py` shares the work among processes.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ from typing import Any, get_args
 
 import yaml
 
+from roc.assembly import set_num_threads
 from roc.dataset_scripts.base import MissingImages
 from roc.dataset_scripts.loading import DATASETS, load_dataset_splits
 from roc.evaluation import predict_relations, score_predictions
 from roc.files import atomic_write
 from roc.inference import load_model
 from roc.modeling_roc import RocModel
+from roc.processes import start_accelerator
 from roc.processing_roc import RocProcessor
 from roc.programs import run_program
 from roc.relation_files import load_relations
@@ -32,26 +37,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(options: argparse.Namespace) -> dict[str, Any]:
+    accelerator = start_accelerator()
+    set_num_threads()
     model, processor = load_model(options.model)
+    model.to(accelerator.device)
     if options.type_constraints is not None:
         model.config.type_constraints = options.type_constraints
     if options.type_penalty is not None:
         model.config.type_penalty = options.type_penalty
     unseen = _take_relations(model, processor, options)
-    splits = load_dataset_splits(
-        options.dataset,
-        options.data_dir,
-        splits=[options.split],
-        missing_images=options.missing_images or _policy_of_run(options.model),
-        entity_typer=processor.entity_typer,
-    )
+    with accelerator.local_main_process_first():  # the others find its work in the cache
+        splits = load_dataset_splits(
+            options.dataset,
+            options.data_dir,
+            splits=[options.split],
+            missing_images=options.missing_images or _policy_of_run(options.model),
+            entity_typer=processor.entity_typer,
+        )
     sees_pictures = model.config.vision_config is not None and options.use_image
     rows, where = splits[options.split], f"{options.data_dir}, split {options.split}"
     if unseen:
         rows = restrict_rows(rows, unseen, where=where)
     samples = GroupedSamples(rows, use_image=sees_pictures)
     check_relations_known(samples, model.config.relation_names, where)
-    predictions = predict_relations(model, processor, samples, batch_size=options.batch_size)
+    predictions = predict_relations(model, processor, samples, batch_size=options.batch_size, accelerator=accelerator)
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return {}
     if options.predictions is not None:
         _write_predictions(options.predictions, predictions)
     return score_predictions(predictions, model.config.none_relation)

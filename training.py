@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import broadcast, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
@@ -38,11 +36,13 @@ from roc.evaluation import Predictions, predict_relations, score_predictions
 from roc.files import atomic_write, replace_folder
 from roc.modeling_roc import RocModel
 from roc.plotting import plot_confusion_matrix, plot_reliability, plot_training_curves
+from roc.processes import start_accelerator
 from roc.processing_roc import RocProcessor
+from roc.programs import shows_progress
 from roc.relation_files import RelationInventory, load_relations
-from roc.retrieval_roc import descriptions_of
+from roc.retrieval_roc import NO_LABEL, descriptions_of
 from roc.run_config import RUN_FILE, RunConfig
-from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator
+from roc.samples import GroupedSamples, LengthBucketBatchSampler, ProcessShares, SampleCollator
 from roc.scoring import confusion_matrix
 from roc.vision_cache import use_vision_cache
 from roc.zero_shot import restrict_inventory, unseen_relations
@@ -87,25 +87,28 @@ def train(config: RunConfig) -> dict[str, Any]:
         FloatingPointError: If the loss is not finite; the message names the step and the rows.
     """
     check_output_dir(config)
-    set_num_threads(config)
+    set_num_threads(config.num_threads)
     set_seed(config.seed)
-    # a batch without a picture or an object leaves parameters without a gradient
-    several_processes = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(mixed_precision=choose_precision(config), kwargs_handlers=[several_processes])
+    accelerator = start_accelerator(choose_precision(config))
     inventory = load_relations(config.relations)
     held_out = unseen_relations(
         inventory, held_out_relations=config.held_out_relations, num_unseen=config.num_unseen, seed=config.seed
     )
     inventory = restrict_inventory(inventory, set(inventory.names) - set(held_out))
-    train_set, val_set = load_samples(config, inventory, held_out=held_out)
+    with accelerator.local_main_process_first():  # the others find its work in the cache
+        train_set, val_set = load_samples(config, inventory, held_out=held_out)
     processor = build_processor(config)
     model = build_model(config, processor, inventory)
     negatives = encode_negatives(config, processor, model, inventory)
     if config.vision_cache is not None and not config.dry_run:  # a dry run writes nothing
         options = {"batch_size": config.eval_batch_size, "num_workers": config.num_workers}
         use_vision_cache(config.vision_cache, model, processor, [train_set, val_set], accelerator, **options)
+    if accelerator.process_index:  # the same weights as on the others, but dropout of its own
+        set_seed(config.seed, device_specific=True)
     run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, negatives)
-    return run.dry_run() if config.dry_run else run.run()
+    result = run.dry_run() if config.dry_run else run.run()
+    accelerator.end_training()
+    return result if accelerator.is_main_process else {}  # one JSON line, whatever the number of processes
 
 
 class TrainingRun:
@@ -135,21 +138,22 @@ class TrainingRun:
     ) -> None:
         self.config, self.accelerator, self.processor = config, accelerator, processor
         self.inventory, self.val_set = inventory, val_set
-        self.sampler = LengthBucketBatchSampler(
-            [sample.approximate_length for sample in train_set.samples], config.batch_size, seed=config.seed
-        )
+        lengths, num_processes = [sample.approximate_length for sample in train_set.samples], accelerator.num_processes
+        self.sampler = LengthBucketBatchSampler(lengths, config.batch_size * num_processes, seed=config.seed)
+        shares = ProcessShares(self.sampler, process_index=accelerator.process_index, num_processes=num_processes)
         self.num_samples = len(train_set)
         collator = SampleCollator(processor, inventory.names, type_noise=config.type_noise)
-        loader = DataLoader(train_set, batch_sampler=self.sampler, collate_fn=collator, num_workers=config.num_workers)
+        self.loader = DataLoader(train_set, batch_sampler=shares, collate_fn=collator, num_workers=config.num_workers)
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
-        steps_per_epoch = -(-len(loader) // (config.gradient_accumulation_steps * accelerator.num_processes))
+        steps_per_epoch = -(-len(self.loader) // config.gradient_accumulation_steps)
         self.total_steps = config.max_steps or steps_per_epoch * config.num_epochs
         self.num_epochs = -(-self.total_steps // steps_per_epoch)
         scheduler = get_linear_schedule_with_warmup(
             optimizer, round(self.total_steps * config.warmup_ratio), self.total_steps
         )
-        self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
-        self.scheduler = scheduler  # not prepared: it steps once per optimizer step, whatever the number of processes
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        # not prepared: the batches are shared out already, and it steps once per optimizer step
+        self.scheduler = scheduler
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.average = None if config.average_decay is None else WeightAverage(self.parameters, config.average_decay)
         self.descriptions = self._descriptions()
@@ -170,12 +174,11 @@ class TrainingRun:
             if self._patience_is_over(epoch):
                 logger.info("no better validation micro-F1 for %d epochs: stopping", epoch - self.progress.best_epoch)
                 break
-        if not self.accelerator.is_main_process:
-            return {}  # one JSON line, whatever the number of processes
         predictions = self._calibrate_saved_model()
         self.progress.best_val = score_predictions(predictions, self.inventory.none_relation)
-        self._save_records(time.perf_counter() - started)
-        self._draw(predictions)
+        if self.accelerator.is_main_process:
+            self._save_records(time.perf_counter() - started)
+            self._draw(predictions)
         return {"output_dir": self.config.output_dir, "val": _without_details(self.progress.best_val)}
 
     def dry_run(self) -> dict[str, Any]:
@@ -195,7 +198,8 @@ class TrainingRun:
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         self.model.train()
         started, losses, num_samples = time.perf_counter(), [], 0
-        bar = tqdm(total=self.total_steps, initial=self.progress.step, desc=f"epoch {epoch}", disable=_quiet())
+        hidden = not shows_progress()
+        bar = tqdm(total=self.total_steps, initial=self.progress.step, desc=f"epoch {epoch}", disable=hidden)
         for batches in self._steps(epoch):
             losses.append(self._step(batches))
             num_samples += sum(len(batch["input_ids"]) for _, batch in batches) * self.accelerator.num_processes
@@ -216,10 +220,10 @@ class TrainingRun:
 
     def _steps(self, epoch: int) -> Iterator[list[Any]]:
         """The batches of each optimizer step: `gradient_accumulation_steps` of them, fewer at the end of the epoch."""
-        self.loader.set_epoch(epoch)  # the prepared loader counts epochs itself, and tells the sampler
+        self.sampler.set_epoch(epoch)
         batches = []
-        for batch in self.loader:
-            batches.append(batch)
+        for row_ids, batch in self.loader:
+            batches.append((row_ids, batch.to(self.accelerator.device)))
             if len(batches) == self.config.gradient_accumulation_steps:
                 yield batches
                 batches = []
@@ -228,9 +232,9 @@ class TrainingRun:
 
     def _step(self, batches: list[Any]) -> float:
         """One optimizer step; every pair of its batches, on all processes, weighs alike. Returns the mean loss."""
-        num_pairs = sum(batch["pair_mask"].sum() for _, batch in batches)
+        num_pairs = sum((batch["labels"] != NO_LABEL).sum() for _, batch in batches)
         num_pairs = self.accelerator.reduce(num_pairs, "sum")
-        total = 0.0
+        total = torch.zeros((), device=self.accelerator.device)
         for number, (row_ids, batch) in enumerate(batches):
             is_last = number == len(batches) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
@@ -240,7 +244,7 @@ class TrainingRun:
                 self._check_finite(output.loss, "loss", row_ids)
                 # the processes' gradients are averaged, but each holds a share of one sum
                 self.accelerator.backward(output.loss * self.accelerator.num_processes)
-            total += output.loss.item()
+            total += output.loss.detach()
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self._check_finite(norm, "norm of the gradient", [row_id for row_ids, _ in batches for row_id in row_ids])
         self.optimizer.step()
@@ -250,7 +254,7 @@ class TrainingRun:
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        return total * self.accelerator.num_processes
+        return self.accelerator.reduce(total, "sum").item()
 
     def _check_finite(self, number: torch.Tensor, what: str, row_ids: list[str]) -> None:
         if not torch.isfinite(number):
@@ -269,10 +273,12 @@ class TrainingRun:
 
     def _validate(self) -> dict[str, Any]:
         self._encode_relations_anew()
-        predictions = predict_relations(
-            self._plain_model(), self.processor, self.val_set, batch_size=self.config.eval_batch_size
-        )
-        return score_predictions(predictions, self.inventory.none_relation)
+        return score_predictions(self._predict(self._plain_model()), self.inventory.none_relation)
+
+    def _predict(self, model: RocModel, predict: Callable[..., Predictions] = predict_relations) -> Predictions:
+        """A model's predictions on the validation split; all processes work on them, and all get them."""
+        options: dict[str, Any] = {"batch_size": self.config.eval_batch_size, "accelerator": self.accelerator}
+        return predict(model, self.processor, self.val_set, **options)
 
     def _patience_is_over(self, epoch: int) -> bool:
         patience = self.config.early_stopping_patience
@@ -329,16 +335,24 @@ class TrainingRun:
     def _calibrate_saved_model(self) -> Predictions:
         """Calibrate the folder just written; returns its predictions on the validation split, as `score.py`'s."""
         self.val_set.features = None  # pictures, as `score.py` reads them
-        saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32).to(self.accelerator.device)
-        options: dict[str, Any] = {"batch_size": self.config.eval_batch_size}
-        predictions = predict_relations(saved, self.processor, self.val_set, **options)
-        by_label = None
-        if self.config.head == "retrieval":
-            by_label = predict_by_label(saved, self.processor, self.val_set, **options)
+        saved = self._saved_model()
+        predictions = self._predict(saved)
+        by_label = self._predict(saved, predict_by_label) if self.config.head == "retrieval" else None
         self.progress.calibration = calibrate(saved, predictions, by_label)
-        with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
-            file.write(saved.config.to_json_string())
+        if self.accelerator.is_main_process:
+            with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
+                file.write(saved.config.to_json_string())
         return predictions
+
+    def _saved_model(self) -> RocModel:
+        """The model of the folder just written, which other machines may not see."""
+        if self.accelerator.is_main_process:
+            saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32)
+        else:
+            saved = RocModel(self._plain_model().config)
+        saved = saved.to(self.accelerator.device)
+        broadcast(saved.state_dict())
+        return saved
 
     def _save_records(self, seconds: float) -> None:
         metrics = {
@@ -360,11 +374,6 @@ class TrainingRun:
             plot_reliability(self.progress.calibration["reliability"], folder / "calibration.png")
         except ImportError as error:
             logger.warning("no plots: %s", error)
-
-
-def _quiet() -> bool:
-    """Whether to leave out progress bars: where nobody watches, or on all processes but one."""
-    return not sys.stderr.isatty() or int(os.environ.get("LOCAL_RANK", "0")) != 0
 
 
 def _without_details(scores: dict[str, Any]) -> dict[str, Any]:

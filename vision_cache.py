@@ -8,7 +8,6 @@ import itertools
 import json
 import logging
 import os
-import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from roc.bank_files_roc import encoder_fingerprint
 from roc.files import atomic_write
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
+from roc.programs import shows_progress
 from roc.samples import GroupedSamples, Sample
 from roc.vision_roc import encode_patches
 
@@ -75,8 +75,7 @@ def use_vision_cache(
         generator=torch.Generator(),  # a run's random numbers do not depend on what the cache holds already
     )
     encoder = model.vision_model.to(accelerator.device)
-    quiet = not sys.stderr.isatty() or not accelerator.is_local_main_process
-    with tqdm(total=len(missing), desc="encoding pictures", disable=quiet) as bar:
+    with tqdm(total=len(missing), desc="encoding pictures", disable=not shows_progress()) as bar:
         for digests, pixels in loader:
             write_features(own, digests, _encode(encoder, pixels.to(accelerator.device)))
             bar.update(len(digests))

@@ -547,7 +547,7 @@ def test_a_process_computes_on_its_share_of_the_cores_whatever_accelerate_left_i
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     torch.set_num_threads(2)
-    set_num_threads(RunConfig(num_threads=num_threads))
+    set_num_threads(num_threads)
     assert torch.get_num_threads() == expected
 
 
