@@ -36,7 +36,7 @@ from roc.evaluation import Predictions, predict_relations, score_predictions
 from roc.files import atomic_write, replace_folder
 from roc.modeling_roc import RocModel
 from roc.plotting import plot_confusion_matrix, plot_reliability, plot_training_curves
-from roc.processes import start_accelerator
+from roc.processes import gather_weights, prepare_for_sharding, start_accelerator
 from roc.processing_roc import RocProcessor
 from roc.programs import shows_progress
 from roc.relation_files import RelationInventory, load_relations
@@ -144,6 +144,7 @@ class TrainingRun:
         self.num_samples = len(train_set)
         collator = SampleCollator(processor, inventory.names, type_noise=config.type_noise)
         self.loader = DataLoader(train_set, batch_sampler=shares, collate_fn=collator, num_workers=config.num_workers)
+        self._whole_model = prepare_for_sharding(model, accelerator) if accelerator.is_fsdp2 else None
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         steps_per_epoch = -(-len(self.loader) // config.gradient_accumulation_steps)
         self.total_steps = config.max_steps or steps_per_epoch * config.num_epochs
@@ -152,10 +153,13 @@ class TrainingRun:
             optimizer, round(self.total_steps * config.warmup_ratio), self.total_steps
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        if self._whole_model is not None:
+            self.model.set_reduce_scatter_unused_params(True)  # as DDP's find_unused_parameters
         # not prepared: the batches are shared out already, and it steps once per optimizer step
         self.scheduler = scheduler
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.average = None if config.average_decay is None else WeightAverage(self.parameters, config.average_decay)
+        self._always_given = self._blank_picture(train_set)
         self.descriptions = self._descriptions()
         self.negatives = None if negatives is None else negatives.to(accelerator.device)
         self.progress = Progress()
@@ -209,6 +213,7 @@ class TrainingRun:
             if self.progress.step >= self.total_steps:
                 break
         bar.close()
+        self._gather_weights()
         return {
             "epoch": epoch,
             "step": self.progress.step,
@@ -223,7 +228,7 @@ class TrainingRun:
         self.sampler.set_epoch(epoch)
         batches = []
         for row_ids, batch in self.loader:
-            batches.append((row_ids, batch.to(self.accelerator.device)))
+            batches.append((row_ids, {**self._always_given, **batch.to(self.accelerator.device)}))
             if len(batches) == self.config.gradient_accumulation_steps:
                 yield batches
                 batches = []
@@ -248,7 +253,7 @@ class TrainingRun:
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self._check_finite(norm, "norm of the gradient", [row_id for row_ids, _ in batches for row_id in row_ids])
         self.optimizer.step()
-        self._plain_model().clamp_temperature()
+        self.accelerator.unwrap_model(self.model).clamp_temperature()
         if self.average is not None:
             self.average.update()
         self.scheduler.step()
@@ -264,6 +269,7 @@ class TrainingRun:
             )
 
     def _validate_and_save(self, epoch: int, record: dict[str, Any]) -> None:
+        self._gather_weights()
         val = self._validate()
         self.progress.history.append({**record, "val": _without_details(val)})
         logger.info("epoch %d: %s", epoch, json.dumps(self.progress.history[-1]))
@@ -284,6 +290,13 @@ class TrainingRun:
         patience = self.config.early_stopping_patience
         return patience is not None and epoch - self.progress.best_epoch >= patience
 
+    def _blank_picture(self, samples: GroupedSamples) -> dict[str, torch.Tensor]:
+        """A picture of no sample, where FSDP has all processes run the vision encoder together or not at all."""
+        if self._whole_model is None or self._whole_model.vision_model is None or samples.features is not None:
+            return {}
+        size = self.processor.image_processor.size
+        return {"pixel_values": torch.zeros(1, 3, size["height"], size["width"], device=self.accelerator.device)}
+
     def _descriptions(self) -> dict[str, torch.Tensor]:
         """The descriptions' tokens, where the trained text encoder reads them anew at every step."""
         if self.config.head != "retrieval" or not self.config.share_description_encoder:
@@ -293,7 +306,12 @@ class TrainingRun:
         return {"relation_" + name: tensor for name, tensor in tokens.items()}
 
     def _plain_model(self) -> RocModel:
-        return self.accelerator.unwrap_model(self.model)
+        """The model to validate and to save; under FSDP it is as of `_gather_weights`."""
+        return self._whole_model or self.accelerator.unwrap_model(self.model)
+
+    def _gather_weights(self) -> None:
+        if self._whole_model is not None:
+            gather_weights(self.model, self._whole_model)
 
     def _learning_rate(self) -> float:
         """The text encoder's."""

@@ -17,7 +17,7 @@ from roc.programs import run_program
 from roc.resources import PACKAGE_ROOT
 from roc.run_config import RunConfig, _field_help, load_run_config, parse_run_config
 
-CONFIGS = sorted((PACKAGE_ROOT / "configs").glob("**/*.yaml"))
+CONFIGS = sorted((PACKAGE_ROOT / "configs").glob("*.yaml"))
 
 
 def write(tmp_path: Path, content: str) -> str:

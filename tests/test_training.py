@@ -20,17 +20,15 @@ from typing import Any
 import datasets
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
-from tiny import RELATIONS, picture_bytes, tiny_model, tiny_picture, tiny_processor, tiny_tokenizer
+from tiny import RELATIONS, picture_bytes, tiny_model, tiny_picture, tiny_processor
+from tiny_runs import NAMES, SIZE, VISION, arguments, line, write_inputs, write_lines
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
     AutoProcessor,
-    BertConfig,
-    BertModel,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -62,57 +60,13 @@ from roc.training import TrainingRun
 from roc.vision_cache import read_features
 from roc.zero_shot import unseen_relations
 
-NAMES = [relation["name"] for relation in RELATIONS]
-SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-VISION = {"model_type": "vit", "image_size": 32, "patch_size": 8, **SIZE}
-
-
 # --- tiny data ---------------------------------------------------------------------------------------------------
-
-
-def line(number: int, split: str) -> dict[str, Any]:
-    """One post with one or two pairs; the words say which relation, and one in three has no picture."""
-    first, second, place = (
-        names[number % len(names)] for names in (["ann", "bob"], ["eve", "tom"], ["paris", "berlin"])
-    )
-    text = f"{first} kissed {second} in {place} {number}" + " today" * (number % 4)
-    starts = [text.index(name) for name in (first, second, place)]
-    entities: list[dict[str, Any]] = [
-        {"start": start, "end": start + len(name)} for start, name in zip(starts, (first, second, place), strict=True)
-    ]
-    relations = [
-        {"head": 0, "tail": 1, "relation": NAMES[1]},
-        {"head": 0, "tail": 2, "relation": NAMES[number % 2 * 2]},
-    ]
-    made: dict[str, Any] = {"id": f"{split}-{number}", "text": text}
-    if number % 3:
-        made["image"] = f"pictures/{number % 2}.png"
-        entities.append({"bbox": [0.1, 0.2, 0.6, 0.9], "name": "thing"})
-        relations.append({"head": 1, "tail": 3, "relation": NAMES[3]})
-    return made | {"entities": entities, "relations": relations[: 1 + number % 3]}
-
-
-def write_lines(path: Path, lines: Sequence[Any]) -> None:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in lines), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, relations and a random text encoder."""
-    folder = tmp_path_factory.mktemp("inputs")
-    (folder / "data" / "pictures").mkdir(parents=True)
-    for number, colour in enumerate(["red", "blue"]):
-        tiny_picture(colour).save(folder / "data" / "pictures" / f"{number}.png")
-    write_lines(folder / "data" / "train.jsonl", [line(number, "train") for number in range(12)])
-    write_lines(folder / "data" / "val.jsonl", [line(number, "val") for number in range(5)])
-    (folder / "data" / "test.jsonl").write_text("nobody reads this {", encoding="utf-8")
-    content = {"version": 1, "language": "en", "none_relation": "None", "relations": RELATIONS}
-    (folder / "relations.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    tokenizer = tiny_tokenizer()
-    tokenizer.save_pretrained(folder / "text")
-    torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=len(tokenizer), **SIZE)).save_pretrained(folder / "text")
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(autouse=True)
@@ -126,26 +80,6 @@ def fresh_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the drawings, which take longer than the training."""
     monkeypatch.setattr(TrainingRun, "_draw", lambda self, folder: None)
-
-
-def arguments(inputs: Path, output_dir: Path, *more: str, **changes: Any) -> list[str]:
-    settings: dict[str, Any] = {
-        "output_dir": output_dir,
-        "data_dir": inputs / "data",
-        "relations": inputs / "relations.yaml",
-        "text_model": inputs / "text",
-        "vision_model": json.dumps(VISION),
-        "fusion_num_layers": 1,
-        "fusion_num_heads": 2,
-        "projection_dim": 16,
-        "batch_size": 4,
-        "num_epochs": 2,
-        "learning_rate": 1e-3,
-        "head_learning_rate": 1e-3,
-        "mixed_precision": "no",
-        "num_threads": 1,
-    }
-    return [*itertools.chain(*((f"--{name}", str(value)) for name, value in (settings | changes).items())), *more]
 
 
 def everything_under(folder: Path) -> set[Path]:
@@ -886,6 +820,35 @@ def test_accumulating_uneven_batches_is_one_step_with_their_union(
     borders = [0, *cuts, len(items)]
     batches = [collate(items[start:end]) for start, end in itertools.pairwise(borders)]
     parts = step_with_gradients(training_run(tiny_model(processor), processor), batches, monkeypatch)
+    assert whole.keys() == parts.keys()
+    scale = max(tensor.abs().max() for tensor in whole.values())
+    for name, tensor in whole.items():
+        assert (tensor - parts[name]).abs().max() <= 1e-5 * scale, name
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_four_accumulated_batches_of_8_are_one_of_32(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("ann", "bob", "eve", "paris")
+    rows = [
+        row(f"{number}-{pair}", f"ann met bob and eve in paris {number}", "ann", names[1 + pair], NAMES[pair], picture)
+        for number in range(32)
+        for picture in [RED if number % 5 == 0 else None]
+        for pair in range(1 + number * number % 3)
+    ]
+    processor, samples = tiny_processor(), grouped(rows)
+    items = [samples[number] for number in range(32)]
+    counts = [sum(len(sample.pairs) for sample, _ in items[start : start + 8]) for start in range(0, 32, 8)]
+    assert len(set(counts)) > 1, "batches would be even"
+    collate = SampleCollator(processor, NAMES)
+    gradients = [
+        step_with_gradients(
+            training_run(tiny_model(processor), processor),
+            [collate(items[start : start + size]) for start in range(0, 32, size)],
+            monkeypatch,
+        )
+        for size in (32, 8)
+    ]
+    whole, parts = gradients
     assert whole.keys() == parts.keys()
     scale = max(tensor.abs().max() for tensor in whole.values())
     for name, tensor in whole.items():

@@ -1,0 +1,234 @@
+"""Several processes: launched for real, against one process with the same global batch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import pytest
+import torch
+import yaml
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from accelerate.utils.launch import prepare_multi_gpu_env
+from recorded_processes import record
+from tiny import tiny_processor
+from tiny_runs import NAMES, arguments, line, write_inputs
+
+import roc.processes
+import roc.train
+from roc.modeling_roc import RocModel
+from roc.processes import start_accelerator
+from roc.resources import PACKAGE_ROOT
+from roc.samples import LengthBucketBatchSampler, ProcessShares, SampleCollator
+
+CONFIGS = PACKAGE_ROOT / "configs" / "accelerate"
+NUM_TRAIN, NUM_VAL, NUM_EPOCHS = 13, 5, 3
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # dropout would differ between processes
+
+# --- shares of a batch -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("num_samples", [1, 7, 24, 25, 403])
+def test_the_shares_of_all_processes_are_the_batches_of_one(num_samples: int, num_processes: int) -> None:
+    sampler = LengthBucketBatchSampler(range(num_samples), 4 * num_processes, seed=3)
+    shares = [
+        ProcessShares(sampler, process_index=index, num_processes=num_processes) for index in range(num_processes)
+    ]
+    for epoch in (1, 2):
+        sampler.set_epoch(epoch)
+        own = [list(share) for share in shares]
+        assert {len(batches) for batches in own} == {len(share) for share in shares} == {len(sampler)}
+        for batch, parts in zip(sampler, zip(*own, strict=True), strict=True):
+            assert sorted(batch) == sorted(itertools.chain(*parts))
+            sizes = [len(part) for part in parts]
+            assert max(sizes) - min(sizes) <= 1
+            assert max(sizes) == len(parts[0]) <= 4
+
+
+@pytest.mark.parametrize("settings", [{}, {"vision": False}, {"markers": "pair"}], ids=str)
+def test_an_empty_share_is_a_batch_without_a_label(settings: dict[str, Any]) -> None:
+    row_ids, batch = SampleCollator(tiny_processor(**settings), NAMES)([])
+    assert row_ids == []
+    assert batch["labels"].tolist() == [[-100]]
+
+
+# --- two processes against one -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of `train.py` and `score.py`.
+
+    Args:
+        records: Of each process, see `recorded_processes`.
+        printed: The JSON lines of stdout.
+        errors: What stderr had.
+        folder: What the run wrote.
+    """
+
+    records: list[dict[str, Any]]
+    printed: list[dict[str, Any]]
+    errors: str
+    folder: Path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.folder / "model" / "metrics.json").read_text(encoding="utf-8"))
+
+
+def program_arguments(inputs: Path, folder: Path, **settings: Any) -> tuple[list[str], list[str]]:
+    options = {"dropout": 0, "text_overrides": json.dumps(STILL), "eval_batch_size": 2, "num_epochs": NUM_EPOCHS}
+    options |= {"gradient_accumulation_steps": 2, "batch_size": 2}
+    score = ["--model", str(folder / "model"), "--dataset", "jsonl", "--data_dir", str(inputs / "data")]
+    score += ["--predictions", str(folder / "predictions.jsonl")]
+    return arguments(inputs, folder / "model", **options | settings), score
+
+
+def launch(config: Path, script: str, options: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--config_file", str(config), "--num_processes", "2", "--mixed_precision", "no", script, *options]
+    environment = os.environ | {"HF_DATASETS_CACHE": str(folder / "cache"), "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+
+
+def on_two_processes(config: Path, inputs: Path, folder: Path, **settings: Any) -> Finished:
+    train, score = program_arguments(inputs, folder, **settings)
+    options = [str(folder), *train, "--and--", *score]
+    done = launch(config, str(Path(__file__).with_name("recorded_processes.py")), options, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = [json.loads((folder / f"{index}.json").read_text(encoding="utf-8")) for index in range(2)]
+    return Finished(records, [json.loads(printed) for printed in done.stdout.splitlines()], done.stderr, folder)
+
+
+def on_one_process(inputs: Path, folder: Path, capsys: pytest.CaptureFixture[str], **settings: Any) -> Finished:
+    AcceleratorState._reset_state(True)
+    record(folder, *program_arguments(inputs, folder, batch_size=4, **settings))
+    printed = capsys.readouterr()
+    records = [json.loads((folder / "0.json").read_text(encoding="utf-8"))]
+    return Finished(records, [json.loads(line) for line in printed.out.splitlines()], printed.err, folder)
+
+
+def check_equal(two: Finished, one: Finished) -> None:
+    """The same losses, validation scores and weights, with every sample seen and scored exactly once."""
+    rows = {split: row_ids(split, number) for split, number in (("train", NUM_TRAIN), ("val", NUM_VAL))}
+    [alone], together = one.records, two.records
+    steps = [list(own) for own in zip(*(process["steps"] for process in together), strict=True)]
+    steps_per_epoch = len(steps) // NUM_EPOCHS
+    assert len(alone["steps"]) == len(steps) == steps_per_epoch * NUM_EPOCHS
+    for expected, own in zip(alone["steps"], steps, strict=True):
+        for batch, *shares in zip(expected["batches"], *(process["batches"] for process in own), strict=True):
+            assert sorted(batch) == sorted(itertools.chain(*shares))
+        assert [process["loss"] for process in own] == pytest.approx([expected["loss"]] * 2, abs=1e-5)
+    for start in range(0, len(steps), steps_per_epoch):
+        epoch = itertools.chain(*steps[start : start + steps_per_epoch])
+        assert sorted(row for process in epoch for batch in process["batches"] for row in batch) == rows["train"]
+    assert [] in [batch for step in together[1]["steps"] for batch in step["batches"]], "no share was empty"
+    scored = Counter(row for process in together for row in process["scored"])
+    passes = NUM_EPOCHS + 3  # the saved model with its descriptions and its labels, and score.py
+    assert scored == Counter(alone["scored"]) == dict.fromkeys(rows["val"], passes)
+    assert two.metrics["best_epoch"] == one.metrics["best_epoch"]
+    assert two.metrics["val"] == one.metrics["val"]
+    for own, expected in zip(two.metrics["history"], one.metrics["history"], strict=True):
+        assert own["val"] == expected["val"]
+        assert own["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    temperatures = [run.metrics["calibration"]["probability_temperature"] for run in (two, one)]
+    assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-3)
+    models = [RocModel.from_pretrained(run.folder / "model").state_dict() for run in (two, one)]
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(tensor, models[1][name], rtol=0, atol=1e-3, msg=name)
+    trained, scores = two.printed
+    assert [trained["val"], scores] == [one.printed[0]["val"], one.printed[1]]
+    predictions = [(run.folder / "predictions.jsonl").read_text(encoding="utf-8") for run in (two, one)]
+    assert predictions[0] == predictions[1]
+
+
+def row_ids(split: str, number: int) -> list[str]:
+    """The ids of the rows that the data set makes of `number` lines, sorted."""
+    return sorted(
+        f"{split}-{entry}-{pair}" for entry in range(number) for pair in range(len(line(entry, split)["relations"]))
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data whose last global batch of four has one sample: the second process's share of it is empty."""
+    return write_inputs(tmp_path_factory.mktemp("inputs"), num_train=NUM_TRAIN, num_val=NUM_VAL)
+
+
+def test_two_processes_train_and_score_as_one_with_the_same_global_batch(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    two = on_two_processes(CONFIGS / "cpu_two_processes.yaml", inputs, tmp_path / "two")
+    check_equal(two, on_one_process(inputs, tmp_path / "one", capsys))
+    assert two.errors.count("INFO epoch 1:") == 1, "only the main process logs"
+    written = {path.name for path in two.folder.iterdir()}
+    assert written == {"model", "predictions.jsonl", "cache", "0.json", "1.json"}, "temporary files were left behind"
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_as_whole_ones(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FSDP on the CPU. Batches without a picture meet batches with one, and parameters are unused on one process."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    settings = {"average_decay": 0.9, "early_stopping_patience": 2}
+    two = on_two_processes(CONFIGS / "fsdp.yaml", inputs, tmp_path / "two", **settings)
+    check_equal(two, on_one_process(inputs, tmp_path / "one", capsys, **settings))
+
+
+@pytest.mark.slow
+def test_an_error_on_one_process_ends_all_of_them_and_is_told(inputs: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(inputs / "data", data)
+    (data / "pictures" / "0.png").write_bytes(b"no picture")
+    started = time.perf_counter()
+    options = arguments(inputs, tmp_path / "model", data_dir=data, batch_size=2)
+    done = launch(CONFIGS / "cpu_two_processes.yaml", roc.train.__file__, options, tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "error" in done.stderr
+    assert time.perf_counter() - started < 120
+    assert not (tmp_path / "model").exists()
+
+
+# --- files for `accelerate launch` -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_accelerate_reads_every_shipped_file(path: Path) -> None:
+    parser = launch_command_parser()
+    arguments = parser.parse_args(["--config_file", str(path), "train.py", "configs/demo.yaml"])
+    arguments, _, _ = _validate_launch_command(arguments)
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert (arguments.num_processes, arguments.num_machines) == (written["num_processes"], written["num_machines"])
+    if arguments.num_processes > 1:
+        environment = prepare_multi_gpu_env(arguments)
+        assert int(arguments.nproc_per_node) * arguments.num_machines == arguments.num_processes
+        assert environment.get("ACCELERATE_USE_FSDP") == ("true" if path.stem == "fsdp" else None)
+
+
+def test_the_first_version_of_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=False)
+    monkeypatch.setattr(roc.processes, "Accelerator", lambda **options: started)
+    with pytest.raises(ValueError, match=r"FSDP works in version 2 only\. Give fsdp_version: 2"):
+        start_accelerator("no")

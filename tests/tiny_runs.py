@@ -1,0 +1,82 @@
+"""What a run of `train.py` on tiny data needs: posts, pictures, relations, a random text encoder, a command line."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tiny import RELATIONS, tiny_picture, tiny_tokenizer
+from transformers import BertConfig, BertModel
+
+NAMES = [relation["name"] for relation in RELATIONS]
+SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+VISION = {"model_type": "vit", "image_size": 32, "patch_size": 8, **SIZE}
+
+
+def line(number: int, split: str) -> dict[str, Any]:
+    """One post with one or two pairs; the words say which relation, and one in three has no picture."""
+    first, second, place = (
+        names[number % len(names)] for names in (["ann", "bob"], ["eve", "tom"], ["paris", "berlin"])
+    )
+    text = f"{first} kissed {second} in {place} {number}" + " today" * (number % 4)
+    starts = [text.index(name) for name in (first, second, place)]
+    entities: list[dict[str, Any]] = [
+        {"start": start, "end": start + len(name)} for start, name in zip(starts, (first, second, place), strict=True)
+    ]
+    relations = [
+        {"head": 0, "tail": 1, "relation": NAMES[1]},
+        {"head": 0, "tail": 2, "relation": NAMES[number % 2 * 2]},
+    ]
+    made: dict[str, Any] = {"id": f"{split}-{number}", "text": text}
+    if number % 3:
+        made["image"] = f"pictures/{number % 2}.png"
+        entities.append({"bbox": [0.1, 0.2, 0.6, 0.9], "name": "thing"})
+        relations.append({"head": 1, "tail": 3, "relation": NAMES[3]})
+    return made | {"entities": entities, "relations": relations[: 1 + number % 3]}
+
+
+def write_lines(path: Path, lines: Sequence[Any]) -> None:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in lines), encoding="utf-8")
+
+
+def write_inputs(folder: Path, *, num_train: int = 12, num_val: int = 5) -> Path:
+    """Fill a folder with data, relations and a random text encoder."""
+    (folder / "data" / "pictures").mkdir(parents=True)
+    for number, colour in enumerate(["red", "blue"]):
+        tiny_picture(colour).save(folder / "data" / "pictures" / f"{number}.png")
+    write_lines(folder / "data" / "train.jsonl", [line(number, "train") for number in range(num_train)])
+    write_lines(folder / "data" / "val.jsonl", [line(number, "val") for number in range(num_val)])
+    (folder / "data" / "test.jsonl").write_text("nobody reads this {", encoding="utf-8")
+    content = {"version": 1, "language": "en", "none_relation": "None", "relations": RELATIONS}
+    (folder / "relations.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(folder / "text")
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(tokenizer), **SIZE)).save_pretrained(folder / "text")
+    return folder
+
+
+def arguments(inputs: Path, output_dir: Path, *more: str, **changes: Any) -> list[str]:
+    """The command line of a run on what `write_inputs` wrote."""
+    settings: dict[str, Any] = {
+        "output_dir": output_dir,
+        "data_dir": inputs / "data",
+        "relations": inputs / "relations.yaml",
+        "text_model": inputs / "text",
+        "vision_model": json.dumps(VISION),
+        "fusion_num_layers": 1,
+        "fusion_num_heads": 2,
+        "projection_dim": 16,
+        "batch_size": 4,
+        "num_epochs": 2,
+        "learning_rate": 1e-3,
+        "head_learning_rate": 1e-3,
+        "mixed_precision": "no",
+        "num_threads": 1,
+    }
+    return [*itertools.chain(*((f"--{name}", str(value)) for name, value in (settings | changes).items())), *more]
