@@ -194,8 +194,9 @@ def retrieval_loss(
 
     For a pair vector p, its relation's vector r+ and the vectors R of all relations, with temperature t,
     `-log(exp(p.r+ / t) / sum_{r in R} exp(p.r / t))`: InfoNCE (van den Oord et al., 2018, equation 4) whose negatives
-    are all other relations of the bank. Over label ids this is the softmax cross-entropy, which the classification
-    head uses as well.
+    are all other relations of the bank, not other pairs of the batch: processes that train together have no
+    embeddings to exchange. Over label ids this is the softmax cross-entropy, which the classification head uses as
+    well.
 
     Args:
         logits: `(..., num_relations)`, cosine / temperature.

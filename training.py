@@ -328,10 +328,11 @@ class TrainingRun:
         model = self._plain_model()
         trainable = sum(parameter.numel() for parameter in self.parameters)
         logger.info(
-            "%d samples, %d steps in %d epochs, %s precision, %.1f M trainable parameters of %.1f M",
+            "%d samples, %d steps in %d epochs on %d processes, %s precision, %.1f M trainable parameters of %.1f M",
             self.num_samples,
             self.total_steps,
             self.num_epochs,
+            self.accelerator.num_processes,
             self.accelerator.mixed_precision,
             trainable / 1e6,
             model.num_parameters() / 1e6,

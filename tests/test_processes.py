@@ -222,6 +222,7 @@ def test_accelerate_reads_every_shipped_file(path: Path) -> None:
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert (arguments.num_processes, arguments.num_machines) == (written["num_processes"], written["num_machines"])
     if arguments.num_processes > 1:
+        arguments.main_process_port = 0  # 29500 may be taken
         environment = prepare_multi_gpu_env(arguments)
         assert int(arguments.nproc_per_node) * arguments.num_machines == arguments.num_processes
         assert environment.get("ACCELERATE_USE_FSDP") == ("true" if path.stem == "fsdp" else None)
