@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 
-from roc.programs import run_program
+from roc.programs import run_program, shows_progress
 from roc.resources import PACKAGE_ROOT
 from roc.run_config import RunConfig, _field_help, load_run_config, parse_run_config
 
@@ -282,6 +283,27 @@ def test_an_expected_error_is_one_line_on_stderr(error: Exception, capsys: pytes
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.splitlines()[-1] == "error: wrong value"
+
+
+def test_an_error_on_one_of_several_processes_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert run_program(lambda: fail(ValueError("wrong value"))) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error on process 3: wrong value"
+
+
+@pytest.mark.parametrize(
+    ("rank", "watched", "shown"), [("0", True, True), ("1", True, False), ("0", False, False), (None, True, True)]
+)
+def test_progress_is_shown_to_somebody_who_watches_once(
+    rank: str | None, watched: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched, raising=False)
+    assert shows_progress() == shown
 
 
 def test_a_bug_is_not_hidden() -> None:
