@@ -51,7 +51,7 @@ def prepare_for_sharding(model: RocModel, accelerator: Accelerator) -> RocModel:
         scale = model.logit_scale
         model.logit_scale = nn.Parameter(scale.detach()[None], requires_grad=scale.requires_grad)
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    # what Transformers proposes has embeddings inside embeddings, which FSDP refuses
+    # the layers of encoders and fusion; Transformers proposes embeddings as well, which accelerate wraps by itself
     accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted({type(stack[0]).__name__ for stack in stacks})
     return whole
 

@@ -43,6 +43,8 @@ def _set_up_logging() -> None:
     """Messages go to stderr, and progress bars too where somebody watches; of several processes, the main one's."""
     level = logging.INFO if _is_main_process() else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
+    if not _is_main_process():
+        transformers_logging.set_verbosity_error()
     for noisy in ("httpx", "httpx2", "datasets", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if not shows_progress():

@@ -86,7 +86,7 @@ def use_vision_cache(
             f"{len(absent)} of {len(pictures)} pictures are not in {own} although all have been encoded. Either they "
             "changed meanwhile: start again. Or the processes do not share this folder: name one that they share."
         )
-    logger.info("%d pictures encoded, %d in all, in %s", len(missing), len(pictures), own)
+    logger.info("%d pictures encoded by this process, %d in all, in %s", len(missing), len(pictures), own)
     for split in splits:
         split.features = features
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub.errors import StrictDataclassError
+from transformers.utils import logging as transformers_logging
 
 from roc.programs import run_program, shows_progress
 from roc.resources import PACKAGE_ROOT
@@ -289,6 +290,7 @@ def test_an_error_on_one_of_several_processes_names_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(transformers_logging, "set_verbosity_error", lambda: None)  # for all tests to come
     assert run_program(lambda: fail(ValueError("wrong value"))) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "error on process 3: wrong value"
 

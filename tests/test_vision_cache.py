@@ -64,7 +64,7 @@ def two_splits() -> list[GroupedSamples]:
 
 def alone(**changes: Any) -> Any:
     """An accelerator on the CPU, one of `num_processes` that never wait for each other."""
-    settings = {"process_index": 0, "num_processes": 1, "device": torch.device("cpu"), "is_local_main_process": True}
+    settings = {"process_index": 0, "num_processes": 1, "device": torch.device("cpu")}
     return SimpleNamespace(**settings | changes, wait_for_everyone=lambda: None)
 
 
