@@ -19,7 +19,7 @@ from roc.programs import run_program, shows_progress
 from roc.resources import PACKAGE_ROOT
 from roc.run_config import RunConfig, _field_help, load_run_config, parse_run_config
 
-CONFIGS = sorted((PACKAGE_ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted(path for path in (PACKAGE_ROOT / "configs").glob("**/*.yaml") if path.parent.name != "accelerate")
 
 
 def write(tmp_path: Path, content: str) -> str:
