@@ -635,7 +635,7 @@ def test_a_run_that_fails_later_leaves_the_best_epoch_so_far_complete(
 ) -> None:
     break_the_loss(monkeypatch, 5, math.nan)  # in the second epoch
     assert main(arguments(inputs, tmp_path / "model")) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "model.checkpoints"}
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "model").values())
     assert (tmp_path / "model" / RUN_FILE).is_file()
 
