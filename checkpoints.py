@@ -32,6 +32,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from roc.files import flush_to_disk, remove_folder, remove_leftovers, replace_folder
 from roc.interruptions import EXIT_CODE, Termination, disk_errors_explained
@@ -206,26 +207,26 @@ class Checkpoints:
         raise SystemExit(EXIT_CODE)
 
     def _save(self) -> None:
-        others = self._state.others()
+        weights, others = self._state.save()
         if self._accelerator.is_main_process:
             progress = self._state.progress
             path = self.folder / f"epoch-{len(progress.history):04d}-step-{progress.step:08d}"
             with disk_errors_explained(f"The checkpoint {path.name}"):
-                self._write(path, others)
+                self._write(path, weights, others)
             self._own = [*(own for own in self._own if own != path), path][-self._num_kept :]
             for other in list_checkpoints(self.folder):
                 if other not in self._own:
                     remove_folder(other)
         self._accelerator.wait_for_everyone()
 
-    def _write(self, path: Path, others: dict[str, Any]) -> None:
+    def _write(self, path: Path, weights: dict[str, Tensor], others: dict[str, Any]) -> None:
         progress = self._state.progress
         with replace_folder(path) as folder:
             if progress.best_epoch:
                 shutil.copytree(self._output_dir, folder / BEST, copy_function=_link)
             content = {"format": FORMAT, "run": self._run, "progress": dataclasses.asdict(progress)}
             (folder / RUN).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            save_file({name: tensor.contiguous() for name, tensor in self._state.weights().items()}, folder / WEIGHTS)
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
             _save_state(others, folder / STATE)
             names = [entry.relative_to(folder).as_posix() for entry in folder.rglob("*") if entry.is_file()]
             checksums = {name: _checksum(folder / name) for name in sorted(names)}

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, recursively_apply
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from roc.averaging import WeightAverage
 from roc.modeling_roc import RocModel
@@ -89,19 +90,21 @@ class RunState:
     average: WeightAverage | None
     progress: Progress = field(default_factory=Progress)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Trained parameters and all buffers, by name; frozen parameters are where the run got them from."""
-        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
-        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in frozen}
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `load` needs besides the progress. To be called by all processes: each has its part of it.
 
-    def others(self) -> dict[str, Any]:
-        """Everything but the weights and the progress. To be called by all processes: each has its random state."""
-        return {
+        Returns:
+            Trained parameters and all buffers, by name; frozen parameters are where the run got them from. And
+            everything else.
+        """
+        others = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "random": gather_object([_random_state(self.accelerator.device)]),
         }
+        weights, others = recursively_apply(DTensor.full_tensor, (self._weights(), others), test_type=_is_cut)
+        return weights, others
 
     def num_bytes(self) -> int:
         """About the size of `weights` and `others`, also before the optimizer's first step."""
@@ -110,16 +113,38 @@ class RunState:
 
     @torch.no_grad()
     def load(self, weights: dict[str, Tensor], others: dict[str, Any], progress: Progress) -> None:
-        """Go on from what `weights` and `others` returned."""
-        for name, tensor in self.weights().items():
-            tensor.copy_(weights[name])
+        """Go on from what `save` returned."""
+        for name, tensor in self._weights().items():
+            tensor.copy_(_share(weights[name], tensor))
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for number, state in others["optimizer"]["state"].items():
+            for name, value in state.items():
+                state[name] = _share(value, parameters[number])
         self.optimizer.load_state_dict(others["optimizer"])
         self.scheduler.load_state_dict(others["scheduler"])
         if self.average is not None:
-            self.average.load_state_dict(others["average"])
+            own, averages = self.average.state_dict()["averages"], others["average"]["averages"]
+            shares = [_share(average, like) for average, like in zip(averages, own, strict=True)]
+            self.average.load_state_dict(others["average"] | {"averages": shares})
         for attribute in dataclasses.fields(progress):  # in place: others hold this object
             setattr(self.progress, attribute.name, getattr(progress, attribute.name))
         _set_random_state(others["random"][self.accelerator.process_index], self.accelerator.device)
+
+    def _weights(self) -> dict[str, Tensor]:
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in frozen}
+
+
+def _is_cut(value: Any) -> bool:
+    """Whether FSDP has cut it into shards; all processes together make it whole again."""
+    return isinstance(value, DTensor)
+
+
+def _share(value: Any, like: Tensor) -> Any:
+    """Of what belongs to a parameter that FSDP has cut, the share of this process."""
+    if _is_cut(like) and isinstance(value, Tensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

@@ -146,7 +146,9 @@ class TrainingRun:
         self.scheduler = scheduler  # not prepared: it steps once per optimizer step, whatever the number of processes
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.average = None if config.average_decay is None else WeightAverage(self.parameters, config.average_decay)
-        self.state = RunState(accelerator, self._plain_model(), self.optimizer, scheduler, self.average)
+        self.state = RunState(
+            accelerator, accelerator.unwrap_model(self.model), self.optimizer, scheduler, self.average
+        )
         self.progress = self.state.progress
         self.descriptions = self._descriptions()
         self.negatives = None if negatives is None else negatives.to(accelerator.device)
