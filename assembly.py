@@ -269,9 +269,12 @@ def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> 
             f"{checkpoints} holds the checkpoints of a run that has not ended. Add --resume auto to go on with it, or "
             "--overwrite to start afresh, or choose another output_dir."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as probe:
-        (Path(probe) / "probe").write_text("x", encoding="utf-8")  # fails now rather than after an epoch
+    try:  # fails now rather than after an epoch
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as probe:
+            (Path(probe) / "probe").write_text("x", encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"output_dir={config.output_dir!r} cannot be written ({error}). Choose another one.") from error
 
 
 def environment() -> dict[str, Any]:

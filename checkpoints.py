@@ -210,7 +210,7 @@ class Checkpoints:
         weights, others = self._state.save()
         if self._accelerator.is_main_process:
             progress = self._state.progress
-            path = self.folder / f"epoch-{len(progress.history):04d}-step-{progress.step:08d}"
+            path = self.folder / f"epoch-{len(progress.history):06d}-step-{progress.step:09d}"
             with disk_errors_explained(f"The checkpoint {path.name}"):
                 self._write(path, weights, others)
             self._own = [*(own for own in self._own if own != path), path][-self._num_kept :]

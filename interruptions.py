@@ -62,7 +62,7 @@ def memory_errors_explained(where: str, advice: str) -> Iterator[None]:
         if not is_ours:
             raise
         reason = str(error).partition("\n")[0]
-        raise MemoryError(f"Out of memory {where}. {advice} ({reason})") from error
+        raise MemoryError(f"Out of memory {where}. Checkpoints are as they were. {advice} ({reason})") from error
 
 
 @contextmanager

@@ -184,9 +184,12 @@ def newest(config: RunConfig) -> Path:
 
 def test_the_last_checkpoints_are_kept_and_nothing_else(killed: Path) -> None:
     folder = killed / "model.checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == ["epoch-0001-step-00000004", "epoch-0001-step-00000005"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "epoch-000001-step-000000004",
+        "epoch-000001-step-000000005",
+    ]
     assert {path.name for path in killed.iterdir()} == {"model", "model.checkpoints"}
-    files = {path.name for path in (folder / "epoch-0001-step-00000005").iterdir()}
+    files = {path.name for path in (folder / "epoch-000001-step-000000005").iterdir()}
     assert files == {"best", "checksums.json", "model.safetensors", "run.json", "state.pt"}
 
 
@@ -196,7 +199,7 @@ def test_the_best_model_takes_no_space_in_a_checkpoint(killed: Path) -> None:
 
 
 def test_frozen_weights_are_left_out(killed: Path) -> None:
-    saved = load_file(killed / "model.checkpoints" / "epoch-0001-step-00000005" / "model.safetensors")
+    saved = load_file(killed / "model.checkpoints" / "epoch-000001-step-000000005" / "model.safetensors")
     assert any(name.startswith("text_model.") for name in saved)
     assert "relation_bank.features" in saved
     assert not any(name.startswith("relation_model.") for name in saved)
@@ -303,7 +306,7 @@ def test_other_settings_or_data_are_refused_by_name(
     assert sorted(Path(copied.output_dir).parent.rglob("*")) == before
 
 
-def test_the_copied_run_may_move_and_change_what_does_not_change_its_result(
+def test_a_run_may_move_and_change_what_does_not_change_its_result(
     typed: Path, copied: RunConfig, tmp_path: Path
 ) -> None:
     shutil.copytree(typed / "data", tmp_path / "data")
@@ -332,13 +335,13 @@ def test_a_run_that_has_not_ended_is_not_lost_by_starting_it_again(
     old = list_checkpoints(checkpoint_folder(copied))
     run_until(arguments(typed, folder, "--overwrite", checkpoint_steps=1), 2)
     [only] = list_checkpoints(checkpoint_folder(copied))
-    assert only.name == "epoch-0000-step-00000001"
+    assert only.name == "epoch-000000-step-000000001"
     assert len(old) == 2
 
 
 def test_what_a_killed_process_left_half_written_is_removed(typed: Path, copied: RunConfig) -> None:
     folder = checkpoint_folder(copied)
-    leftovers = [folder / f".epoch-0001-step-00000006.{'a' * 32}.tmp", folder.parent / f".model.{'b' * 32}.tmp"]
+    leftovers = [folder / f".epoch-000001-step-000000006.{'a' * 32}.tmp", folder.parent / f".model.{'b' * 32}.tmp"]
     for path in leftovers:
         path.mkdir()
         (path / "half.safetensors").write_bytes(b"half")
@@ -387,7 +390,7 @@ def test_sigterm_stops_after_the_step_and_then_means_what_it_did_before(
         main(arguments(typed, tmp_path / "model"))
     assert (code.value.code, stopped) == (143, [1]), "it did not stop after the step"
     assert signal.getsignal(signal.SIGTERM) is before
-    assert newest(RunConfig(output_dir=str(tmp_path / "model"))).name == "epoch-0000-step-00000001"
+    assert newest(RunConfig(output_dir=str(tmp_path / "model"))).name == "epoch-000000-step-000000001"
 
 
 # --- too little disk space or memory -----------------------------------------------------------------------------
@@ -404,22 +407,21 @@ def test_a_disk_that_is_too_full_is_found_before_the_first_step(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
 def test_a_disk_that_fills_up_leaves_the_checkpoints_before_and_nothing_half_written(
-    error: Exception, typed: Path, copied: RunConfig, capsys: pytest.CaptureFixture[str]
+    typed: Path, copied: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = list_checkpoints(checkpoint_folder(copied))
 
     def fill(tensors: dict[str, Tensor], path: Path) -> None:
         path.write_bytes(b"half")
-        raise error
+        raise SafetensorError("No space left on device")
 
     given = arguments(typed, Path(copied.output_dir), "--resume", "auto", checkpoint_steps=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(roc.checkpoints, "save_file", fill)
         assert main(given) == 1
     message = error_of(capsys)
-    assert "The checkpoint epoch-0001-step-00000006 could not be written" in message or "epoch-0002" in message
+    assert "The checkpoint epoch-000002-step-000000006 could not be written" in message
     assert "No space left on device" in message
     assert "go on from the last checkpoint with --resume auto" in message
     assert list_checkpoints(checkpoint_folder(copied)) == before
@@ -437,7 +439,7 @@ OUT_OF_MEMORY = [
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
 def test_memory_that_is_exhausted_is_explained(error: Exception) -> None:
     with (
-        pytest.raises(MemoryError, match=r"Out of memory at step 7\. Lower it\."),
+        pytest.raises(MemoryError, match=r"Out of memory at step 7\. Checkpoints are as they were\. Lower it\."),
         memory_errors_explained("at step 7", "Lower it."),
     ):
         raise error
@@ -464,7 +466,7 @@ def test_a_run_out_of_memory_says_where_and_what_to_lower_and_can_go_on(
     assert "Out of memory at step 5, on samples x tokens [(4, " in error
     assert "Add --activation_checkpointing" in error
     assert "lower --batch_size (4)" in error
-    assert newest(RunConfig(output_dir=str(tmp_path / "model"))).name == "epoch-0001-step-00000004"
+    assert newest(RunConfig(output_dir=str(tmp_path / "model"))).name == "epoch-000001-step-000000004"
 
 
 # --- the real thing ----------------------------------------------------------------------------------------------
@@ -498,7 +500,7 @@ def test_a_run_killed_five_times_also_while_a_checkpoint_is_written_ends_as_the_
 ) -> None:
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     accelerate += ["--mixed_precision", "no", "--dynamo_backend", "no", "--cpu", roc.train.__file__]
-    options: dict[str, Any] = RICH | {"num_epochs": 40, "checkpoint_steps": 1}
+    options: dict[str, Any] = RICH | {"num_epochs": 12, "checkpoint_steps": 1}
     done = launch([*accelerate, *arguments(typed, tmp_path / "whole", **options)], tmp_path)
     assert done.communicate()[0].startswith("{")
     folder, generator, half_written = tmp_path / "model.checkpoints", random.Random(5), 0

@@ -753,7 +753,7 @@ def test_a_new_or_empty_folder_is_taken_and_left_as_it_was(make: bool, tmp_path:
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match=r"output_dir='.*file/model' cannot be written"):
         check_output_dir(RunConfig(output_dir=str(tmp_path / "file" / "model")))
 
 
