@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
 
+from roc.checkpoints import checkpoint_folder
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.entities_roc import shorten
 from roc.modeling_roc import RocModel
@@ -238,14 +239,20 @@ def parameter_groups(model: RocModel, config: RunConfig) -> list[dict[str, Any]]
     ]
 
 
-def check_output_dir(config: RunConfig) -> None:
+def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> None:
     """Refuse to replace a folder that is not an earlier run's, and an earlier run's unless asked to.
+
+    Args:
+        config: The settings.
+        resumed_from: The checkpoint that the run goes on from; None if it starts afresh. A run may replace its own
+            folder.
 
     Raises:
         ValueError: If the folder must not be replaced.
         OSError: If it cannot be written.
     """
-    folder = Path(config.output_dir)
+    folder, checkpoints = Path(config.output_dir), checkpoint_folder(config)
+    may_replace = config.overwrite or (resumed_from is not None and resumed_from.parent == checkpoints)
     if config.dry_run:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -253,13 +260,21 @@ def check_output_dir(config: RunConfig) -> None:
             raise ValueError(
                 f"output_dir={config.output_dir!r} exists and holds something else than a run. Choose another folder."
             )
-        if not config.overwrite:
+        if not may_replace and not checkpoints.is_dir():
             raise ValueError(
                 f"output_dir={config.output_dir!r} holds an earlier run. Choose another folder, or add --overwrite."
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as probe:
-        (Path(probe) / "probe").write_text("x", encoding="utf-8")  # fails now rather than after an epoch
+    if not may_replace and checkpoints.is_dir():
+        raise ValueError(
+            f"{checkpoints} holds the checkpoints of a run that has not ended. Add --resume auto to go on with it, or "
+            "--overwrite to start afresh, or choose another output_dir."
+        )
+    try:  # fails now rather than after an epoch
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as probe:
+            (Path(probe) / "probe").write_text("x", encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"output_dir={config.output_dir!r} cannot be written ({error}). Choose another one.") from error
 
 
 def environment() -> dict[str, Any]:

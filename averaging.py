@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,17 @@ class WeightAverage:
         self._step += 1
         decay = min(self._decay, (1 + self._step) / (10 + self._step))
         torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {"averages": self._averages, "step": self._step}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._step = state["step"]
+        for average, saved in zip(self._averages, state["averages"], strict=True):
+            average.copy_(saved)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

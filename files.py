@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,37 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         _swap(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder such that no half of it is ever seen under its name."""
+    temporary = _temporary_name(path)
+    path.replace(temporary)
+    shutil.rmtree(temporary)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what a killed process left of files and folders that were to be written or removed.
+
+    Args:
+        folder: Where they lie; may be missing. Nobody may be writing there now.
+        name: Of the file or folder that was to be written; None for any.
+    """
+    temporary_name = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{32}}\.tmp")
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+        if temporary_name.fullmatch(entry.name):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a folder with everything in it would survive a power cut."""
+    for entry in [*path.rglob("*"), path]:
+        if entry.is_file() or os.name == "posix":  # elsewhere folders cannot be opened
+            descriptor = os.open(entry, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _swap(new: Path, target: Path) -> None:

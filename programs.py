@@ -13,7 +13,7 @@ import datasets
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging as transformers_logging
 
-EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StrictDataclassError)
+EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError, StrictDataclassError)
 
 
 def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[Any], bool] = lambda _: False) -> int:

@@ -98,6 +98,11 @@ class RunConfig:
             (`accelerate launch` alone would leave it one).
         seed: Of everything random.
         activation_checkpointing: Recompute activations in the backward pass: less memory, more time.
+        checkpoint_steps: Write a checkpoint every so many optimizer steps, besides the one after each epoch; null for
+            those alone. See `roc.checkpoints`.
+        keep_checkpoints: How many checkpoints to keep: the last ones. All are removed when the run has ended well.
+        resume: `auto` goes on from the last whole checkpoint of the output folder, and starts afresh where there is
+            none; or the checkpoint to go on from; null to start afresh.
         dry_run: Check everything, run one step, write nothing.
         overwrite: Replace the output folder of an earlier run.
 
@@ -170,6 +175,9 @@ class RunConfig:
     num_threads: int | None = None
     seed: int = 0
     activation_checkpointing: bool = False
+    checkpoint_steps: int | None = None
+    keep_checkpoints: int = 2
+    resume: str | None = None
     dry_run: bool = False
     overwrite: bool = False
 
@@ -180,6 +188,8 @@ class RunConfig:
             "max_steps": 1,
             "max_train_samples": 1,
             "early_stopping_patience": 1,
+            "checkpoint_steps": 1,
+            "keep_checkpoints": 1,
             "image_size": 8,
         }
         at_least |= {"max_length": 8, "num_workers": 0, "num_threads": 1, "num_unseen": 0, "seed": 0, "weight_decay": 0}

@@ -119,13 +119,22 @@ class SampleCollator:
     Args:
         processor: The model's processor.
         relations: Names of the relations, in the order of the logits; None for batches without labels.
-        type_noise: Probability with which a typed text entity gets another type or none, as Python's `random` has it.
+        type_noise: Probability with which a typed text entity gets another type or none.
+        seed: Of the noise, which depends on it, the sample and the epoch only: not on who makes the batch, and when.
     """
 
-    def __init__(self, processor: RocProcessor, relations: Sequence[str] | None, *, type_noise: float = 0.0) -> None:
+    def __init__(
+        self, processor: RocProcessor, relations: Sequence[str] | None, *, type_noise: float = 0.0, seed: int = 0
+    ) -> None:
         self._processor = processor
         self._type_noise = type_noise
+        self._seed = seed
+        self._epoch = 0
         self._index = None if relations is None else {name: i for i, name in enumerate(relations)}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose noise comes next."""
+        self._epoch = epoch
 
     def __call__(self, items: Sequence[tuple[Sample, bytes | Tensor | None]]) -> tuple[list[str], BatchFeature]:
         """Collate.
@@ -157,13 +166,14 @@ class SampleCollator:
     def _entities(self, sample: Sample) -> list[Entity]:
         if not self._type_noise:
             return sample.entities
-        return [self._with_noise(entity) for entity in sample.entities]
+        generator = random.Random(f"{self._seed}-{self._epoch}-{sample.row_ids}")
+        return [self._with_noise(entity, generator) for entity in sample.entities]
 
-    def _with_noise(self, entity: Entity) -> Entity:
-        if entity.is_object or not entity.type or random.random() >= self._type_noise:
+    def _with_noise(self, entity: Entity, generator: random.Random) -> Entity:
+        if entity.is_object or not entity.type or generator.random() >= self._type_noise:
             return entity
         others = [kind for kind in ("", *self._processor.entity_types) if kind != entity.type]
-        return replace(entity, type=random.choice(others))
+        return replace(entity, type=generator.choice(others))
 
     def _labels(self, sample: Sample) -> list[int]:
         return [self._label(relation, row_id) for relation, row_id in zip(sample.relations, sample.row_ids)]

@@ -7,12 +7,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import broadcast, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -32,8 +32,10 @@ from roc.assembly import (
 )
 from roc.averaging import WeightAverage
 from roc.calibration import calibrate, predict_by_label
+from roc.checkpoints import Checkpoints, find_checkpoint
 from roc.evaluation import Predictions, predict_relations, score_predictions
 from roc.files import atomic_write, replace_folder
+from roc.interruptions import disk_errors_explained, ignore_termination, memory_errors_explained
 from roc.modeling_roc import RocModel
 from roc.plotting import plot_confusion_matrix, plot_reliability, plot_training_curves
 from roc.processes import gather_weights, prepare_for_sharding, start_accelerator
@@ -42,35 +44,13 @@ from roc.programs import shows_progress
 from roc.relation_files import RelationInventory, load_relations
 from roc.retrieval_roc import NO_LABEL, descriptions_of
 from roc.run_config import RUN_FILE, RunConfig
+from roc.run_state import RunState, describe_run
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, ProcessShares, SampleCollator
 from roc.scoring import confusion_matrix
 from roc.vision_cache import use_vision_cache
 from roc.zero_shot import restrict_inventory, unseen_relations
 
 logger = logging.getLogger("roc.training")
-
-
-@dataclass
-class Progress:
-    """How far a run is.
-
-    Args:
-        step: Optimizer steps done.
-        history: Per epoch: step, loss, learning rate, samples per second, and the validation scores.
-        best_epoch: Epoch with the best validation micro-F1, counted from 1.
-        best_val: Its scores.
-        calibration: What `calibrate` reports of it, at the end.
-    """
-
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_val: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
-
-    def improves(self, val: dict[str, Any]) -> bool:
-        """Whether these validation scores beat the best so far."""
-        return not self.best_val or val["micro_f1"] > self.best_val["micro_f1"]
 
 
 def train(config: RunConfig) -> dict[str, Any]:
@@ -85,8 +65,12 @@ def train(config: RunConfig) -> dict[str, Any]:
     Raises:
         ValueError: If data, relations and settings do not fit together, or the output folder is somebody else's.
         FloatingPointError: If the loss is not finite; the message names the step and the rows.
+        MemoryError: If memory is exhausted; the message says what to lower.
+        OSError: If a folder cannot be written, or the disk is too full.
+        SystemExit: After SIGTERM, when a checkpoint has been written; the code is 143.
     """
-    check_output_dir(config)
+    resumed = find_checkpoint(config)
+    check_output_dir(config, resumed_from=None if resumed is None else resumed.path)
     set_num_threads(config.num_threads)
     set_seed(config.seed)
     accelerator = start_accelerator(choose_precision(config))
@@ -100,13 +84,16 @@ def train(config: RunConfig) -> dict[str, Any]:
     processor = build_processor(config)
     model = build_model(config, processor, inventory)
     negatives = encode_negatives(config, processor, model, inventory)
+    described = describe_run(config, accelerator, model, inventory, train_set, val_set)
+    if resumed is not None:
+        resumed.check_same_run(described)
     if config.vision_cache is not None and not config.dry_run:  # a dry run writes nothing
         options = {"batch_size": config.eval_batch_size, "num_workers": config.num_workers}
         use_vision_cache(config.vision_cache, model, processor, [train_set, val_set], accelerator, **options)
     if accelerator.process_index:  # the same weights as on the others, but dropout of its own
         set_seed(config.seed, device_specific=True)
     run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, negatives)
-    result = run.dry_run() if config.dry_run else run.run()
+    result = run.dry_run() if config.dry_run else run.run(Checkpoints(config, accelerator, described, resumed))
     accelerator.end_training()
     return result if accelerator.is_main_process else {}  # one JSON line, whatever the number of processes
 
@@ -142,8 +129,15 @@ class TrainingRun:
         self.sampler = LengthBucketBatchSampler(lengths, config.batch_size * num_processes, seed=config.seed)
         shares = ProcessShares(self.sampler, process_index=accelerator.process_index, num_processes=num_processes)
         self.num_samples = len(train_set)
-        collator = SampleCollator(processor, inventory.names, type_noise=config.type_noise)
-        self.loader = DataLoader(train_set, batch_sampler=shares, collate_fn=collator, num_workers=config.num_workers)
+        self.collator = SampleCollator(processor, inventory.names, type_noise=config.type_noise, seed=config.seed)
+        self.loader = DataLoader(
+            train_set,
+            batch_sampler=shares,
+            collate_fn=self.collator,
+            num_workers=config.num_workers,
+            worker_init_fn=ignore_termination,
+            generator=torch.Generator(),  # a loader made anew in the middle of an epoch draws nothing from the run's
+        )
         self._whole_model = prepare_for_sharding(model, accelerator) if accelerator.is_fsdp2 else None
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         steps_per_epoch = -(-len(self.loader) // config.gradient_accumulation_steps)
@@ -160,29 +154,28 @@ class TrainingRun:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.average = None if config.average_decay is None else WeightAverage(self.parameters, config.average_decay)
         self._always_given = self._blank_picture(train_set)
+        self.state = RunState(
+            accelerator, accelerator.unwrap_model(self.model), self.optimizer, scheduler, self.average
+        )
+        self.progress = self.state.progress
         self.descriptions = self._descriptions()
         self.negatives = None if negatives is None else negatives.to(accelerator.device)
-        self.progress = Progress()
 
-    def run(self) -> dict[str, Any]:
-        """All epochs; returns `{"output_dir": ..., "val": {...}}`."""
-        started = time.perf_counter()
-        self._log_start()
-        for epoch in range(1, self.num_epochs + 1):
-            record = self._train_epoch(epoch)
-            if epoch % self.config.epochs_per_validation and epoch < self.num_epochs:
-                self.progress.history.append(record)
-                continue
-            with contextlib.nullcontext() if self.average is None else self.average.applied():
-                self._validate_and_save(epoch, record)
-            if self._patience_is_over(epoch):
-                logger.info("no better validation micro-F1 for %d epochs: stopping", epoch - self.progress.best_epoch)
-                break
+    def run(self, checkpoints: Checkpoints) -> dict[str, Any]:
+        """All epochs that are left; returns `{"output_dir": ..., "val": {...}}`."""
+        with checkpoints.kept(self.state):
+            self._started = time.perf_counter() - self.progress.seconds
+            self._log_start()
+            while not self._is_over():
+                self._run_epoch(len(self.progress.history) + 1, checkpoints.after_step)
+                checkpoints.after_epoch()
         predictions = self._calibrate_saved_model()
         self.progress.best_val = score_predictions(predictions, self.inventory.none_relation)
+        self._note_time()
         if self.accelerator.is_main_process:
-            self._save_records(time.perf_counter() - started)
+            self._save_records()
             self._draw(predictions)
+        checkpoints.remove()
         return {"output_dir": self.config.output_dir, "val": _without_details(self.progress.best_val)}
 
     def dry_run(self) -> dict[str, Any]:
@@ -199,35 +192,59 @@ class TrainingRun:
             "loss": loss,
         }
 
-    def _train_epoch(self, epoch: int) -> dict[str, Any]:
+    def _run_epoch(self, epoch: int, after_step: Callable[[], None]) -> None:
+        """Train, and validate where it is time to."""
+        record = self._train_epoch(epoch, after_step)
+        if epoch % self.config.epochs_per_validation == 0 or epoch == self.num_epochs:
+            with contextlib.nullcontext() if self.average is None else self.average.applied():
+                record = self._validate_and_save(epoch, record)
+        self._note_time()
+        self.progress.end_epoch(record)
+
+    def _train_epoch(self, epoch: int, after_step: Callable[[], None]) -> dict[str, Any]:
+        """What is left of an epoch; returns its record."""
         self.model.train()
-        started, losses, num_samples = time.perf_counter(), [], 0
+        progress, config = self.progress, self.config
+        advice = (
+            "Add --activation_checkpointing, with which --resume auto can go on; or, in a new run, lower "
+            f"--batch_size ({config.batch_size}) and raise --gradient_accumulation_steps, or lower --max_length "
+            f"({config.max_length})."
+        )
         hidden = not shows_progress()
-        bar = tqdm(total=self.total_steps, initial=self.progress.step, desc=f"epoch {epoch}", disable=hidden)
+        bar = tqdm(total=self.total_steps, initial=progress.step, desc=f"epoch {epoch}", disable=hidden)
         for batches in self._steps(epoch):
-            losses.append(self._step(batches))
-            num_samples += sum(len(batch["input_ids"]) for _, batch in batches) * self.accelerator.num_processes
-            rate = num_samples / (time.perf_counter() - started)
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", lr=f"{self._learning_rate():.1e}", samples_per_s=f"{rate:.0f}")
+            shapes = [tuple(batch["input_ids"].shape) for _, batch in batches]
+            with memory_errors_explained(f"at step {progress.step + 1}, on samples x tokens {shapes}", advice):
+                progress.losses.append(self._step(batches))
+            progress.num_samples += sum(shape[0] for shape in shapes) * self.accelerator.num_processes
+            self._note_time()
+            rates = {"lr": f"{self._learning_rate():.1e}", "samples_per_s": f"{self._samples_per_second():.0f}"}
+            bar.set_postfix(loss=f"{progress.losses[-1]:.3f}", **rates)
             bar.update()
-            if self.progress.step >= self.total_steps:
+            if progress.step >= self.total_steps:
                 break
+            after_step()
         bar.close()
         self._gather_weights()
         return {
             "epoch": epoch,
-            "step": self.progress.step,
-            "loss": sum(losses) / len(losses),
+            "step": progress.step,
+            "loss": sum(progress.losses) / len(progress.losses),
             "learning_rate": self._learning_rate(),
-            "samples_per_second": num_samples / (time.perf_counter() - started),
-            "temperature": self._plain_model().temperature if self.config.head == "retrieval" else None,
+            "samples_per_second": self._samples_per_second(),
+            "temperature": self._plain_model().temperature if config.head == "retrieval" else None,
         }
 
     def _steps(self, epoch: int) -> Iterator[list[Any]]:
-        """The batches of each optimizer step: `gradient_accumulation_steps` of them, fewer at the end of the epoch."""
+        """The batches of each optimizer step that the epoch has left.
+
+        There are `gradient_accumulation_steps` of them, fewer at the end of the epoch.
+        """
         self.sampler.set_epoch(epoch)
+        self.collator.set_epoch(epoch)
+        num_done = len(self.progress.losses) * self.config.gradient_accumulation_steps
         batches = []
-        for row_ids, batch in self.loader:
+        for row_ids, batch in skip_first_batches(self.loader, num_done) if num_done else self.loader:
             batches.append((row_ids, {**self._always_given, **batch.to(self.accelerator.device)}))
             if len(batches) == self.config.gradient_accumulation_steps:
                 yield batches
@@ -268,27 +285,39 @@ class TrainingRun:
                 "saved of this step. Lower the learning rates, or look at these rows."
             )
 
-    def _validate_and_save(self, epoch: int, record: dict[str, Any]) -> None:
+    def _validate_and_save(self, epoch: int, record: dict[str, Any]) -> dict[str, Any]:
+        """Returns the epoch's record with the scores."""
         self._gather_weights()
         val = self._validate()
-        self.progress.history.append({**record, "val": _without_details(val)})
-        logger.info("epoch %d: %s", epoch, json.dumps(self.progress.history[-1]))
+        record = {**record, "val": _without_details(val)}
+        logger.info("epoch %d: %s", epoch, json.dumps(record))
         if self.progress.improves(val):
             self.progress.best_epoch, self.progress.best_val = epoch, val
-            self._save_model()
+            with disk_errors_explained(f"The model of epoch {epoch}"):
+                self._save_model()
+        return record
 
     def _validate(self) -> dict[str, Any]:
         self._encode_relations_anew()
-        return score_predictions(self._predict(self._plain_model()), self.inventory.none_relation)
+        advice = f"Lower --eval_batch_size ({self.config.eval_batch_size}), with which --resume auto can go on."
+        with memory_errors_explained("in validation", advice):
+            predictions = self._predict(self._plain_model())
+        return score_predictions(predictions, self.inventory.none_relation)
 
     def _predict(self, model: RocModel, predict: Callable[..., Predictions] = predict_relations) -> Predictions:
         """A model's predictions on the validation split; all processes work on them, and all get them."""
         options: dict[str, Any] = {"batch_size": self.config.eval_batch_size, "accelerator": self.accelerator}
         return predict(model, self.processor, self.val_set, **options)
 
-    def _patience_is_over(self, epoch: int) -> bool:
-        patience = self.config.early_stopping_patience
-        return patience is not None and epoch - self.progress.best_epoch >= patience
+    def _is_over(self) -> bool:
+        history, patience = self.progress.history, self.config.early_stopping_patience
+        if len(history) == self.num_epochs:
+            return True
+        num_worse = len(history) - self.progress.best_epoch
+        if patience is None or not history or "val" not in history[-1] or num_worse < patience:
+            return False
+        logger.info("no better validation micro-F1 for %d epochs: stopping", num_worse)
+        return True
 
     def _blank_picture(self, samples: GroupedSamples) -> dict[str, torch.Tensor]:
         """A picture of no sample, where FSDP has all processes run the vision encoder together or not at all."""
@@ -324,6 +353,12 @@ class TrainingRun:
                 self.inventory.relations, self.processor, none_relation=self.inventory.none_relation
             )
 
+    def _note_time(self) -> None:
+        self.progress.seconds = time.perf_counter() - self._started
+
+    def _samples_per_second(self) -> float:
+        return self.progress.num_samples / (self.progress.seconds - self.progress.epoch_started)
+
     def _log_start(self) -> None:
         model = self._plain_model()
         trainable = sum(parameter.numel() for parameter in self.parameters)
@@ -346,8 +381,8 @@ class TrainingRun:
         with replace_folder(self.config.output_dir) as folder:
             model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
-            # the run as such: where it went and whether it replaced something is not part of it
-            settings = replace(self.config, overwrite=False)
+            # the run as such: whether it replaced something, or was interrupted, is not part of it
+            settings = replace(self.config, overwrite=False, resume=None)
             (folder / RUN_FILE).write_text(settings.to_yaml(), encoding="utf-8")
             (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
@@ -373,13 +408,13 @@ class TrainingRun:
         broadcast(saved.state_dict())
         return saved
 
-    def _save_records(self, seconds: float) -> None:
+    def _save_records(self) -> None:
         metrics = {
             "best_epoch": self.progress.best_epoch,
             "val": self.progress.best_val,
             "history": self.progress.history,
             "calibration": self.progress.calibration,
-            "seconds": round(seconds, 1),
+            "seconds": round(self.progress.seconds, 1),
         }
         with atomic_write(Path(self.config.output_dir) / "metrics.json") as file:
             file.write(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")

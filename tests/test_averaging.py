@@ -39,3 +39,19 @@ def test_the_weights_come_back_after_an_error() -> None:
     average.update()
     with average.applied():
         assert weight.item() == pytest.approx(3.0 + (1.0 - 3.0) * 2 / 11)
+
+
+def test_a_loaded_average_goes_on_as_the_saved_one() -> None:
+    weights = [nn.Parameter(torch.rand(3)) for _ in range(2)]
+    weights[1].data.copy_(weights[0])
+    first = WeightAverage(weights[:1], decay=0.9)
+    for value in (1.0, 5.0):
+        weights[0].data.fill_(value)
+        first.update()
+    second = WeightAverage(weights[1:], decay=0.9)
+    second.load_state_dict(first.state_dict())
+    for weight, average in zip(weights, (first, second), strict=True):
+        weight.data.fill_(2.0)
+        average.update()
+    with first.applied(), second.applied():
+        assert torch.equal(*weights)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from roc.files import atomic_write, replace_folder
+from roc.files import atomic_write, flush_to_disk, remove_folder, remove_leftovers, replace_folder
 
 
 def test_a_file_appears_when_the_block_succeeds(tmp_path: Path) -> None:
@@ -120,3 +121,42 @@ def test_of_a_link_the_folder_that_it_names_is_replaced(tmp_path: Path) -> None:
         (folder / "new.txt").write_text("new", encoding="utf-8")
     assert link.is_symlink()
     assert (tmp_path / "folder" / "new.txt").exists()
+
+
+def test_a_folder_is_removed_with_all_that_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "folder" / "inner" / "file.txt").write_text("old", encoding="utf-8")
+    remove_folder(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_half_removed_is_not_seen_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr("roc.files.shutil.rmtree", lambda path: None)  # as if killed
+    remove_folder(tmp_path / "folder")
+    [left] = tmp_path.iterdir()
+    assert left.name.startswith(".")
+    monkeypatch.undo()
+    remove_leftovers(tmp_path, "other")
+    assert left.exists()
+    remove_leftovers(tmp_path, "folder")
+    assert not left.exists()
+
+
+def test_leftovers_of_files_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    left = [tmp_path / f".{name}.{'0' * 32}.tmp" for name in ("a.txt", "b.txt")]
+    kept = [tmp_path / name for name in ("a.txt", ".a.txt", ".a.txt.tmp", f"a.txt.{'0' * 32}.tmp")]
+    for path in left + kept:
+        path.write_text("x", encoding="utf-8")
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    remove_leftovers(tmp_path / "missing")
+
+
+def test_every_file_and_folder_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "file.txt").write_text("x", encoding="utf-8")
+    flushed: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))
+    flush_to_disk(tmp_path)
+    assert sorted(flushed) == sorted(path.stat().st_ino for path in (tmp_path, *tmp_path.rglob("*")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -144,9 +145,24 @@ def test_a_model_without_rates_draws_nothing(model: RocModel, processor: RocProc
 def test_a_share_of_the_types_is_another_one_or_none(processor: RocProcessor) -> None:
     collator = SampleCollator(processor, None, type_noise=0.4)
     sample = Sample("ann met bob", None, [Entity(0, 3, "person"), Entity(8, 11, ""), Entity(bbox=BOX["bbox"])])
-    drawn = [collator._entities(sample) for _ in range(3000)]
+    drawn = [collator._entities(replace(sample, row_ids=[str(number)])) for number in range(3000)]
     types = Counter(entities[0].type for entities in drawn)
     assert 1 - types["person"] / 3000 == pytest.approx(0.4, abs=0.04)
     assert set(types) == {"", *processor.entity_types}
     assert {entities[1:] for entities in map(tuple, drawn)} == {tuple(sample.entities[1:])}
     assert sample.entities[0].type == "person"
+
+
+def test_wrong_types_depend_on_seed_epoch_and_sample_only(processor: RocProcessor) -> None:
+    """So that a run that goes on from a checkpoint, or makes batches in other processes, sees the same."""
+    samples = [Sample("ann met bob", None, [Entity(0, 3, "person")], row_ids=[str(n)]) for n in range(50)]
+
+    def drawn(seed: int, epoch: int) -> list[str]:
+        collator = SampleCollator(processor, None, type_noise=0.5, seed=seed)
+        collator.set_epoch(epoch)
+        return [collator._entities(sample)[0].type for sample in samples]
+
+    first = drawn(1, 1)
+    random.random()
+    assert drawn(1, 1) == first
+    assert first not in (drawn(2, 1), drawn(1, 2))

@@ -155,6 +155,8 @@ def test_a_value_of_the_wrong_type_is_refused(field: str, value: Any, allowed: s
         *((name, 0, "give a number >= 1") for name in ("batch_size", "eval_batch_size", "num_epochs", "max_steps")),
         *((name, 0, "give a number >= 1") for name in ("gradient_accumulation_steps", "max_train_samples")),
         ("early_stopping_patience", 0, "give a number >= 1"),
+        ("checkpoint_steps", 0, "give a number >= 1"),
+        ("keep_checkpoints", 0, "give a number >= 1"),
         ("image_size", 7, "give a number >= 8"),
         ("max_length", 7, "give a number >= 8"),
         *((name, -1, "give a number >= 0") for name in ("num_workers", "seed", "weight_decay")),
