@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput, find_adapter_config_file, is_peft_available, logging
 
 from .configuration_roc import RocConfig
 from .editing_roc import RelationEditing
@@ -238,7 +238,14 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`; what the configuration freezes is frozen."""
+        """As `PreTrainedModel.from_pretrained`; what the configuration freezes is frozen.
+
+        Raises:
+            ImportError: If the model has an adapter, which PEFT would have to put on, and PEFT is not installed.
+        """
+        if not is_peft_available() and find_adapter_config_file(*arguments[:1]) is not None:
+            # Transformers would leave the adapter out without a word
+            raise ImportError(f"{arguments[0]} has an adapter. Type `pip install peft`.")
         loaded = super().from_pretrained(*arguments, **options)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
         return loaded

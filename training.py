@@ -21,15 +21,16 @@ from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
 from transformers.utils import CONFIG_NAME
 
+from roc.adapters import save_model
 from roc.assembly import (
     build_model,
+    build_optimizer,
     build_processor,
     check_output_dir,
     choose_precision,
     encode_negatives,
     environment,
     load_samples,
-    parameter_groups,
     set_num_threads,
 )
 from roc.averaging import WeightAverage
@@ -42,6 +43,7 @@ from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory, load_relations
 from roc.retrieval_roc import descriptions_of
 from roc.run_config import RUN_FILE, RunConfig
+from roc.run_costs import count_parameters, peak_memory_mib
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator
 from roc.scoring import confusion_matrix
 from roc.vision_cache import use_vision_cache
@@ -141,7 +143,7 @@ class TrainingRun:
         self.num_samples = len(train_set)
         collator = SampleCollator(processor, inventory.names, type_noise=config.type_noise)
         loader = DataLoader(train_set, batch_sampler=self.sampler, collate_fn=collator, num_workers=config.num_workers)
-        optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
+        optimizer = build_optimizer(model, config)
         steps_per_epoch = -(-len(loader) // (config.gradient_accumulation_steps * accelerator.num_processes))
         self.total_steps = config.max_steps or steps_per_epoch * config.num_epochs
         self.num_epochs = -(-self.total_steps // steps_per_epoch)
@@ -301,16 +303,15 @@ class TrainingRun:
             )
 
     def _log_start(self) -> None:
-        model = self._plain_model()
-        trainable = sum(parameter.numel() for parameter in self.parameters)
+        counts = count_parameters(self._plain_model())
         logger.info(
             "%d samples, %d steps in %d epochs, %s precision, %.1f M trainable parameters of %.1f M",
             self.num_samples,
             self.total_steps,
             self.num_epochs,
             self.accelerator.mixed_precision,
-            trainable / 1e6,
-            model.num_parameters() / 1e6,
+            counts["trainable_parameters"] / 1e6,
+            counts["parameters"] / 1e6,
         )
 
     def _save_model(self) -> None:
@@ -319,7 +320,7 @@ class TrainingRun:
             return
         model = self._plain_model()
         with replace_folder(self.config.output_dir) as folder:
-            model.save_pretrained(folder)
+            save_model(model, folder, merge_adapter=self.config.merge_adapter)
             self.processor.save_pretrained(folder)
             # the run as such: where it went and whether it replaced something is not part of it
             settings = replace(self.config, overwrite=False)
@@ -347,6 +348,8 @@ class TrainingRun:
             "history": self.progress.history,
             "calibration": self.progress.calibration,
             "seconds": round(seconds, 1),
+            "peak_memory_mib": peak_memory_mib(),
+            **count_parameters(self._plain_model()),
         }
         with atomic_write(Path(self.config.output_dir) / "metrics.json") as file:
             file.write(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
