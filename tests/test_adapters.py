@@ -25,6 +25,21 @@ from roc.run_config import RunConfig
 
 PROCESSOR = tiny_processor()
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
+PROGRAM = """
+import json, sys
+import PIL.Image
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoProcessor
+
+folder, out, text, entities = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+processor = AutoProcessor.from_pretrained(folder, **options)
+model = AutoModel.from_pretrained(folder, **options)
+with torch.no_grad():
+    logits = model(**processor(text=text, images=PIL.Image.new("RGB", (40, 24), "red"), entities=entities)).logits
+save_file({"logits": logits}, out)
+print(json.dumps({"roc": sys.modules.get("roc") is not None, "relations": model.config.relation_names}))
+"""
 
 
 def inputs(processor: RocProcessor = PROCESSOR, **more: Any) -> Any:
@@ -173,23 +188,6 @@ def test_it_loads_in_a_process_without_roc(folder: Path, learnt: RocModel, tmp_p
     told, out = run_elsewhere(WITHOUT_ROC, folder, tmp_path, program=PROGRAM)
     torch.testing.assert_close(load_file(out)["logits"], logits(learnt), rtol=1e-5, atol=1e-5)
     assert told == {"roc": False, "relations": learnt.config.relation_names}
-
-
-PROGRAM = """
-import json, sys
-import PIL.Image
-import torch
-from safetensors.torch import save_file
-from transformers import AutoModel, AutoProcessor
-
-folder, out, text, entities = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
-processor = AutoProcessor.from_pretrained(folder, **options)
-model = AutoModel.from_pretrained(folder, **options)
-with torch.no_grad():
-    logits = model(**processor(text=text, images=PIL.Image.new("RGB", (40, 24), "red"), entities=entities)).logits
-save_file({"logits": logits}, out)
-print(json.dumps({"roc": sys.modules.get("roc") is not None, "relations": model.config.relation_names}))
-"""
 
 
 def test_a_loaded_adapter_leaves_everything_a_model_does_as_it_is(folder: Path) -> None:
