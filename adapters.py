@@ -33,7 +33,7 @@ def add_lora(
     *,
     encoders: Literal["text", "vision", "both"],
     rank: int,
-    alpha: float,
+    alpha: int,
     marker_ids: Sequence[int],
 ) -> None:
     """Put an adapter on encoders, in place: from now on it is trained in their stead.

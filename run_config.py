@@ -135,7 +135,7 @@ class RunConfig:
     vision_cache: str | None = None
     freeze_text_layers: int | None = None
     lora_rank: int | None = None
-    lora_alpha: float = 16.0
+    lora_alpha: int = 16
     lora_encoders: Literal["text", "vision", "both"] = "text"
     merge_adapter: bool = False
     image_size: int | None = None
@@ -197,13 +197,13 @@ class RunConfig:
             "early_stopping_patience": 1,
             "image_size": 8,
         }
-        at_least |= {"lora_rank": 1, "freeze_text_layers": 0}
+        at_least |= {"lora_rank": 1, "lora_alpha": 1, "freeze_text_layers": 0}
         at_least |= {"max_length": 8, "num_workers": 0, "num_threads": 1, "num_unseen": 0, "seed": 0, "weight_decay": 0}
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} is out of range: give a number >= {least}.")
-        for name in ("learning_rate", "vision_learning_rate", "head_learning_rate", "max_grad_norm", "lora_alpha"):
+        for name in ("learning_rate", "vision_learning_rate", "head_learning_rate", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} is out of range: give a number > 0.")
         if self.average_decay is not None and not 0 < self.average_decay < 1:

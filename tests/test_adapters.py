@@ -53,7 +53,7 @@ def logits(model: torch.nn.Module) -> Tensor:
 
 def adapted(encoders: str = "both", **kwargs: Any) -> RocModel:
     model = tiny_model(PROCESSOR, **kwargs)
-    add_lora(model, encoders=encoders, rank=4, alpha=8.0, marker_ids=PROCESSOR.marker_ids)
+    add_lora(model, encoders=encoders, rank=4, alpha=8, marker_ids=PROCESSOR.marker_ids)
     return model
 
 
@@ -164,7 +164,7 @@ def test_the_folder_is_a_whole_model_with_the_encoders_as_they_were_and_an_adapt
     adapter = load_file(folder / "adapter_model.safetensors")
     assert all("lora_" in name or "trainable_tokens" in name for name in adapter)
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 4, 8.0)
+    assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 4, 8)
 
 
 def test_auto_model_and_roc_load_it_wherever_it_lies(folder: Path, learnt: RocModel, tmp_path: Path) -> None:

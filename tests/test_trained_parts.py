@@ -70,7 +70,7 @@ def test_a_run_with_an_adapter_scores_as_reported_whatever_is_saved(
     ("changes", "message"),
     [
         ({"lora_rank": 0}, "lora_rank=0 is out of range: give a number >= 1"),
-        ({"lora_rank": 4, "lora_alpha": 0}, "lora_alpha=0.0 is out of range: give a number > 0"),
+        ({"lora_rank": 4, "lora_alpha": 0}, "lora_alpha=0 is out of range: give a number >= 1"),
         ({"merge_adapter": True}, "merge_adapter needs an adapter: give a lora_rank"),
         ({"lora_rank": 4, "freeze_text_layers": 1}, "Leave freeze_text_layers out"),
         ({"lora_rank": 4, "lora_encoders": "vision"}, "needs a vision encoder that may learn: give a vision_model"),
@@ -153,7 +153,7 @@ def test_the_8_bit_optimizer_trains_with_a_quarter_of_the_state(inputs: Path, tm
     for optimizer in ("adamw", "adamw_8bit"):
         weight = torch.nn.Parameter(torch.randn(64, 128))
         model = torch.nn.ModuleDict({"text_model": torch.nn.ParameterList([weight])})
-        built = build_optimizer(model, RunConfig(optimizer=optimizer))  # type: ignore[arg-type]
+        built = build_optimizer(model, RunConfig(optimizer=optimizer))
         weight.grad = torch.randn_like(weight)
         before = weight.detach().clone()
         built.step()
