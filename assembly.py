@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
 
+from roc.adapters import add_lora
 from roc.checkpoints import checkpoint_folder
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.entities_roc import shorten
+from roc.freezing import freeze_lower_layers
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory, load_relations
@@ -116,7 +118,7 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
     """The model of a run, with its relations.
 
     Raises:
-        ValueError: If `markers_like` is not a token.
+        ValueError: If `markers_like` is not a token, or as `freeze_lower_layers`.
     """
     vision = config.vision_model if config.use_image else None
     model = RocModel.from_backbones(
@@ -155,6 +157,16 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         # its name before Transformers 5.23 was gradient_checkpointing_enable
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable()
+    if config.freeze_text_layers is not None:
+        freeze_lower_layers(model.text_model, config.freeze_text_layers)
+    if config.lora_rank is not None:
+        add_lora(
+            model,
+            encoders=config.lora_encoders,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            marker_ids=processor.marker_ids,
+        )
     return model
 
 
@@ -237,6 +249,22 @@ def parameter_groups(model: RocModel, config: RunConfig) -> list[dict[str, Any]]
         }
         for (part, decay), parameters in groups.items()
     ]
+
+
+def build_optimizer(model: RocModel, config: RunConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019) over `parameter_groups`; with 8-bit averages as in Dettmers et al. (2022).
+
+    Raises:
+        ImportError: If the 8-bit optimizer is not installed.
+    """
+    groups = parameter_groups(model, config)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ImportError("optimizer='adamw_8bit' needs bitsandbytes. Type `pip install 'roc[8bit]'`.") from error
+    return AdamW8bit(groups)
 
 
 def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> None:

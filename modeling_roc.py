@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput, find_adapter_config_file, is_peft_available, logging
 
 from .configuration_roc import RocConfig
 from .editing_roc import RelationEditing
@@ -237,9 +237,17 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         return [encoder for encoder in encoders if encoder is not None]
 
     @classmethod
-    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`; what the configuration freezes is frozen."""
-        loaded = super().from_pretrained(*arguments, **options)
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`; what the configuration freezes is frozen.
+
+        Raises:
+            ImportError: If the model has an adapter, which PEFT would have to put on, and PEFT is not installed.
+        """
+        if not is_peft_available():  # Transformers would leave the adapter out without a word
+            where = {key: options[key] for key in ("cache_dir", "revision", "token") if key in options}
+            if find_adapter_config_file(pretrained_model_name_or_path, **where) is not None:
+                raise ImportError(f"{pretrained_model_name_or_path} has an adapter. Type `pip install peft`.")
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *arguments, **options)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
         return loaded
 

@@ -50,6 +50,13 @@ class RunConfig:
         freeze_vision: See `RocConfig`.
         vision_cache: Folder that keeps the features of a frozen vision encoder, so that pictures are encoded once and
             not in every epoch; null for none. See `vision_cache.use_vision_cache`.
+        freeze_text_layers: Freeze the text encoder's embeddings, the markers' too, and its first so many layers; null
+            to train all of it.
+        lora_rank: Train a LoRA adapter of this rank in place of `lora_encoders`; null to train these themselves. Wants
+            a larger learning rate, about 10 times. See `adapters`.
+        lora_alpha: The adapter's corrections are multiplied by lora_alpha / lora_rank.
+        lora_encoders: Which encoders the adapter is for.
+        merge_adapter: Save the adapter merged into the encoders: a plain model, which needs no PEFT.
         image_size: Pictures are scaled to this height and width in pixels; null for the vision encoder's own.
         use_image: Whether the model sees pictures.
         head: `retrieval`, or `classification` for comparison.
@@ -77,6 +84,8 @@ class RunConfig:
         markers_like: Token whose embedding the markers start with; null to start at random.
         max_length: Most tokens of a text.
         entity_typer: What predicts entity types from the text (`spacy`, or a token-classification model), or null.
+        optimizer: `adamw`, or `adamw_8bit`, whose averages take a quarter of the memory. For GPUs: on the CPU it is
+            slow. Needs `pip install 'roc[8bit]'`.
         learning_rate: Of the text encoder.
         vision_learning_rate: Of the vision encoder.
         head_learning_rate: Of everything that starts at random: fusion, projections, temperature.
@@ -129,6 +138,11 @@ class RunConfig:
     vision_model: str | dict[str, Any] | None = None
     freeze_vision: bool = False
     vision_cache: str | None = None
+    freeze_text_layers: int | None = None
+    lora_rank: int | None = None
+    lora_alpha: int = 16
+    lora_encoders: Literal["text", "vision", "both"] = "text"
+    merge_adapter: bool = False
     image_size: int | None = None
     use_image: bool = True
     head: Literal["retrieval", "classification"] = "retrieval"
@@ -156,6 +170,7 @@ class RunConfig:
     markers_like: str | None = None
     max_length: int = 128
     entity_typer: str | None = None
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: float = 3e-5
     vision_learning_rate: float = 3e-5
     head_learning_rate: float = 3e-4
@@ -192,6 +207,7 @@ class RunConfig:
             "keep_checkpoints": 1,
             "image_size": 8,
         }
+        at_least |= {"lora_rank": 1, "lora_alpha": 1, "freeze_text_layers": 0}
         at_least |= {"max_length": 8, "num_workers": 0, "num_threads": 1, "num_unseen": 0, "seed": 0, "weight_decay": 0}
         for name, least in at_least.items():
             value = getattr(self, name)
@@ -214,10 +230,32 @@ class RunConfig:
                 f"vision_cache={self.vision_cache!r} needs a vision encoder that is not trained: add --freeze_vision, "
                 "--use_image and a vision_model, or leave vision_cache out."
             )
+        self._check_what_is_trained()
         if "test" in (self.train_split, self.val_split):
             raise ValueError(
                 f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "
                 "the test split. Choose others, such as 'train' and 'val'."
+            )
+
+    def _check_what_is_trained(self) -> None:
+        if self.freeze_text_layers is not None and self.markers_like is not None:
+            raise ValueError(
+                f"freeze_text_layers={self.freeze_text_layers} freezes the markers' embeddings too: all would "
+                f"stay copies of markers_like={self.markers_like!r}. Leave one out."
+            )
+        if self.lora_rank is None:
+            if self.merge_adapter:
+                raise ValueError("merge_adapter needs an adapter: give a lora_rank, or leave it out.")
+            return
+        if self.lora_encoders != "vision" and self.freeze_text_layers is not None:
+            raise ValueError(
+                f"freeze_text_layers={self.freeze_text_layers} and lora_rank={self.lora_rank}: an adapted text encoder "
+                "keeps all its weights already. Leave freeze_text_layers out."
+            )
+        if self.lora_encoders != "text" and not (self.vision_model and self.use_image and not self.freeze_vision):
+            raise ValueError(
+                f"lora_encoders={self.lora_encoders!r} needs a vision encoder that may learn: give a vision_model, "
+                "--use_image and --no-freeze_vision, or lora_encoders='text'."
             )
 
     def to_yaml(self) -> str:

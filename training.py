@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import time
@@ -19,15 +20,16 @@ from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
 from transformers.utils import CONFIG_NAME
 
+from roc.adapters import save_model, without_adapter
 from roc.assembly import (
     build_model,
+    build_optimizer,
     build_processor,
     check_output_dir,
     choose_precision,
     encode_negatives,
     environment,
     load_samples,
-    parameter_groups,
     set_num_threads,
 )
 from roc.averaging import WeightAverage
@@ -44,6 +46,7 @@ from roc.programs import shows_progress
 from roc.relation_files import RelationInventory, load_relations
 from roc.retrieval_roc import NO_LABEL, descriptions_of
 from roc.run_config import RUN_FILE, RunConfig
+from roc.run_costs import count_parameters, peak_memory_mib
 from roc.run_state import RunState, describe_run
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, ProcessShares, SampleCollator
 from roc.scoring import confusion_matrix
@@ -139,7 +142,7 @@ class TrainingRun:
             generator=torch.Generator(),  # a loader made anew in the middle of an epoch draws nothing from the run's
         )
         self._whole_model = prepare_for_sharding(model, accelerator) if accelerator.is_fsdp2 else None
-        optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
+        optimizer = build_optimizer(model, config)
         steps_per_epoch = -(-len(self.loader) // config.gradient_accumulation_steps)
         self.total_steps = config.max_steps or steps_per_epoch * config.num_epochs
         self.num_epochs = -(-self.total_steps // steps_per_epoch)
@@ -360,8 +363,7 @@ class TrainingRun:
         return self.progress.num_samples / (self.progress.seconds - self.progress.epoch_started)
 
     def _log_start(self) -> None:
-        model = self._plain_model()
-        trainable = sum(parameter.numel() for parameter in self.parameters)
+        counts = count_parameters(self._plain_model())
         logger.info(
             "%d samples, %d steps in %d epochs on %d processes, %s precision, %.1f M trainable parameters of %.1f M",
             self.num_samples,
@@ -369,8 +371,8 @@ class TrainingRun:
             self.num_epochs,
             self.accelerator.num_processes,
             self.accelerator.mixed_precision,
-            trainable / 1e6,
-            model.num_parameters() / 1e6,
+            counts["trainable_parameters"] / 1e6,
+            counts["parameters"] / 1e6,
         )
 
     def _save_model(self) -> None:
@@ -379,7 +381,7 @@ class TrainingRun:
             return
         model = self._plain_model()
         with replace_folder(self.config.output_dir) as folder:
-            model.save_pretrained(folder)
+            save_model(model, folder, merge_adapter=self.config.merge_adapter)
             self.processor.save_pretrained(folder)
             # the run as such: whether it replaced something, or was interrupted, is not part of it
             settings = replace(self.config, overwrite=False, resume=None)
@@ -402,8 +404,10 @@ class TrainingRun:
         """The model of the folder just written, which other machines may not see."""
         if self.accelerator.is_main_process:
             saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32)
+        elif self.config.merge_adapter:
+            saved = without_adapter(self._plain_model(), merge=True)
         else:
-            saved = RocModel(self._plain_model().config)
+            saved = copy.deepcopy(self._plain_model())
         saved = saved.to(self.accelerator.device)
         broadcast(saved.state_dict())
         return saved
@@ -415,6 +419,8 @@ class TrainingRun:
             "history": self.progress.history,
             "calibration": self.progress.calibration,
             "seconds": round(self.progress.seconds, 1),
+            "peak_memory_mib": peak_memory_mib(),
+            **count_parameters(self._plain_model()),
         }
         with atomic_write(Path(self.config.output_dir) / "metrics.json") as file:
             file.write(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")

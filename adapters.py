@@ -1,0 +1,115 @@
+"""LoRA adapters through PEFT: an encoder keeps its weights and learns a low-rank correction of each linear layer.
+
+What joins the encoders (fusion, pair vector, projections, temperature) starts at random and is trained as ever. So is
+the embedding of the markers, which no pretrained encoder knows.
+
+A run's folder with an adapter is a whole model, `config.json` and `model.safetensors`, with the encoders as they were,
+and beside it PEFT's `adapter_config.json` and `adapter_model.safetensors`. `AutoModel.from_pretrained` sees both and
+puts the adapter on, wherever the folder lies.
+
+Source:
+    Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021). All linear layers have one, as in Dettmers
+    et al., "QLoRA" (2023), section 4.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from roc.modeling_roc import RocModel
+
+ADAPTED_PARTS = {"text": ("text_model",), "vision": ("vision_model",), "both": ("text_model", "vision_model")}
+
+
+def add_lora(
+    model: RocModel,
+    *,
+    encoders: Literal["text", "vision", "both"],
+    rank: int,
+    alpha: int,
+    marker_ids: Sequence[int],
+) -> None:
+    """Put an adapter on encoders, in place: from now on it is trained in their stead.
+
+    The model computes what it did before until the adapter has learnt. Of an adapted text encoder's embeddings only
+    the markers' are trained.
+
+    Args:
+        model: The model.
+        encoders: Which encoders.
+        rank: Rank of the corrections.
+        alpha: They are multiplied by `alpha / rank`.
+        marker_ids: Tokens whose embeddings are trained: the processor's `marker_ids`.
+    """
+    parts = ADAPTED_PARTS[encoders]
+    others = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and _part(name) not in parts
+    ]
+    linear_layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and _part(name) in parts and module.weight.requires_grad
+    ]
+    markers = None
+    if "text_model" in parts:
+        embedding = model.get_input_embeddings()
+        markers = {next(name for name, module in model.named_modules() if module is embedding): list(marker_ids)}
+    model.add_adapter(
+        LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear_layers, trainable_token_indices=markers)
+    )
+    for parameter in others:  # PEFT has frozen everything but the adapter
+        parameter.requires_grad_(True)
+
+
+def has_adapter(model: RocModel) -> bool:
+    """Whether the model has an adapter, trained or loaded."""
+    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
+
+
+def without_adapter(model: RocModel, *, merge: bool) -> RocModel:
+    """A copy of a model that has an adapter, as a plain model.
+
+    Args:
+        model: The model; it is not changed.
+        merge: Whether the copy's encoders have the adapter's corrections in their weights, and so compute what the
+            model does, or are as they were before training.
+    """
+    plain = copy.deepcopy(model)
+    for name, module in [*plain.named_modules()]:
+        if isinstance(module, BaseTunerLayer):
+            if merge:
+                module.merge()
+            # around the markers' adapter, PEFT has another wrapper
+            plain.set_submodule(name.removesuffix(".token_adapter"), module.get_base_layer())
+    del plain.peft_config
+    plain._hf_peft_config_loaded = False  # what Transformers' own `delete_adapter` does after the last one
+    return plain
+
+
+def save_model(model: RocModel, folder: str | os.PathLike[str], *, merge_adapter: bool = False) -> None:
+    """Save a model as `AutoModel.from_pretrained` loads it, with its adapter where it has one.
+
+    Args:
+        model: The model.
+        folder: Where to.
+        merge_adapter: Save the adapter merged into the encoders: a plain model, which needs no PEFT.
+    """
+    if not has_adapter(model):
+        model.save_pretrained(folder)
+        return
+    without_adapter(model, merge=merge_adapter).save_pretrained(folder)
+    if not merge_adapter:
+        model.save_pretrained(folder)  # of a model with an adapter, Transformers saves the adapter alone
+
+
+def _part(name: str) -> str:
+    return name.split(".")[0]

@@ -1,0 +1,128 @@
+"""What options of a run save: `python benchmarks/train_options.py [CONFIG.yaml] [--steps 5] [--rounds 1]`.
+
+Training steps on generated posts, as `CONFIG.yaml` has them (`configs/mnre_minilm.yaml` if not given) and with one
+option more each, in a process of its own: forward, backward, clipping and optimizer on a batch that is ready. Printed
+are for each option the seconds of a step (the median; of CPU time where there is no GPU, so that other programs do not
+count) and the peak of the memory that model and steps have added, and both as shares of the plain run's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import post, report
+
+from roc.assembly import build_model, build_optimizer, build_processor
+from roc.modeling_roc import RocModel
+from roc.relation_files import load_relations
+from roc.run_config import RunConfig, load_run_config
+from roc.run_costs import count_parameters, peak_memory_mib
+
+PLAIN = "plain"
+OPTIONS: dict[str, dict[str, Any]] = {
+    PLAIN: {},
+    "lora_rank=16": {"lora_rank": 16},
+    "freeze_text_layers=3": {"freeze_text_layers": 3},
+    "freeze_vision": {"freeze_vision": True},
+    "activation_checkpointing": {"activation_checkpointing": True},
+    "gradient_accumulation_steps=4, batch_size/4": {"gradient_accumulation_steps": 4},
+    "optimizer=adamw_8bit": {"optimizer": "adamw_8bit"},
+}
+
+
+def main() -> None:
+    """Measure and print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", default="configs/mnre_minilm.yaml")
+    parser.add_argument("--steps", type=int, default=5, help="steps that are timed, after one that is not")
+    parser.add_argument("--rounds", type=int, default=1, help="processes per option, taking turns")
+    parser.add_argument("--options", nargs="+", choices=OPTIONS, default=[*OPTIONS], metavar="OPTION")
+    parser.add_argument("--only", choices=OPTIONS, help=argparse.SUPPRESS)  # what each process is called with
+    options = parser.parse_args()
+    if options.only is not None:
+        print(json.dumps(measure(load_run_config(options.config, OPTIONS[options.only]), options.steps)))
+        return
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in [PLAIN, *options.options]}
+    for _ in range(options.rounds):
+        for name, measured in rounds.items():
+            command = [sys.executable, __file__, options.config, "--steps", str(options.steps), "--only", name]
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            measured.append(json.loads(output.splitlines()[-1]))
+    figures = {
+        name: {key: statistics.median(each[key] for each in measured) for key in measured[0]}
+        for name, measured in rounds.items()
+    }
+    for name, own in figures.items():
+        for key in ("step_seconds", "memory_mib"):
+            own[f"{key}_ratio"] = round(own[key] / figures[PLAIN][key], 3)
+        print(f"{name}: {own}", file=sys.stderr)
+    report(benchmark="train_options", config=options.config, options=figures)
+
+
+def measure(config: RunConfig, num_steps: int) -> dict[str, float]:
+    """The cost of training steps in this process."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inventory = load_relations(config.relations)
+    processor = build_processor(config)
+    posts = [post(random.Random(number)) for number in range(config.batch_size)]
+    size = config.batch_size // config.gradient_accumulation_steps
+    batches = [
+        processor(
+            text=[post["text"] for post in posts[start : start + size]],
+            images=[post["image"] for post in posts[start : start + size]] if config.vision_model else None,
+            entities=[post["entities"] for post in posts[start : start + size]],
+            pairs=[[(0, 1)]] * size,
+            labels=[[0]] * size,
+        ).to(device)
+        for start in range(0, size * config.gradient_accumulation_steps, size)
+    ]
+    memory_before = 0 if device == "cuda" else peak_memory_mib()
+    model = build_model(config, processor, inventory).to(device).train()
+    optimizer = build_optimizer(model, config)
+    seconds = [step(model, optimizer, batches, config) for _ in range(1 + num_steps)][1:]
+    memory = peak_memory_mib()
+    assert memory is not None
+    assert memory_before is not None
+    return {
+        "step_seconds": round(statistics.median(seconds), 4),
+        "memory_mib": memory - memory_before,
+        **count_parameters(model),
+    }
+
+
+def step(
+    model: RocModel, optimizer: torch.optim.Optimizer, batches: list[dict[str, Tensor]], config: RunConfig
+) -> float:
+    """One training step; returns its seconds."""
+    started = now()
+    num_pairs = sum(int(batch["pair_mask"].sum()) for batch in batches)
+    for batch in batches:
+        model(**batch, num_items_in_batch=num_pairs).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return now() - started
+
+
+def now() -> float:
+    """Seconds of CPU time, or of the clock once the GPU is done."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""What a run costs: trained parameters and memory."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import nn
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """`trainable_parameters`, and `parameters` in all."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {
+        "trainable_parameters": sum(count for count, is_trained in counts if is_trained),
+        "parameters": sum(count for count, _ in counts),
+    }
+
+
+def peak_memory_mib() -> int | None:
+    """The most memory that this process has held so far: on the GPU where it uses one, else in RAM (resident).
+
+    Returns:
+        MiB; None on Windows without a GPU, which does not tell.
+    """
+    if torch.cuda.is_initialized():
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
