@@ -93,6 +93,8 @@ def train(config: RunConfig) -> dict[str, Any]:
     several_processes = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=choose_precision(config), kwargs_handlers=[several_processes])
     inventory = load_relations(config.relations)
+    if config.described_by == "labels":
+        inventory = inventory.described_by_labels()
     held_out = unseen_relations(
         inventory, held_out_relations=config.held_out_relations, num_unseen=config.num_unseen, seed=config.seed
     )
@@ -333,7 +335,7 @@ class TrainingRun:
         options: dict[str, Any] = {"batch_size": self.config.eval_batch_size}
         predictions = predict_relations(saved, self.processor, self.val_set, **options)
         by_label = None
-        if self.config.head == "retrieval":
+        if self.config.head == "retrieval" and self.config.described_by == "descriptions":  # or training read them
             by_label = predict_by_label(saved, self.processor, self.val_set, **options)
         self.progress.calibration = calibrate(saved, predictions, by_label)
         with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
