@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from roc.programs import run_program
 from roc.study_plan import TRAINED, Study, StudyRun, load_study
-from roc.study_report import summarise, write_report
+from roc.study_report import draw_report, summarise, write_report
 from roc.study_runs import (
     RunResult,
     StudyRunner,
@@ -61,6 +61,7 @@ def _study(options: argparse.Namespace) -> dict[str, Any]:
             bar.update()
     summary = summarise(study, [*results.values()])
     write_report(study, summary)
+    draw_report(study, summary)
     variants = [own for own in summary["variants"] if own["finished"]]
     return {
         "output_dir": str(study.output_dir),

@@ -51,19 +51,23 @@ def summarise(study: Study, results: Sequence[RunResult]) -> dict[str, Any]:
 
 
 def write_report(study: Study, summary: Mapping[str, Any]) -> None:
-    """Write `study.md`, `study.json` and, where there is something to plot, `study.png` into the study's folder."""
+    """Write the table, `study.md` and `study.json`, into the study's folder."""
     with atomic_write(study.output_dir / "study.json") as file:
         file.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     with atomic_write(study.output_dir / "study.md") as file:
         file.write("\n".join(_markdown(study, summary)) + "\n")
-    scores = {
-        own["name"]: own["scorings"][TRAINED]["micro_f1"]["values"] for own in summary["variants"] if own["finished"]
-    }
-    if scores:
-        try:
-            plot_scores_by_variant(scores, study.output_dir / "study.png", score="validation micro-F1")
-        except ImportError as error:
-            logger.warning("no plot: %s", error)
+
+
+def draw_report(study: Study, summary: Mapping[str, Any]) -> None:
+    """Draw the micro-F1 of what has finished as `study.png`, where there is something to draw, and matplotlib."""
+    variants = [own for own in summary["variants"] if own["finished"]]
+    scores = {own["name"]: own["scorings"][TRAINED]["micro_f1"]["values"] for own in variants}
+    if not scores:
+        return
+    try:
+        plot_scores_by_variant(scores, study.output_dir / "study.png", score="validation micro-F1")
+    except ImportError as error:
+        logger.warning("no plot: %s", error)
 
 
 def _of_variant(
