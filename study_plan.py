@@ -110,6 +110,8 @@ def load_study(path: str, *, data_dir: str | None = None, output_dir: str | None
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         _check_keys("a study", content, STUDY_KEYS, required=("base", "seeds", "variants"))
+        if not isinstance(content["base"], str):
+            raise ValueError(f"base is the YAML file of a run; given {content['base']!r}")
         seeds = _seeds(content["seeds"])
         variants = [_variant(given, seeds) for given in _list("variants", content["variants"])]
         shared = _settings("a study", content.get("settings")) | ({} if data_dir is None else {"data_dir": data_dir})
