@@ -81,8 +81,10 @@ def _log_result(result: RunResult) -> None:
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
     """As after Ctrl-C, what runs is stopped too, also when the study is asked to end or its terminal is closed."""
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in signals}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as `nohup` sets it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ STUDY_KEYS = ("base", "seeds", "settings", "scorings", "variants")
 VARIANT_KEYS = ("name", "settings", "seeds")
 OF_THE_STUDY = ("output_dir", "seed", "overwrite", "dry_run")  # settings of a run that the study itself chooses
 WITHOUT_EFFECT = ("output_dir", "num_threads", "overwrite", "dry_run")  # settings that do not change what is learnt
-TRAINED = "as trained"  # the scoring that training itself does on the validation split
+TRAINED = "in training"  # the scoring that training itself does on the validation split
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def load_study(path: str, *, data_dir: str | None = None, output_dir: str | None
         folder = Path(output_dir if output_dir is not None else f"outputs/studies/{file.stem}")
         runs = _runs(content["base"], shared, variants, folder)
         scorings = _scorings(content.get("scorings") or {})
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error
     return Study(file.stem, content["base"], variants, scorings, runs, folder)
 

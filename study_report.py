@@ -27,10 +27,10 @@ def summarise(study: Study, results: Sequence[RunResult]) -> dict[str, Any]:
 
     Returns:
         `study`, `base`, `commits` (of the finished runs) and `variants`, in the order of the file. A variant has
-        `name`, `settings`, `finished` (seeds), `failed` (per seed the reason), `seconds` and `trainable_parameters`
-        where runs recorded it, each a spread; and `scorings`: per scoring a spread of `accuracy`, `micro_f1` and
-        `macro_f1`, and of `difference`, the micro-F1 less that of the first variant with the same seed. A spread has
-        `mean`, `std` (sample standard deviation; None for one seed) and `values`.
+        `name`, `settings`, `seeds`, of these `finished` and `failed` (per seed the reason); and where a seed has
+        finished, spreads of `seconds` and `trainable_parameters` (if recorded), and `scorings`: per scoring spreads of
+        `accuracy`, `micro_f1`, `macro_f1` and `difference`, the micro-F1 less that of the first variant with the same
+        seed. A spread has `mean`, `std` (sample standard deviation; None for one seed) and `values`.
     """
     finished = [result for result in results if result.metrics is not None]
     first = study.variants[0].name

@@ -122,6 +122,7 @@ class StudyRunner:
 
     def _train(self, run: StudyRun, log: IO[str]) -> None:
         log.truncate(0)
+        settings = effective_settings(run.config)  # now: a relation file may be edited while the run goes on
         # what an earlier run left is replaced: it was not finished, or the caller has agreed
         config = dataclasses.replace(run.config, overwrite=True)
         if config.num_threads is None and self._jobs > 1:
@@ -130,7 +131,7 @@ class StudyRunner:
             file.write(config.to_yaml())
         self._call(train_command(run), log)
         with atomic_write(run.folder / RECORD) as file:
-            file.write(json.dumps(effective_settings(run.config), ensure_ascii=False) + "\n")
+            file.write(json.dumps(settings, ensure_ascii=False) + "\n")
 
     def _score(self, run: StudyRun, name: str, log: IO[str]) -> None:
         told = self._call(score_command(run, self._study.scorings[name]), log)
@@ -142,6 +143,7 @@ class StudyRunner:
 
     def _call(self, command: Sequence[str], log: IO[str]) -> str:
         """Run a command to its end; returns what it wrote to stdout."""
+        start = Path(log.name).stat().st_size
         with self._lock:
             if self._stopped:
                 raise RunFailed("the study was stopped")
@@ -153,7 +155,8 @@ class StudyRunner:
         with self._lock:
             self._running.remove(process)
         if process.returncode:
-            raise RunFailed(failure_reason(Path(log.name).read_text(encoding="utf-8"), process.returncode))
+            written = Path(log.name).read_bytes()[start:].decode(errors="replace")
+            raise RunFailed(failure_reason(written, process.returncode))
         return told
 
     def _stop(self) -> None:

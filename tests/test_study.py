@@ -152,7 +152,7 @@ def test_runs_have_the_settings_of_base_study_and_variant_and_come_seed_by_seed(
         ({"seeds": ["a"]}, "seeds are whole numbers"),
         ({"settings": ["a"]}, "settings of a study are a mapping"),
         ({"settings": {"output_dir": "x"}}, r"\['output_dir'\] are chosen by the study"),
-        ({"scorings": {"as trained": ["--a"]}}, "scorings are a mapping of names"),
+        ({"scorings": {"in training": ["--a"]}}, "scorings are a mapping of names"),
         ({"scorings": {"a": "--a"}}, "a is a list with at least one entry"),
         ({"variants": {}}, "variants is a list"),
         ({"variants": ["full"]}, "a variant is a mapping"),
@@ -214,7 +214,7 @@ def test_the_table_has_mean_and_spread_in_the_order_of_the_file(made: StudyFolde
     ]
     assert "abc123" in made.table()
     first, second = made.report()["variants"]
-    assert first["scorings"]["as trained"]["micro_f1"]["values"] == pytest.approx([0.5, 0.51])
+    assert first["scorings"]["in training"]["micro_f1"]["values"] == pytest.approx([0.5, 0.51])
     assert second["settings"] == {"learning_rate": 0.25}
 
 
@@ -334,8 +334,11 @@ def test_trained_models_are_scored_once_more_and_only_scored_when_arguments_chan
 
 def test_a_scoring_that_fails_is_tried_again_without_training(made: StudyFolder) -> None:
     scorer = made.folder / "score.py"
-    scorer.write_text("raise KeyError('n')", encoding="utf-8")
     path = made.write({"full": {}}, scorings={"blind": ["--no-use_image"]}, seeds=[0])
+    scorer.write_text("import sys; sys.exit('error: no data')", encoding="utf-8")
+    assert made.run(path) == 1
+    assert "- full, seed 0: no data" in made.table()
+    scorer.write_text("raise KeyError('n')", encoding="utf-8")
     assert made.run(path) == 1
     assert "- full, seed 0: KeyError: 'n'" in made.table()
     made.ran()
@@ -404,6 +407,17 @@ def test_a_study_that_is_stopped_stops_its_runs(made: StudyFolder, number: signa
     assert made.ran() == ["full 0 null"], "another run was started"
 
 
+def test_under_nohup_a_closed_terminal_stops_nothing(made: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran_with: list[Any] = []
+    monkeypatch.setattr(study, "draw_report", lambda *_: ran_with.append(signal.getsignal(signal.SIGHUP)))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert made.run(made.write({"full": {}}, seeds=[0])) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ran_with == [signal.SIG_IGN]
+
+
 def test_what_outlives_a_killed_study_has_no_second_writer_beside_it_and_does_not_count(made: StudyFolder) -> None:
     path = made.write({"full": {"max_steps": 3}}, seeds=[0])
     killed = multiprocessing.get_context("fork").Process(target=made.run, args=(path,))
@@ -457,15 +471,15 @@ def test_differences_are_between_runs_of_the_same_seed(made: StudyFolder) -> Non
         value = scores[run.variant].get(run.seed)
         val = None if value is None else dict.fromkeys(SCORES, value)
         metrics = None if val is None else {"val": val, "seconds": 60.0}
-        results.append(RunResult(run, metrics, {} if val is None else {"as trained": val}, commit=None))
+        results.append(RunResult(run, metrics, {} if val is None else {"in training": val}, commit=None))
     summary = summarise(loaded, results)
     first, second = summary["variants"]
-    assert second["scorings"]["as trained"]["difference"] == {
+    assert second["scorings"]["in training"]["difference"] == {
         "mean": pytest.approx(-0.1),
         "std": None,
         "values": [pytest.approx(-0.1)],
     }
-    assert first["scorings"]["as trained"]["micro_f1"]["std"] == pytest.approx(0.02**0.5)
+    assert first["scorings"]["in training"]["micro_f1"]["std"] == pytest.approx(0.02**0.5)
     assert "trainable_parameters" not in first
     assert summary["commits"] == ["unknown"]
 
@@ -492,7 +506,7 @@ def test_a_real_study_trains_and_reports(tmp_path: Path, monkeypatch: pytest.Mon
     [run] = load_study(options[0], output_dir=options[2]).runs
     metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     [variant] = json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8"))["variants"]
-    assert variant["scorings"]["as trained"]["micro_f1"]["values"] == [metrics["val"]["micro_f1"]]
+    assert variant["scorings"]["in training"]["micro_f1"]["values"] == [metrics["val"]["micro_f1"]]
     assert load_run_config(str(run.folder / "run_config.yaml")).described_by == "labels"
     assert load_run_config(str(settings_file(run))).seed == 3
     with Image.open(tmp_path / "out" / "study.png") as plot:
