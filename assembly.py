@@ -132,6 +132,7 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         fusion_num_layers=config.fusion_num_layers,
         fusion_num_heads=config.fusion_num_heads,
         fusion_intermediate_size=config.fusion_intermediate_size,
+        pair_representation=config.pair_representation,
         alignment=config.alignment,
         projection_dim=config.projection_dim,
         dropout=config.dropout,
@@ -325,8 +326,12 @@ def set_num_threads(num_threads: int | None = None) -> None:
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     elif not torch.cuda.is_available():
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def available_cores() -> int:
+    """How many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_precision(config: RunConfig) -> str:

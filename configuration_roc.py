@@ -35,6 +35,10 @@ class RocConfig(PretrainedConfig):
         fusion_num_layers: Self-attention layers over text, patches and regions; 0 for none.
         fusion_num_heads: Attention heads of a fusion layer; divides the text encoder's hidden size.
         fusion_intermediate_size: Width of a fusion layer's feed-forward part; None for 4 x the hidden size.
+        pair_representation: Where a pair reads the fused sequence. `"entities"`: at the positions of head and tail.
+            `"sentence"`, for comparison: at the text's first token ([CLS]) for both, so that only the markers tell what
+            the pair is, and the processor must have `markers="pair"`. These are the "entity start" and "[CLS]"
+            variants of Soares et al., "Matching the Blanks" (ACL 2019), section 3.
         alignment: How pairs and descriptions meet. `"projection"`: both are projected into a space that is learnt from
             nothing. `"residual"`: in the description encoder's own space; a pair is the mean of the text's and of its
             entities' states in the text encoder plus a correction that starts at zero, so that a sentence encoder
@@ -91,6 +95,7 @@ class RocConfig(PretrainedConfig):
     fusion_num_layers: int = 2
     fusion_num_heads: int = 8
     fusion_intermediate_size: int | None = None
+    pair_representation: Literal["entities", "sentence"] = "entities"
     alignment: Literal["projection", "residual"] = "projection"
     projection_dim: int = 256
     dropout: float | int = 0.1

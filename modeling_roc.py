@@ -625,6 +625,8 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         if self.vision_model is not None:
             parts.append((*self.image_embeddings.scatter(patches, image_index), IMAGE))
         positions = entity_positions + entity_is_region.long() * text.shape[1]
+        if self.config.pair_representation == "sentence":
+            positions = torch.zeros_like(positions)  # the text's first token
         vectors = self.pair_head(self._fuse(parts, positions), pair_index)
         if self.config.head == "classification" or self.config.alignment == "projection":
             return vectors, None

@@ -155,6 +155,40 @@ def plot_scores_by_share(
     _save_figure(figure, path)
 
 
+def plot_scores_by_variant(scores: Mapping[str, Sequence[float]], path: str | os.PathLike[str], *, score: str) -> None:
+    """Plot a score of several variants: mean and sample standard deviation over seeds, and each seed as a small dot.
+
+    Args:
+        scores: Per variant its label, and the scores of its seeds, at least one, in [0, 1]; a line marks the first.
+        path: PNG file to write, whole or not at all.
+        score: What is on the x axis.
+
+    Raises:
+        ValueError: If there is no score, or `path` is no `.png`.
+        ImportError: If matplotlib isn't installed.
+    """
+    check_png(path)
+    if not scores or not all(scores.values()):
+        raise ValueError("There are variants without a score to plot, or none: give each at least one score.")
+    figure = _new_figure(8.0, 1.3 + 0.36 * len(scores))
+    axes = figure.subplots()
+    color = _web_color(entity_color(0))
+    for place, values in enumerate(scores.values()):
+        percent = [100 * value for value in values]
+        spread = np.std(percent, ddof=1) if len(percent) > 1 else 0.0
+        axes.errorbar(np.mean(percent), place, xerr=spread, color=color, marker="o", capsize=3)
+        axes.scatter(percent, [place + 0.22] * len(percent), color=_MUTED, s=9)
+    axes.axvline(100 * float(np.mean(next(iter(scores.values())))), color=color, linestyle="--", linewidth=1, alpha=0.6)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.invert_yaxis()
+    axes.set(xlabel=f"{score} in percent (dashed: {next(iter(scores))})")
+    axes.grid(alpha=0.3, axis="x")
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    _save_figure(figure, path)
+
+
 def plot_scores_by_condition(
     scores: Mapping[str, Mapping[str, float | None]], path: str | os.PathLike[str], *, score: str, title: str
 ) -> None:

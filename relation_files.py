@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import yaml
@@ -36,6 +37,14 @@ class RelationInventory:
     def names(self) -> list[str]:
         """Names in the order of the file."""
         return [relation["name"] for relation in self.relations]
+
+    def described_by_labels(self) -> RelationInventory:
+        """The same relations, each described by its name alone: `/per/org/member_of` as "per org member of".
+
+        It is the whole name, so that no two relations read alike: MNRE has two kinds of `alternate_names`.
+        """
+        relations = [{**own, "descriptions": [_in_words(own["name"])]} for own in self.relations]
+        return replace(self, relations=relations)
 
 
 def load_relations(path: str | os.PathLike[str]) -> RelationInventory:
@@ -132,3 +141,7 @@ def _without_provenance(relation: Any) -> Any:
     if not isinstance(relation, dict):
         raise ValueError(f"a relation is a mapping with the keys {RELATION_KEYS}; given {relation!r}")
     return {key: value for key, value in relation.items() if key not in PROVENANCE_KEYS}
+
+
+def _in_words(name: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", name)) or name

@@ -33,6 +33,7 @@ class RunConfig:
         dataset: Which builder reads the data.
         data_dir: Folder of the raw files, or of what a builder wrote.
         relations: Relation file.
+        described_by: `descriptions` of that file or, for comparison, `labels`: the names of the relations alone.
         negative_relations: Relation file with relations that hold for no pair: training pushes pairs away from their
             descriptions, so that a larger inventory takes fewer pairs; null for none. See `assembly.encode_negatives`.
         missing_images: What to do where a picture is missing: stop, drop the row, or go on without the picture.
@@ -64,6 +65,7 @@ class RunConfig:
         fusion_num_layers: See `RocConfig`.
         fusion_num_heads: See `RocConfig`.
         fusion_intermediate_size: See `RocConfig`.
+        pair_representation: `entities` or, for comparison, `sentence`, which needs `markers: pair`; see `RocConfig`.
         alignment: See `RocConfig`.
         projection_dim: See `RocConfig`.
         dropout: See `RocConfig`.
@@ -123,6 +125,7 @@ class RunConfig:
     dataset: Literal["mnre", "more", "fewrel", "jsonl", "synthetic", "scenes"] = "jsonl"
     data_dir: str = "data"
     relations: str = "relations/mnre.yaml"
+    described_by: Literal["descriptions", "labels"] = "descriptions"
     negative_relations: str | None = None
     missing_images: Literal["error", "skip", "no_image"] = "error"
     train_split: str = "train"
@@ -150,6 +153,7 @@ class RunConfig:
     fusion_num_layers: int = 2
     fusion_num_heads: int = 8
     fusion_intermediate_size: int | None = None
+    pair_representation: Literal["entities", "sentence"] = "entities"
     alignment: Literal["projection", "residual"] = "projection"
     projection_dim: int = 256
     dropout: float = 0.1
@@ -225,6 +229,11 @@ class RunConfig:
         for name in ("warmup_ratio", "type_noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is out of range: give a number in [0, 1).")
+        if self.pair_representation == "sentence" and self.markers != "pair":
+            raise ValueError(
+                f"pair_representation='sentence' with markers={self.markers!r}: all pairs of a text would be the same. "
+                "Set markers to 'pair', which encodes the text once per pair."
+            )
         if self.vision_cache is not None and not (self.vision_model and self.use_image and self.freeze_vision):
             raise ValueError(
                 f"vision_cache={self.vision_cache!r} needs a vision encoder that is not trained: add --freeze_vision, "

@@ -78,6 +78,8 @@ def train(config: RunConfig) -> dict[str, Any]:
     set_seed(config.seed)
     accelerator = start_accelerator(choose_precision(config))
     inventory = load_relations(config.relations)
+    if config.described_by == "labels":
+        inventory = inventory.described_by_labels()
     held_out = unseen_relations(
         inventory, held_out_relations=config.held_out_relations, num_unseen=config.num_unseen, seed=config.seed
     )
@@ -393,7 +395,9 @@ class TrainingRun:
         self.val_set.features = None  # pictures, as `score.py` reads them
         saved = self._saved_model()
         predictions = self._predict(saved)
-        by_label = self._predict(saved, predict_by_label) if self.config.head == "retrieval" else None
+        by_label = None
+        if self.config.head == "retrieval" and self.config.described_by == "descriptions":  # or training read them
+            by_label = self._predict(saved, predict_by_label)
         self.progress.calibration = calibrate(saved, predictions, by_label)
         if self.accelerator.is_main_process:
             with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:

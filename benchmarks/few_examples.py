@@ -1,8 +1,8 @@
 """How scores grow with the training data, out of finished runs:
 `python benchmarks/few_examples.py RUN_FOLDER ... --output CURVES.png`.
 
-Each folder is a run of train.py; its head, `train_share` and seed are read from the settings saved there. Prints one
-JSON line with the mean of the seeds, and draws micro-F1 against the share.
+Each folder is a run of train.py, such as those of `studies/low_resource.yaml`; its head, `train_share` and seed are
+read from the settings saved there. Prints one JSON line with the mean of the seeds, and draws micro-F1 over the share.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from roc.plotting import (
     plot_reliability,
     plot_scores_by_condition,
     plot_scores_by_share,
+    plot_scores_by_variant,
     plot_training_curves,
 )
 
@@ -36,6 +37,7 @@ PLOTS = {
     "curves": lambda path: plot_training_curves(HISTORY, path),
     "confusion": lambda path: plot_confusion_matrix([[8, 2], [1, 9]], ["peer", "None"], path),
     "by share": lambda path: plot_scores_by_share({"model": {0.1: [0.3, 0.4]}}, path, score="micro F1"),
+    "by variant": lambda path: plot_scores_by_variant({"all": [0.5, 0.6], "less": [0.4]}, path, score="micro F1"),
     "by condition": lambda path: plot_scores_by_condition(
         {"model": {"clean": 0.8, "typos": 0.5}}, path, score="micro F1", title="Robustness"
     ),
@@ -150,6 +152,27 @@ def test_scores_by_share_have_a_colour_for_each_line_and_more_score_is_higher(tm
 def test_scores_by_share_need_a_score(tmp_path: Path):
     with pytest.raises(ValueError, match="no scores"):
         plot_scores_by_share({"model": {0.1: []}}, tmp_path / "curves.png", score="micro F1")
+
+
+def test_scores_by_variant_have_the_mean_in_the_middle_and_spread_around_it(tmp_path: Path):
+    scores = {"wide": [0.2, 0.8], "narrow": [0.49, 0.51], "better": [0.8]}
+    plot = written_by(lambda path: plot_scores_by_variant(scores, path, score="micro F1"), tmp_path)
+    drawn = where(plot, entity_color(0))[: int(plot.height * 0.8)]  # without the label of the axis
+    rows = np.flatnonzero([longest_run(line[None]) > 4 for line in drawn])
+    groups = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    assert len(groups) == 3
+    columns = [np.flatnonzero(drawn[group].sum(axis=0) > 1) for group in groups]
+    wide, narrow, better = (own.max() - own.min() for own in columns)
+    assert wide > 10 * narrow
+    assert narrow < 40
+    assert abs(np.mean([columns[0].min(), columns[0].max()]) - columns[1].mean()) < 4
+    assert columns[2].mean() > columns[1].mean() + better
+
+
+@pytest.mark.parametrize("scores", [{}, {"all": [0.5], "less": []}])
+def test_scores_by_variant_need_a_score_of_each(scores: dict[str, list[float]], tmp_path: Path):
+    with pytest.raises(ValueError, match="without a score"):
+        plot_scores_by_variant(scores, tmp_path / "study.png", score="micro F1")
 
 
 def bars(plot: Image.Image, number: int) -> list[int]:
