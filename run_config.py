@@ -97,6 +97,8 @@ class RunConfig:
         num_threads: CPU threads of each process; null for its share of the machine's cores where it computes on the CPU
             (`accelerate launch` alone would leave it one).
         seed: Of everything random.
+        trackers: Where the run's curves are shown, `tensorboard` and `trackio`; null for none. See `tracking.tracked`.
+        tracking_dir: Folder of what trackers write; runs share it.
         activation_checkpointing: Recompute activations in the backward pass: less memory, more time.
         dry_run: Check everything, run one step, write nothing.
         overwrite: Replace the output folder of an earlier run.
@@ -169,6 +171,8 @@ class RunConfig:
     num_workers: int = 0
     num_threads: int | None = None
     seed: int = 0
+    trackers: list[Literal["tensorboard", "trackio"]] | None = None
+    tracking_dir: str = "outputs/tracking"
     activation_checkpointing: bool = False
     dry_run: bool = False
     overwrite: bool = False
@@ -204,6 +208,11 @@ class RunConfig:
                 f"vision_cache={self.vision_cache!r} needs a vision encoder that is not trained: add --freeze_vision, "
                 "--use_image and a vision_model, or leave vision_cache out."
             )
+        for name in self.trackers or ():
+            if name not in ("tensorboard", "trackio"):
+                raise ValueError(
+                    f"trackers={self.trackers} is not allowed: give a list of 'tensorboard' and 'trackio'."
+                )
         if "test" in (self.train_split, self.val_split):
             raise ValueError(
                 f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "

@@ -34,6 +34,7 @@ from roc.assembly import (
 )
 from roc.averaging import WeightAverage
 from roc.calibration import calibrate, predict_by_label
+from roc.data_report import format_batch, report_data
 from roc.evaluation import Predictions, predict_relations, score_predictions
 from roc.files import atomic_write, replace_folder
 from roc.modeling_roc import RocModel
@@ -44,6 +45,7 @@ from roc.retrieval_roc import descriptions_of
 from roc.run_config import RUN_FILE, RunConfig
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator
 from roc.scoring import confusion_matrix
+from roc.tracking import check_trackers, track_epoch, track_result, track_step, tracked
 from roc.vision_cache import use_vision_cache
 from roc.zero_shot import restrict_inventory, unseen_relations
 
@@ -87,6 +89,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         FloatingPointError: If the loss is not finite; the message names the step and the rows.
     """
     check_output_dir(config)
+    check_trackers(config)
     set_num_threads(config)
     set_seed(config.seed)
     # a batch without a picture or an object leaves parameters without a gradient
@@ -105,7 +108,10 @@ def train(config: RunConfig) -> dict[str, Any]:
         options = {"batch_size": config.eval_batch_size, "num_workers": config.num_workers}
         use_vision_cache(config.vision_cache, model, processor, [train_set, val_set], accelerator, **options)
     run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, negatives)
-    return run.dry_run() if config.dry_run else run.run()
+    if config.dry_run:
+        return run.dry_run()
+    with tracked(accelerator, config, step=run.progress.step):
+        return run.run()
 
 
 class TrainingRun:
@@ -134,7 +140,7 @@ class TrainingRun:
         negatives: torch.Tensor | None = None,
     ) -> None:
         self.config, self.accelerator, self.processor = config, accelerator, processor
-        self.inventory, self.val_set = inventory, val_set
+        self.inventory, self.train_set, self.val_set = inventory, train_set, val_set
         self.sampler = LengthBucketBatchSampler(
             [sample.approximate_length for sample in train_set.samples], config.batch_size, seed=config.seed
         )
@@ -175,13 +181,21 @@ class TrainingRun:
         predictions = self._calibrate_saved_model()
         self.progress.best_val = score_predictions(predictions, self.inventory.none_relation)
         self._save_records(time.perf_counter() - started)
+        track_result(self.accelerator, self.progress.best_val, step=self.progress.step)
         self._draw(predictions)
         return {"output_dir": self.config.output_dir, "val": _without_details(self.progress.best_val)}
 
     def dry_run(self) -> dict[str, Any]:
-        """One optimizer step and nothing written; returns counts and the loss."""
+        """Tell what the data are, do one optimizer step, write nothing; returns counts and the loss."""
+        relations = self.inventory.names
+        if self.accelerator.is_main_process:
+            report_data(self.train_set, self.val_set, self.processor, relations)
         self.model.train()
         batches = next(self._steps(epoch=0))
+        if self.accelerator.is_main_process:
+            samples = self.train_set.samples
+            first = format_batch(*batches[0], samples=samples, processor=self.processor, relations=relations)
+            print(first, file=sys.stderr)
         loss = self._step(batches)
         return {
             "dry_run": True,
@@ -198,6 +212,7 @@ class TrainingRun:
         bar = tqdm(total=self.total_steps, initial=self.progress.step, desc=f"epoch {epoch}", disable=_quiet())
         for batches in self._steps(epoch):
             losses.append(self._step(batches))
+            track_step(self.accelerator, step=self.progress.step, loss=losses[-1], learning_rate=self._learning_rate())
             num_samples += sum(len(batch["input_ids"]) for _, batch in batches) * self.accelerator.num_processes
             rate = num_samples / (time.perf_counter() - started)
             bar.set_postfix(loss=f"{losses[-1]:.3f}", lr=f"{self._learning_rate():.1e}", samples_per_s=f"{rate:.0f}")
@@ -263,6 +278,7 @@ class TrainingRun:
         val = self._validate()
         self.progress.history.append({**record, "val": _without_details(val)})
         logger.info("epoch %d: %s", epoch, json.dumps(self.progress.history[-1]))
+        track_epoch(self.accelerator, self.progress.history[-1])
         if self.progress.improves(val):
             self.progress.best_epoch, self.progress.best_val = epoch, val
             self._save_model()
