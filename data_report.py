@@ -277,7 +277,7 @@ def _normalised(text: str) -> str:
 def _listed(entries: Sequence[str], what: str) -> Iterator[str]:
     if entries:
         yield "\n".join(
-            [f"look: {len(entries)} {what}", *(f"    {entry}" for entry in entries[:SHOWN]), *_more(entries)]
+            [f"check: {len(entries)} {what}", *(f"    {entry}" for entry in entries[:SHOWN]), *_more(entries)]
         )
 
 

@@ -195,7 +195,7 @@ class TrainingRun:
         if self.accelerator.is_main_process:
             samples = self.train_set.samples
             first = format_batch(*batches[0], samples=samples, processor=self.processor, relations=relations)
-            print(first, file=sys.stderr)
+            print(f"\n{first}", file=sys.stderr)
         loss = self._step(batches)
         return {
             "dry_run": True,
