@@ -209,9 +209,9 @@ class RunConfig:
                 "--use_image and a vision_model, or leave vision_cache out."
             )
         for name in self.trackers or ():
-            if name not in ("tensorboard", "trackio"):
+            if name not in ("tensorboard", "trackio") or self.trackers.count(name) > 1:
                 raise ValueError(
-                    f"trackers={self.trackers} is not allowed: give a list of 'tensorboard' and 'trackio'."
+                    f"trackers={self.trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each once."
                 )
         if "test" in (self.train_split, self.val_split):
             raise ValueError(

