@@ -43,7 +43,7 @@ def open_image(image: Any, where: str) -> Image.Image:
         )
     _check_size(image, where)
     try:
-        if _is_animated(image):
+        if is_animated(image):
             raise ValueError("it has several frames; choose one: `image.seek(0); frame = image.convert('RGB')`")
         return _to_rgb(ImageOps.exif_transpose(image))
     except DECODING_ERRORS as error:
@@ -85,7 +85,8 @@ def _check_size(image: Image.Image, where: str) -> None:
         )
 
 
-def _is_animated(image: Image.Image) -> bool:
+def is_animated(image: Image.Image) -> bool:
+    """Whether a picture has several frames, of which `open_image` would not know which to take."""
     # Further frames of an MPO file, a camera's JPEG, are previews or other views of the first
     return getattr(image, "is_animated", False) and image.format != "MPO"
 

@@ -108,6 +108,8 @@ class RunConfig:
         num_threads: CPU threads of each process; null for its share of the machine's cores where it computes on the CPU
             (`accelerate launch` alone would leave it one).
         seed: Of everything random.
+        trackers: Where the run's curves are shown, `tensorboard` and `trackio`; null for none. See `tracking.tracked`.
+        tracking_dir: Folder of what trackers write; runs share it.
         activation_checkpointing: Recompute activations in the backward pass: less memory, more time.
         checkpoint_steps: Write a checkpoint every so many optimizer steps, besides the one after each epoch; null for
             those alone. See `roc.checkpoints`.
@@ -193,6 +195,8 @@ class RunConfig:
     num_workers: int = 0
     num_threads: int | None = None
     seed: int = 0
+    trackers: list[Literal["tensorboard", "trackio"]] | None = None
+    tracking_dir: str = "outputs/tracking"
     activation_checkpointing: bool = False
     checkpoint_steps: int | None = None
     keep_checkpoints: int = 2
@@ -240,6 +244,11 @@ class RunConfig:
                 "--use_image and a vision_model, or leave vision_cache out."
             )
         self._check_what_is_trained()
+        for name in self.trackers or ():
+            if name not in ("tensorboard", "trackio") or self.trackers.count(name) > 1:
+                raise ValueError(
+                    f"trackers={self.trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each once."
+                )
         if "test" in (self.train_split, self.val_split):
             raise ValueError(
                 f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "

@@ -59,7 +59,7 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
 
     def __init__(self, rows: datasets.Dataset, *, use_image: bool = True) -> None:
         self._images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
-        self._use_image = use_image
+        self.use_image = use_image
         self.features: Mapping[bytes, Tensor] | None = None  # of pictures by their digest, to be given in their place
         self.samples = self._group(rows.remove_columns(["image"]))
 
@@ -72,7 +72,7 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
         Where `features` are set, they come instead of bytes; see `roc.vision_cache`.
         """
         sample = self.samples[index]
-        if sample.image_row is None or not self._use_image:
+        if sample.image_row is None or not self.use_image:
             return sample, None
         if self.features is not None and sample.image_digest is not None:
             return sample, self.features[sample.image_digest]

@@ -35,6 +35,7 @@ from roc.assembly import (
 from roc.averaging import WeightAverage
 from roc.calibration import calibrate, predict_by_label
 from roc.checkpoints import Checkpoints, find_checkpoint
+from roc.data_report import format_batch, report_data
 from roc.evaluation import Predictions, predict_relations, score_predictions
 from roc.files import atomic_write, replace_folder
 from roc.interruptions import disk_errors_explained, ignore_termination, memory_errors_explained
@@ -50,6 +51,7 @@ from roc.run_costs import count_parameters, peak_memory_mib
 from roc.run_state import RunState, describe_run
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, ProcessShares, SampleCollator
 from roc.scoring import confusion_matrix
+from roc.tracking import check_trackers, track_epoch, track_result, track_step, tracked
 from roc.vision_cache import use_vision_cache
 from roc.zero_shot import restrict_inventory, unseen_relations
 
@@ -74,6 +76,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     """
     resumed = find_checkpoint(config)
     check_output_dir(config, resumed_from=None if resumed is None else resumed.path)
+    check_trackers(config)
     set_num_threads(config.num_threads)
     set_seed(config.seed)
     accelerator = start_accelerator(choose_precision(config))
@@ -98,7 +101,11 @@ def train(config: RunConfig) -> dict[str, Any]:
     if accelerator.process_index:  # the same weights as on the others, but dropout of its own
         set_seed(config.seed, device_specific=True)
     run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, negatives)
-    result = run.dry_run() if config.dry_run else run.run(Checkpoints(config, accelerator, described, resumed))
+    if config.dry_run:
+        result = run.dry_run()
+    else:
+        with tracked(accelerator, config, step=0 if resumed is None else resumed.progress.step):
+            result = run.run(Checkpoints(config, accelerator, described, resumed))
     accelerator.end_training()
     return result if accelerator.is_main_process else {}  # one JSON line, whatever the number of processes
 
@@ -129,7 +136,7 @@ class TrainingRun:
         negatives: torch.Tensor | None = None,
     ) -> None:
         self.config, self.accelerator, self.processor = config, accelerator, processor
-        self.inventory, self.val_set = inventory, val_set
+        self.inventory, self.train_set, self.val_set = inventory, train_set, val_set
         lengths, num_processes = [sample.approximate_length for sample in train_set.samples], accelerator.num_processes
         self.sampler = LengthBucketBatchSampler(lengths, config.batch_size * num_processes, seed=config.seed)
         shares = ProcessShares(self.sampler, process_index=accelerator.process_index, num_processes=num_processes)
@@ -177,6 +184,7 @@ class TrainingRun:
         predictions = self._calibrate_saved_model()
         self.progress.best_val = score_predictions(predictions, self.inventory.none_relation)
         self._note_time()
+        track_result(self.accelerator, self.progress.best_val, step=self.progress.step)
         if self.accelerator.is_main_process:
             self._save_records()
             self._draw(predictions)
@@ -184,9 +192,16 @@ class TrainingRun:
         return {"output_dir": self.config.output_dir, "val": _without_details(self.progress.best_val)}
 
     def dry_run(self) -> dict[str, Any]:
-        """One optimizer step and nothing written; returns counts and the loss."""
+        """Tell what the data are, do one optimizer step, write nothing; returns counts and the loss."""
+        relations = self.inventory.names
+        if self.accelerator.is_main_process:
+            report_data(self.train_set, self.val_set, self.processor, relations)
         self.model.train()
         batches = next(self._steps(epoch=0))
+        if self.accelerator.is_main_process:
+            samples = self.train_set.samples
+            first = format_batch(*batches[0], samples=samples, processor=self.processor, relations=relations)
+            print(f"\n{first}", file=sys.stderr)
         loss = self._step(batches)
         return {
             "dry_run": True,
@@ -221,9 +236,11 @@ class TrainingRun:
             shapes = [tuple(batch["input_ids"].shape) for _, batch in batches]
             with memory_errors_explained(f"at step {progress.step + 1}, on samples x tokens {shapes}", advice):
                 progress.losses.append(self._step(batches))
+            learning_rate = self._learning_rate()
+            track_step(self.accelerator, step=progress.step, loss=progress.losses[-1], learning_rate=learning_rate)
             progress.num_samples += sum(shape[0] for shape in shapes) * self.accelerator.num_processes
             self._note_time()
-            rates = {"lr": f"{self._learning_rate():.1e}", "samples_per_s": f"{self._samples_per_second():.0f}"}
+            rates = {"lr": f"{learning_rate:.1e}", "samples_per_s": f"{self._samples_per_second():.0f}"}
             bar.set_postfix(loss=f"{progress.losses[-1]:.3f}", **rates)
             bar.update()
             if progress.step >= self.total_steps:
@@ -296,6 +313,7 @@ class TrainingRun:
         val = self._validate()
         record = {**record, "val": _without_details(val)}
         logger.info("epoch %d: %s", epoch, json.dumps(record))
+        track_epoch(self.accelerator, record)
         if self.progress.improves(val):
             self.progress.best_epoch, self.progress.best_val = epoch, val
             with disk_errors_explained(f"The model of epoch {epoch}"):

@@ -31,6 +31,7 @@ from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.command_line import main
 from roc.dataset_scripts.raw_files import check_tokens, read_lines, token_offsets
 from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_bbox, check_span, object_entity, text_entity
+from roc.entities_roc import shorten
 
 FILE_NAMES = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}
 
@@ -51,11 +52,23 @@ class JsonlBuilder(RocDatasetBuilder):
 
 **Licence: not known to the builder.** State it here before you publish this folder, with where the texts and pictures
 come from."""
-    PICTURES_HINT = "`image` is relative to the folder of the JSONL file."
+    PICTURES_HINT = "`image` is relative to the folder of the JSONL file, with '/' between folders."
 
     def find_splits(self) -> dict[str, list[Path]]:
-        """Find the file of each split."""
+        """Find the file of each split.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If there are several for one split.
+        """
         found = {split: _find_file(self.raw_dir, split) for split in SPLITS}
+        if not any(found.values()):
+            names = sorted(path.name for path in self.raw_dir.iterdir())
+            raise FileNotFoundError(
+                f"No split found in {self.raw_dir}: expected train.jsonl, val.jsonl or test.jsonl, found "
+                f"{shorten(', '.join(names)) or 'nothing'}. Turn other formats into JSON lines; "
+                "docs/your_data.md has a script for tables."
+            )
         return {split: [path] for split, path in found.items() if path is not None}
 
     def read_split(self, split: str) -> Iterator[RawRow]:
@@ -86,7 +99,9 @@ def parse_line(line: str, line_id: str, *, where: str) -> list[Row]:
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: the line is not JSON ({error}): {line[:80]!r}...") from error
+        raise ValueError(
+            f"{where}: the line is not JSON ({error}): {line[:80]!r}... Write one JSON object a line."
+        ) from error
     if not isinstance(data, dict):
         raise TypeError(f"{where}: a line must be a JSON object, got {line[:80]!r}.")
     is_group = "entities" in data or "relations" in data

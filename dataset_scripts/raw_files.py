@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from roc.entity_typing_roc import Span
-from roc.images_roc import DECODING_ERRORS, identify_image
+from roc.images_roc import DECODING_ERRORS, identify_image, is_animated
 
 
 def check_picture(path: Path, where: str) -> None:
@@ -24,11 +24,13 @@ def check_picture(path: Path, where: str) -> None:
         where: Which row it belongs to; put in front of the error.
 
     Raises:
-        ValueError: If it is no picture, broken or cut short, or states more pixels than `roc.images_roc.MAX_PIXELS`;
-            then none is decoded.
+        ValueError: If it is no picture, broken, cut short or animated, or states more pixels than
+            `roc.images_roc.MAX_PIXELS`; then none is decoded.
     """
     try:
         with identify_image(path.read_bytes(), path.name) as image:
+            if is_animated(image):
+                raise ValueError("it has several frames")
             # Lets the JPEG decoder work at a fraction of the size; it still reads the whole file.
             image.draft("RGB", (64, 64))
             image.load()
