@@ -22,6 +22,11 @@ from roc.configuration_roc import did_you_mean
 from roc.resources import find_file
 
 RUN_FILE = "run_config.yaml"  # in the folder of a run, beside the weights
+# settings that change nothing of what a run learns
+WITHOUT_EFFECT = frozenset(
+    {"output_dir", "eval_batch_size", "num_workers", "num_threads", "activation_checkpointing", "checkpoint_steps"}
+    | {"keep_checkpoints", "resume", "trackers", "tracking_dir", "dry_run", "overwrite"}
+)
 
 
 @dataclass(frozen=True)
@@ -244,11 +249,10 @@ class RunConfig:
                 "--use_image and a vision_model, or leave vision_cache out."
             )
         self._check_what_is_trained()
-        for name in self.trackers or ():
-            if name not in ("tensorboard", "trackio") or self.trackers.count(name) > 1:
-                raise ValueError(
-                    f"trackers={self.trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each once."
-                )
+        if len({*(self.trackers or ())} & {"tensorboard", "trackio"}) < len(self.trackers or ()):
+            raise ValueError(
+                f"trackers={self.trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each once."
+            )
         if "test" in (self.train_split, self.val_split):
             raise ValueError(
                 f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "

@@ -21,15 +21,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from roc.averaging import WeightAverage
 from roc.modeling_roc import RocModel
 from roc.relation_files import RelationInventory, load_relations
-from roc.run_config import RunConfig
+from roc.run_config import WITHOUT_EFFECT, RunConfig
 from roc.samples import GroupedSamples, Sample
 
-# Settings that don't change the weights that come out, and paths, whose content is compared instead.
-MAY_CHANGE = frozenset(
-    {"output_dir", "data_dir", "relations", "negative_relations", "vision_cache", "eval_batch_size", "num_workers"}
-    | {"num_threads", "activation_checkpointing", "checkpoint_steps", "keep_checkpoints", "resume", "dry_run"}
-    | {"overwrite", "mixed_precision"}  # of the last, what it comes to on this machine is compared
-)
+# Settings that a run may go on with changed: those without effect, paths, whose content is compared instead, and the
+# precision, of which what it comes to on this machine is compared.
+MAY_CHANGE = WITHOUT_EFFECT | {"data_dir", "relations", "negative_relations", "vision_cache", "mixed_precision"}
 
 
 @dataclass

@@ -15,12 +15,17 @@ import yaml
 
 from roc.configuration_roc import did_you_mean
 from roc.resources import find_file
-from roc.run_config import RunConfig, load_run_config
+from roc.run_config import WITHOUT_EFFECT, RunConfig, load_run_config
 
 STUDY_KEYS = ("base", "seeds", "settings", "scorings", "variants")
 VARIANT_KEYS = ("name", "settings", "seeds")
-OF_THE_STUDY = ("output_dir", "seed", "overwrite", "dry_run")  # settings of a run that the study itself chooses
-WITHOUT_EFFECT = ("output_dir", "num_threads", "overwrite", "dry_run")  # settings that do not change what is learnt
+OF_THE_STUDY = (
+    "output_dir",
+    "seed",
+    "resume",
+    "overwrite",
+    "dry_run",
+)  # settings that the study itself chooses
 TRAINED = "in training"  # the scoring that training itself does on the validation split
 
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
