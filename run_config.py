@@ -22,6 +22,7 @@ from roc.configuration_roc import did_you_mean
 from roc.resources import find_file
 
 RUN_FILE = "run_config.yaml"  # in the folder of a run, beside the weights
+METRICS_FILE = "metrics.json"  # there too, when the run has ended
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from roc.plotting import plot_confusion_matrix, plot_reliability, plot_training_
 from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory, load_relations
 from roc.retrieval_roc import descriptions_of
-from roc.run_config import RUN_FILE, RunConfig
+from roc.run_config import METRICS_FILE, RUN_FILE, RunConfig
 from roc.run_state import RunState, describe_run
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, SampleCollator
 from roc.scoring import confusion_matrix
@@ -381,7 +381,7 @@ class TrainingRun:
             "calibration": self.progress.calibration,
             "seconds": round(self.progress.seconds, 1),
         }
-        with atomic_write(Path(self.config.output_dir) / "metrics.json") as file:
+        with atomic_write(Path(self.config.output_dir) / METRICS_FILE) as file:
             file.write(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
 
     def _draw(self, predictions: Predictions) -> None:

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_training import arguments, error_of, history, line, write_lines
+from tiny import tiny_model, tiny_processor
 from torch import Tensor
 
 import roc.checkpoints
@@ -137,6 +139,36 @@ def test_a_run_killed_anywhere_gives_what_the_uninterrupted_one_gives(
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name]] == []
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["model"]
+
+
+def test_each_epoch_has_its_own_noise() -> None:
+    processor = tiny_processor()
+    run = test_training.training_run(tiny_model(processor), processor, type_noise=0.5)
+    for epoch in (2, 5):
+        next(run._steps(epoch))
+        assert run.collator._epoch == epoch
+
+
+def test_a_run_killed_before_its_first_checkpoint_was_whole_starts_again(typed: Path, tmp_path: Path) -> None:
+    given = arguments(typed, tmp_path / "model", "--resume", "auto", num_epochs=1)
+
+    def die(self: Path, target: Path) -> Path:
+        if self.parent.name == "model.checkpoints":
+            raise Killed
+        return rename(self, target)
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+        rename = Path.replace
+        patch.setattr(Path, "replace", die)
+        patch.setattr("roc.files.shutil", SimpleNamespace(rmtree=lambda *given, **options: None))  # it removes nothing
+        main(given)
+    assert (tmp_path / "model").is_dir()
+    assert len(list((tmp_path / "model.checkpoints").iterdir())) == 1
+    test_training.AcceleratorState._reset_state(True)
+    assert main(given) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    test_training.AcceleratorState._reset_state(True)
+    assert main(given) == 1, "a run that has ended was replaced"
 
 
 def test_early_stopping_and_the_best_epoch_go_on(typed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
