@@ -104,12 +104,13 @@ def run_until(given: list[str], at_step: int | None, *, what: str = "_step") -> 
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """All that a run leaves, but for the time that it took."""
+    """All that a run leaves, but for the time that it took, and the commit, which may change meanwhile."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     del metrics["seconds"]
     for record in metrics["history"]:
         del record["samples_per_second"]
-    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "metrics.json"}
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    del files["metrics.json"], files["environment.json"]
     return files | {"metrics": metrics}
 
 
