@@ -533,7 +533,7 @@ def test_a_run_killed_five_times_also_while_a_checkpoint_is_written_ends_as_the_
 ) -> None:
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     accelerate += ["--mixed_precision", "no", "--dynamo_backend", "no", "--cpu", roc.train.__file__]
-    options: dict[str, Any] = RICH | {"num_epochs": 12, "checkpoint_steps": 1}
+    options: dict[str, Any] = RICH | {"num_epochs": 25, "checkpoint_steps": 1}
     done = launch([*accelerate, *arguments(typed, tmp_path / "whole", **options)], tmp_path)
     assert done.communicate()[0].startswith("{")
     folder, generator, half_written = tmp_path / "model.checkpoints", random.Random(5), 0
