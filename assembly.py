@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
 
 from roc.adapters import add_lora
-from roc.checkpoints import checkpoint_folder
+from roc.checkpoints import checkpoint_folder, list_checkpoints
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.entities_roc import shorten
 from roc.freezing import freeze_lower_layers
@@ -28,7 +28,7 @@ from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory, load_relations
 from roc.resources import PACKAGE_ROOT, resolve_model
 from roc.retrieval_roc import descriptions_of
-from roc.run_config import RUN_FILE, RunConfig
+from roc.run_config import METRICS_FILE, RUN_FILE, RunConfig
 from roc.samples import GroupedSamples, check_relations_known, sample_rows, split_rows, swap_none_pairs
 from roc.vision_roc import picture_size
 from roc.zero_shot import restrict_rows
@@ -280,24 +280,27 @@ def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> 
         ValueError: If the folder must not be replaced.
         OSError: If it cannot be written.
     """
-    folder, checkpoints = Path(config.output_dir), checkpoint_folder(config)
-    may_replace = config.overwrite or (resumed_from is not None and resumed_from.parent == checkpoints)
     if config.dry_run:
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not (folder / RUN_FILE).is_file():
+    folder, checkpoints = Path(config.output_dir), checkpoint_folder(config)
+    is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if is_taken and not (folder / RUN_FILE).is_file():
+        raise ValueError(
+            f"output_dir={config.output_dir!r} exists and holds something else than a run. Choose another folder."
+        )
+    goes_on = resumed_from is not None and resumed_from.parent == checkpoints
+    # killed after it saved its first model and before its first checkpoint
+    starts_again = config.resume == "auto" and not (folder / METRICS_FILE).is_file()
+    if not (config.overwrite or goes_on or starts_again):
+        if list_checkpoints(checkpoints):
             raise ValueError(
-                f"output_dir={config.output_dir!r} exists and holds something else than a run. Choose another folder."
+                f"{checkpoints} holds the checkpoints of a run that has not ended. Add --resume auto to go on with it, "
+                "or --overwrite to start afresh, or choose another output_dir."
             )
-        if not may_replace and not checkpoints.is_dir():
+        if is_taken:
             raise ValueError(
                 f"output_dir={config.output_dir!r} holds an earlier run. Choose another folder, or add --overwrite."
             )
-    if not may_replace and checkpoints.is_dir():
-        raise ValueError(
-            f"{checkpoints} holds the checkpoints of a run that has not ended. Add --resume auto to go on with it, or "
-            "--overwrite to start afresh, or choose another output_dir."
-        )
     try:  # fails now rather than after an epoch
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as probe:

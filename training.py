@@ -47,7 +47,7 @@ from roc.processing_roc import RocProcessor
 from roc.programs import shows_progress
 from roc.relation_files import RelationInventory, load_relations
 from roc.retrieval_roc import NO_LABEL, descriptions_of
-from roc.run_config import RUN_FILE, RunConfig
+from roc.run_config import METRICS_FILE, RUN_FILE, RunConfig
 from roc.run_costs import count_parameters, peak_memory_mib
 from roc.run_state import RunState, describe_run
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, ProcessShares, SampleCollator
@@ -445,7 +445,7 @@ class TrainingRun:
             "peak_memory_mib": peak_memory_mib(),
             **count_parameters(self._plain_model()),
         }
-        with atomic_write(Path(self.config.output_dir) / "metrics.json") as file:
+        with atomic_write(Path(self.config.output_dir) / METRICS_FILE) as file:
             file.write(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
 
     def _draw(self, predictions: Predictions) -> None:

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_training import arguments, error_of, history, line, write_lines
+from tiny import tiny_model, tiny_processor
 from torch import Tensor
 
 import roc.checkpoints
@@ -102,12 +104,13 @@ def run_until(given: list[str], at_step: int | None, *, what: str = "_step") -> 
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """All that a run leaves, but for the time that it took."""
+    """All that a run leaves, but for the time that it took, and the commit, which may change meanwhile."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     del metrics["seconds"]
     for record in metrics["history"]:
         del record["samples_per_second"]
-    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "metrics.json"}
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    del files["metrics.json"], files["environment.json"]
     return files | {"metrics": metrics}
 
 
@@ -137,6 +140,36 @@ def test_a_run_killed_anywhere_gives_what_the_uninterrupted_one_gives(
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name]] == []
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["model"]
+
+
+def test_each_epoch_has_its_own_noise() -> None:
+    processor = tiny_processor()
+    run = test_training.training_run(tiny_model(processor), processor, type_noise=0.5)
+    for epoch in (2, 5):
+        next(run._steps(epoch))
+        assert run.collator._epoch == epoch
+
+
+def test_a_run_killed_before_its_first_checkpoint_was_whole_starts_again(typed: Path, tmp_path: Path) -> None:
+    given = arguments(typed, tmp_path / "model", "--resume", "auto", num_epochs=1)
+
+    def die(self: Path, target: Path) -> Path:
+        if self.parent.name == "model.checkpoints":
+            raise Killed
+        return rename(self, target)
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+        rename = Path.replace
+        patch.setattr(Path, "replace", die)
+        patch.setattr("roc.files.shutil", SimpleNamespace(rmtree=lambda *given, **options: None))  # it removes nothing
+        main(given)
+    assert (tmp_path / "model").is_dir()
+    assert len(list((tmp_path / "model.checkpoints").iterdir())) == 1
+    test_training.AcceleratorState._reset_state(True)
+    assert main(given) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    test_training.AcceleratorState._reset_state(True)
+    assert main(given) == 1, "a run that has ended was replaced"
 
 
 def test_early_stopping_and_the_best_epoch_go_on(typed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,7 +533,7 @@ def test_a_run_killed_five_times_also_while_a_checkpoint_is_written_ends_as_the_
 ) -> None:
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     accelerate += ["--mixed_precision", "no", "--dynamo_backend", "no", "--cpu", roc.train.__file__]
-    options: dict[str, Any] = RICH | {"num_epochs": 12, "checkpoint_steps": 1}
+    options: dict[str, Any] = RICH | {"num_epochs": 25, "checkpoint_steps": 1}
     done = launch([*accelerate, *arguments(typed, tmp_path / "whole", **options)], tmp_path)
     assert done.communicate()[0].startswith("{")
     folder, generator, half_written = tmp_path / "model.checkpoints", random.Random(5), 0
