@@ -93,7 +93,7 @@ class RunConfig:
         max_length: Most tokens of a text.
         entity_typer: What predicts entity types from the text (`spacy`, or a token-classification model), or null.
         optimizer: `adamw`, or `adamw_8bit`, whose averages take a quarter of the memory. For GPUs: on the CPU it is
-            slow. Needs `pip install 'roc[8bit]'`.
+            slower and saves nothing. Needs `pip install 'roc[8bit]'`.
         learning_rate: Of the text encoder.
         vision_learning_rate: Of the vision encoder.
         head_learning_rate: Of everything that starts at random: fusion, projections, temperature.

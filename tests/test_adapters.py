@@ -123,7 +123,7 @@ def test_an_adapter_belongs_to_its_encoders_learning_rate_and_every_parameter_to
 
 
 def test_a_frozen_part_gets_no_adapter() -> None:
-    """SigLIP's pooling head and the frozen description encoder have linear layers too."""
+    """The description encoder has linear layers of the same names."""
     names = {name for name, _ in adapted().named_parameters() if "lora_" in name}
     assert names
     assert not [name for name in names if name.startswith("relation_model")]
