@@ -208,11 +208,11 @@ class RunConfig:
                 f"vision_cache={self.vision_cache!r} needs a vision encoder that is not trained: add --freeze_vision, "
                 "--use_image and a vision_model, or leave vision_cache out."
             )
-        for name in self.trackers or ():
-            if name not in ("tensorboard", "trackio") or self.trackers.count(name) > 1:
-                raise ValueError(
-                    f"trackers={self.trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each once."
-                )
+        trackers = self.trackers or []
+        if not {"tensorboard", "trackio"}.issuperset(trackers) or len(set(trackers)) < len(trackers):
+            raise ValueError(
+                f"trackers={trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each at most once."
+            )
         if "test" in (self.train_split, self.val_split):
             raise ValueError(
                 f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "
