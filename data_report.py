@@ -6,7 +6,7 @@ import copy
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,20 +166,18 @@ def format_batch(
         Text of several lines.
     """
     sample_of = {row_id: sample for sample in samples for row_id in sample.row_ids}
-    shows_picture = (
-        (batch["image_index"] >= 0).tolist() if "image_index" in batch else [False] * len(batch["input_ids"])
-    )
     remaining = iter(row_ids)
     lines = ["the first batch as the model reads it:"]
-    for number in range(min(SHOWN, len(shows_picture))):
-        tokens = batch["input_ids"][number][batch["attention_mask"][number].bool()]
-        lines.append(f"    {processor.tokenizer.decode(tokens)} {'[picture]' if shows_picture[number] else ''}")
+    for number, ids in enumerate(batch["input_ids"][:SHOWN]):
+        text = processor.tokenizer.decode(ids[batch["attention_mask"][number].bool()])
+        has_picture = "image_index" in batch and batch["image_index"][number] >= 0
+        lines.append(f"    {text}{' [picture]' if has_picture else ''}")
         for label in batch["labels"][number][batch["pair_mask"][number].bool()].tolist():
             row_id = next(remaining)
             sample = sample_of[row_id]
             head, tail = (sample.entities[entity] for entity in sample.pairs[sample.row_ids.index(row_id)])
             lines.append(f"        {row_id}: {_name(head, sample)}, {_name(tail, sample)}: {relations[label]}")
-    return "\n".join([*lines, *_more(shows_picture)])
+    return "\n".join([*lines, *_more(batch["input_ids"])])
 
 
 def _encode(samples: Sequence[Sample], processor: RocProcessor) -> BatchFeature:
@@ -261,8 +259,9 @@ def _findings(train: SplitReport, val: SplitReport, *, relations: Sequence[str],
     for name, report in (("training", train), ("validation", val)):
         cut_off = [s.row_ids[0] for s, length in zip(report.samples, report.num_tokens) if length > max_length]
         yield from _listed(cut_off, f"{name} texts are longer than max_length={max_length} and are cut off")
-    unseen = [relation for relation in relations if not train.relations[relation]]
-    yield from _listed(unseen, "relations have no pair in training, and are known by their descriptions alone")
+    pairs = train.relations
+    unseen = [relation for relation in relations if not pairs[relation]]
+    yield from _listed(unseen, "relations have no pair in training")
     known, pictures = {_normalised(sample.text) for sample in train.samples}, train.texts_per_picture
     leaked = [sample.row_ids[0] for sample in val.samples if _normalised(sample.text) in known]
     yield from _listed(leaked, "validation texts are in training too: scores on them say little about new ones")
@@ -281,7 +280,7 @@ def _listed(entries: Sequence[str], what: str) -> Iterator[str]:
         )
 
 
-def _more(entries: Sequence[Any]) -> list[str]:
+def _more(entries: Sized) -> list[str]:
     return [f"    and {len(entries) - SHOWN} more"] if len(entries) > SHOWN else []
 
 

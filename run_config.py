@@ -250,9 +250,10 @@ class RunConfig:
                 "--use_image and a vision_model, or leave vision_cache out."
             )
         self._check_what_is_trained()
-        if len({*(self.trackers or ())} & {"tensorboard", "trackio"}) < len(self.trackers or ()):
+        trackers = self.trackers or []
+        if not {"tensorboard", "trackio"}.issuperset(trackers) or len(set(trackers)) < len(trackers):
             raise ValueError(
-                f"trackers={self.trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each once."
+                f"trackers={trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each at most once."
             )
         if "test" in (self.train_split, self.val_split):
             raise ValueError(

@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -113,11 +112,12 @@ class _TensorBoard(TensorBoardTracker):
 
     def __init__(self, config: RunConfig, step: int) -> None:
         super().__init__(_run_name(config), Path(config.tracking_dir) / "tensorboard", purge_step=step + 1)
-        self._config = config
+        self._config, self._is_new = config, step == 0
 
     def start(self) -> None:
-        if self.init_kwargs["purge_step"] == 1:  # a run anew: the curves of the one before would be drawn into its own
-            shutil.rmtree(Path(self.logging_dir_param) / self.run_name, ignore_errors=True)
+        if self._is_new:  # the curves of the run that it replaces would be drawn into its own
+            for file in (Path(self.logging_dir_param) / self.run_name).glob("events.out.tfevents.*"):
+                file.unlink()
         super().start()
         self.log({"config": textwrap.indent(self._config.to_yaml(), "    ")})  # indented: a block of code in Markdown
 

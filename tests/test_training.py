@@ -215,6 +215,24 @@ def test_a_variant_trains_saves_and_loads(changes: dict[str, Any], inputs: Path,
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_run_tells_its_trackers_every_step_every_validation_and_the_result(inputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folders = {"output_dir": tmp_path / "model", "tracking_dir": tmp_path / "tracking"}
+    assert main(arguments(inputs, **folders, trackers="[tensorboard]")) == 0
+    [folder] = {path.parent for path in (tmp_path / "tracking").rglob("*tfevents*")}
+    events = EventAccumulator(str(folder)).Reload()
+    steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert steps["train/loss"] == steps["train/learning_rate"] == [1, 2, 3, 4, 5, 6]
+    assert steps["val/micro_f1"] == [3, 6]
+    assert set(steps["final/micro_f1"]) == {6}
+    losses = [event.value for event in events.Scalars("train/loss")]
+    told = [record["loss"] for record in history(tmp_path / "model")]
+    assert [sum(losses[:3]) / 3, sum(losses[3:]) / 3] == pytest.approx(told)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_vision_encoder_may_be_a_folder(inputs: Path, tmp_path: Path) -> None:
     ViTModel(ViTConfig(image_size=32, patch_size=8, **SIZE)).save_pretrained(tmp_path / "vit")
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
@@ -316,7 +334,10 @@ def test_a_dry_run_writes_nothing(
     more = tuple(option.replace("CACHE", str(tmp_path / "cache")) for option in more)
     assert main(arguments(inputs, tmp_path / "runs" / "model", "--dry_run", *more)) == 0
     assert everything_under(inputs) | everything_under(tmp_path) == before
-    [told] = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert "pairs of" in printed.err
+    assert "the first batch as the model reads it" in printed.err
+    [told] = printed.out.splitlines()
     expected = {"dry_run": True, "num_samples": 12, "num_val_samples": 5, "num_relations": 4, "total_steps": 6}
     assert {name: json.loads(told)[name] for name in expected} == expected
     assert math.isfinite(json.loads(told)["loss"])
