@@ -637,16 +637,24 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
     def _fuse(self, parts: Sequence[tuple[Tensor, Tensor, int]], positions: Tensor) -> Tensor:
         """Join (states, mask, modality) along the sequence, let the fusion layers mix them, and pick `positions`.
 
-        Nothing else is read of the last layer, so it computes nothing else: `(batch, n, hidden)`.
+        Every layer reads the patches, which come last, and none updates them: the vision encoder has related them to
+        each other already, and they are many. Of the last layer nothing but `positions` is read, so it computes
+        nothing else. The paper updates everything in every layer; this is our choice, see RESULTS.md.
+
+        Returns:
+            `(batch, n, hidden)`.
         """
         states = torch.cat([part + self.modality_embeddings.weight[modality] for part, _, modality in parts], dim=1)
         mask = torch.cat([part_mask for _, part_mask, _ in parts], dim=1)
         attention_mask = mask[:, None, None]  # (batch, 1, 1, length)
         if not self.fusion_layers:
             return self.fusion_norm(gather_rows(states, positions))
+        num_updated = sum(part.shape[1] for part, _, modality in parts if modality != IMAGE)
+        updated, patches = states.split([num_updated, states.shape[1] - num_updated], dim=1)
+        every = torch.arange(num_updated, device=states.device).expand(len(states), -1)
         for layer in self.fusion_layers[:-1]:
-            states = layer(states, attention_mask)
-        return self.fusion_norm(self.fusion_layers[-1](states, attention_mask, positions))
+            updated = layer(torch.cat([updated, patches], dim=1), attention_mask, every)
+        return self.fusion_norm(self.fusion_layers[-1](torch.cat([updated, patches], dim=1), attention_mask, positions))
 
     def _encode_images(
         self, pixel_values: Tensor | None, patch_features: Tensor | None = None

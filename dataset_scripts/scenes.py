@@ -78,7 +78,7 @@ PICTURES_PER_SENTENCE = len(CUES)  # both kinds have as many relations, so `none
 
 Kind = Literal["text-object", "text-text", "misleading"]
 KINDS: tuple[Kind, ...] = ("text-object", "text-text", "misleading")
-SENTENCE_KINDS: tuple[Kind, ...] = ("text-object", "text-text", "misleading", "text-text")  # taken in turn
+SENTENCE_KINDS: tuple[Kind, ...] = ("text-object", "text-text", "text-object", "misleading")  # taken in turn
 
 SHIRTS: dict[str, Colour] = {
     "red": (214, 36, 40),
@@ -305,10 +305,10 @@ def _surroundings(rng: Random) -> dict[str, str]:
 
 
 def _draw_figure_with_item(canvas: Canvas, box: Box, shirt: Colour, item: str | None, rng: Random) -> None:
-    """A figure in the left part of its box, and what it has in the lower right."""
+    """A figure in the left two thirds of its box, and what it has in the lower right."""
     x0, y0, x1, y1 = box
     middle = (x0 + x1) // 2
-    canvas.stamp("figure", (x0, y0, middle, y1), colour=shade(shirt, rng))
+    canvas.stamp("strip", (x0, y0, x0 + 2 * (x1 - x0) // 3, y1), colour=shade(shirt, rng))
     if item is not None:
         canvas.stamp(item, (middle, (y0 + y1) // 2 - 1, x1, y1), colour=shade(COLOURS[item], rng))
 
@@ -317,8 +317,8 @@ def _draw_couple(canvas: Canvas, grid_row: int, shirt: Colour, symbol: str | Non
     """Two figures in one row of the grid, and a cue between them; returns the cue's box."""
     left, middle, right = range(GRID * grid_row, GRID * grid_row + GRID)
     for cell in (left, right):
-        box = box_in_cell(cell, rng, side=CELL, width=(15, 18), height=(25, 30))
-        canvas.stamp("figure", box, colour=shade(shirt, rng))
+        box = box_in_cell(cell, rng, side=CELL, width=(18, 22), height=(25, 30))
+        canvas.stamp("strip", box, colour=shade(shirt, rng))
     box = box_in_cell(middle, rng, side=CELL, width=(20, 26), height=(20, 26))
     if symbol is not None:
         canvas.stamp(symbol, box, colour=shade(COLOURS[symbol], rng))
@@ -417,7 +417,7 @@ def _provenance(
             table.append(f"| {split}, `{kind}` | {found['pairs']} | {shares} |")
     return Provenance(
         builder="scenes",
-        builder_version="1.0.0",
+        builder_version="1.1.0",
         title="Generated scenes for multimodal relation extraction",
         description="\n".join([DESCRIPTION, "The best accuracy of rules that know the very rows:", "", *table]),
         license="apache-2.0",

@@ -122,6 +122,16 @@ def _figure(pen: Pen, colour: Colour) -> None:
     pen.ellipse((0.26, 0.0), (0.74, 0.33), fill=DARK)
 
 
+def _strip(pen: Pen, colour: Colour) -> None:
+    """A figure dressed from neck to foot in one colour."""
+    pen.line((0.36, 0.70), (0.22, 1.0), fill=colour, width=0.28)
+    pen.line((0.64, 0.70), (0.78, 1.0), fill=colour, width=0.28)
+    pen.line((0.30, 0.38), (0.08, 0.66), fill=colour, width=0.22)
+    pen.line((0.70, 0.38), (0.92, 0.66), fill=colour, width=0.22)
+    pen.polygon((0.16, 0.28), (0.84, 0.28), (0.78, 0.80), (0.22, 0.80), fill=colour)
+    pen.ellipse((0.28, 0.0), (0.72, 0.32), fill=DARK)
+
+
 def _heart(pen: Pen, colour: Colour) -> None:
     pen.ellipse((0.0, 0.04), (0.54, 0.58), fill=colour)
     pen.ellipse((0.46, 0.04), (1.0, 0.58), fill=colour)
@@ -222,6 +232,7 @@ def _house(pen: Pen, colour: Colour) -> None:
 
 SYMBOLS: dict[str, Callable[[Pen, Colour], None]] = {
     "figure": _figure,
+    "strip": _strip,
     "heart": _heart,
     "ball": _ball,
     "briefcase": _briefcase,

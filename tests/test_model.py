@@ -16,7 +16,7 @@ from tiny import RELATIONS, louder, tiny_model, tiny_processor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from roc.modeling_roc import RocModel, RocOutput, gather_rows
+from roc.modeling_roc import IMAGE, RocModel, RocOutput, gather_rows
 from roc.processing_roc import RocProcessor
 from roc.retrieval_roc import pool_descriptions, retrieval_loss
 
@@ -258,18 +258,21 @@ def test_fresh_descriptions_of_an_unchanged_encoder_give_what_the_bank_gives(pro
 
 
 def fuse_everything(self: RocModel, parts: Sequence[tuple[Tensor, Tensor, int]], positions: Tensor) -> Tensor:
-    """`_fuse` with every state of the last layer computed, and then those of the entities picked."""
-    states = torch.cat([part + self.modality_embeddings.weight[modality] for part, _, modality in parts], dim=1)
+    """`_fuse` with every state of every layer computed; then patches are put back, and in the end entities picked."""
+    given = torch.cat([part + self.modality_embeddings.weight[modality] for part, _, modality in parts], dim=1)
     mask = torch.cat([part_mask for _, part_mask, _ in parts], dim=1)
+    is_patch = torch.cat([torch.full((part.shape[1], 1), modality == IMAGE) for part, _, modality in parts])
+    states = given
     for layer in self.fusion_layers:
         states = layer(states, mask[:, None, None].expand(-1, 1, mask.shape[1], -1))
+        states = torch.where(is_patch, given, states)
     return gather_rows(self.fusion_norm(states), positions)
 
 
 @pytest.mark.parametrize("fusion_num_layers", [0, 1, 2])
 @pytest.mark.parametrize("kind", [{}, {"head": "classification"}, {"alignment": "residual"}], ids=str)
 @pytest.mark.parametrize("way", ["eager", "sdpa", "checkpointing", "bfloat16"])
-def test_the_last_fusion_layer_may_leave_out_what_is_not_read(
+def test_fusion_layers_may_leave_out_what_is_not_read(
     way: str, kind: dict[str, Any], fusion_num_layers: int, processor: RocProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = louder(tiny_model(processor, fusion_num_layers=fusion_num_layers, dropout=0.0, **kind))
