@@ -91,7 +91,7 @@ class RunState:
         """What `load` needs besides the progress. To be called by all processes: each has its part of it.
 
         Returns:
-            Trained parameters and all buffers, by name; frozen parameters are where the run got them from. And
+            Trained parameters and all buffers by name, as frozen parameters are where the run got them from; and
             everything else.
         """
         others = {
@@ -104,7 +104,7 @@ class RunState:
         return weights, others
 
     def num_bytes(self) -> int:
-        """About the size of `weights` and `others`, also before the optimizer's first step."""
+        """About the size of what `save` returns, also before the optimizer's first step."""
         trained = sum(parameter.nbytes for parameter in self.model.parameters() if parameter.requires_grad)
         return (3 if self.average is None else 4) * trained  # AdamW keeps two numbers of each weight
 
