@@ -21,7 +21,6 @@ from roc.run_config import RunConfig
 
 PROJECT = "roc"
 SENDING_VARIABLES = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # have trackio send what it is told elsewhere
-VAL_SCORES = ("accuracy", "precision", "recall", "micro_f1", "macro_f1")
 
 
 def check_trackers(config: RunConfig) -> None:
@@ -89,7 +88,7 @@ def track_epoch(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
         accelerator: The run's.
         record: What the run's history has of a validated epoch.
     """
-    scores = {f"val/{name}": record["val"][name] for name in VAL_SCORES}
+    scores = {f"val/{name}": score for name, score in record["val"].items()}
     accelerator.log({**scores, "train/samples_per_second": record["samples_per_second"]}, step=record["step"])
 
 
@@ -101,9 +100,9 @@ def track_result(accelerator: Accelerator, scores: Mapping[str, Any], *, step: i
         scores: As `relation_scores` gives them.
         step: Optimizer steps done.
     """
-    final = {f"final/{name}": scores[name] for name in VAL_SCORES}
-    rows = [{"relation": name, **values} for name, values in scores["per_relation"].items()]
     for tracker in accelerator.trackers:
+        final = {f"final/{name}": score for name, score in scores.items() if name != "per_relation"}
+        rows = [{"relation": name, **values} for name, values in scores["per_relation"].items()]
         tracker.log_table(final, rows, step)
 
 

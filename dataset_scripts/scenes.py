@@ -82,8 +82,6 @@ SENTENCE_KINDS: tuple[Kind, ...] = ("text-object", "text-text", "text-object", "
 
 SHIRTS: dict[str, Colour] = {
     "red": (214, 36, 40),
-    "yellow": (240, 214, 40),
-    "green": (44, 160, 64),
     "blue": (36, 72, 210),
 }
 
