@@ -1,7 +1,8 @@
-"""What README.md tells its readers to type works."""
+"""What README.md, docs/training.md and docs/relations.md tell their readers to type works."""
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -11,13 +12,19 @@ import pytest
 from tiny import tiny_model, tiny_processor
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "relations.md"]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.replace("\\\n", "").splitlines()]
 
 
 def of_kind(kind: str) -> list[str]:
     return [block for own, block in BLOCKS if own == kind]
+
+
+@functools.cache
+def help_of(module: str) -> str:
+    return subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT).stdout
 
 
 @pytest.mark.parametrize("block", of_kind("python"))
@@ -51,14 +58,13 @@ def test_the_make_targets_exist() -> None:
 def test_a_command_names_a_program_and_flags_that_exist(command: str) -> None:
     program = re.search(r"(\w+)\.py|-m roc\.(dataset_scripts\.\w+)", command)
     assert program is not None
-    module = f"roc.{program[1] or program[2]}"
-    text = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT).stdout
+    text = help_of(f"roc.{program[1] or program[2]}")
     flags = re.findall(r"(--\w+)", command.split(program[0], 1)[1])
     assert text
     assert all(re.search(rf"{flag}\b", text) for flag in flags)
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"\]\(([^)#:]+)\)|`([\w/]+\.(?:md|yaml|py|png))`", README))))
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\]\(([^)#:]+)\)|`([\w/]+\.(?:md|yaml|py|png))`", TEXT))))
 def test_a_file_that_is_named_exists(name: tuple[str, str]) -> None:
     path = name[0] or name[1]
     assert path.startswith("outputs/") or (ROOT / path).exists()
