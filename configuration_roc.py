@@ -32,7 +32,7 @@ class RocConfig(PretrainedConfig):
         freeze_vision: Whether the vision encoder keeps its weights in training.
         head: `"retrieval"` ranks relations by the similarity of their descriptions; `"classification"` is a softmax
             over label ids on the same pair vector, for comparison.
-        fusion_num_layers: Self-attention layers over text, patches and regions; 0 for none.
+        fusion_num_layers: Layers in which tokens and regions attend to each other and to the patches; 0 for none.
         fusion_num_heads: Attention heads of a fusion layer; divides the text encoder's hidden size.
         fusion_intermediate_size: Width of a fusion layer's feed-forward part; None for 4 x the hidden size.
         pair_representation: Where a pair reads the fused sequence. `"entities"`: at the positions of head and tail.
