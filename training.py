@@ -171,6 +171,7 @@ class TrainingRun:
             accelerator, accelerator.unwrap_model(self.model), self.optimizer, scheduler, self.average
         )
         self.progress = self.state.progress
+        self._started = time.perf_counter()
         self.descriptions = self._descriptions()
         self.negatives = None if negatives is None else negatives.to(accelerator.device)
 
