@@ -152,7 +152,7 @@ class _Trackio(TrackioTracker):
     def log_table(self, final: dict[str, float], rows: list[dict[str, Any]], step: int) -> None:
         import trackio
 
-        self.log({**final, "final/per_relation": trackio.Table(data=rows)}, step=step)
+        self.log({**final, "final/per_relation": trackio.Table(columns=[*rows[0]], data=[[*row.values()] for row in rows])}, step=step)
 
     def finish(self) -> None:
         import trackio
