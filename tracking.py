@@ -152,7 +152,8 @@ class _Trackio(TrackioTracker):
     def log_table(self, final: dict[str, float], rows: list[dict[str, Any]], step: int) -> None:
         import trackio
 
-        self.log({**final, "final/per_relation": trackio.Table(columns=[*rows[0]], data=[[*row.values()] for row in rows])}, step=step)
+        table = trackio.Table(columns=[*rows[0]], data=[[*row.values()] for row in rows])
+        self.log({**final, "final/per_relation": table}, step=step)
 
     def finish(self) -> None:
         import trackio
