@@ -104,9 +104,9 @@ def run_until(given: list[str], at_step: int | None, *, what: str = "_step") -> 
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """All that a run leaves, but for the time that it took, and the commit, which may change meanwhile."""
+    """All that a run leaves, but for its time and memory, and the commit, which may change meanwhile."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    del metrics["seconds"]
+    del metrics["seconds"], metrics["peak_memory_mib"]
     for record in metrics["history"]:
         del record["samples_per_second"]
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
