@@ -650,11 +650,11 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         if not self.fusion_layers:
             return self.fusion_norm(gather_rows(states, positions))
         num_updated = sum(part.shape[1] for part, _, modality in parts if modality != IMAGE)
-        updated, patches = states.split([num_updated, states.shape[1] - num_updated], dim=1)
-        every = torch.arange(num_updated, device=states.device).expand(len(states), -1)
+        patches, updated = states[:, num_updated:], torch.arange(num_updated, device=states.device)
         for layer in self.fusion_layers[:-1]:
-            updated = layer(torch.cat([updated, patches], dim=1), attention_mask, every)
-        return self.fusion_norm(self.fusion_layers[-1](torch.cat([updated, patches], dim=1), attention_mask, positions))
+            fused = layer(states, attention_mask, updated.expand(len(states), -1))
+            states = torch.cat([fused, patches], dim=1)
+        return self.fusion_norm(self.fusion_layers[-1](states, attention_mask, positions))
 
     def _encode_images(
         self, pixel_values: Tensor | None, patch_features: Tensor | None = None

@@ -179,13 +179,8 @@ def plot_scores_by_variant(scores: Mapping[str, Sequence[float]], path: str | os
         axes.errorbar(np.mean(percent), place, xerr=spread, color=color, marker="o", capsize=3)
         axes.scatter(percent, [place + 0.22] * len(percent), color=_MUTED, s=9)
     axes.axvline(100 * float(np.mean(next(iter(scores.values())))), color=color, linestyle="--", linewidth=1, alpha=0.6)
-    axes.set_yticks(range(len(scores)), list(scores))
-    axes.invert_yaxis()
     axes.set(xlabel=f"{score} in percent (dashed: {next(iter(scores))})")
-    axes.grid(alpha=0.3, axis="x")
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    _name_rows(axes, list(scores))
     _save_figure(figure, path)
 
 
@@ -226,16 +221,21 @@ def plot_scores_by_condition(
         first = own[conditions[0]]
         if first is not None:
             axes.axvline(first, color=color, linestyle="--", linewidth=1, alpha=0.6, zorder=0)
-    axes.set_yticks(range(len(conditions)), conditions)
-    axes.invert_yaxis()
     axes.set(xlabel=f"{score} in percent (dashed: {conditions[0]})", xlim=(0, 1.08), title=title)
     axes.set_xticks([percent / 100 for percent in range(0, 101, 20)], [*map(str, range(0, 101, 20))])
+    _name_rows(axes, conditions)
+    figure.legend(frameon=False, loc="outside lower center", ncols=min(3, len(scores)))
+    _save_figure(figure, path)
+
+
+def _name_rows(axes: Any, names: Sequence[str]) -> None:
+    """Rows from top to bottom, at 0, 1, 2 and so on, with lines to read their values by."""
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
     axes.grid(alpha=0.3, axis="x")
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.legend(frameon=False, loc="outside lower center", ncols=min(3, len(scores)))
-    _save_figure(figure, path)
 
 
 def _new_figure(width: float, height: float) -> Figure:

@@ -22,6 +22,7 @@ from roc.configuration_roc import did_you_mean
 from roc.resources import find_file
 
 RUN_FILE = "run_config.yaml"  # in the folder of a run, beside the weights
+ENVIRONMENT_FILE = "environment.json"  # likewise: versions and commit
 METRICS_FILE = "metrics.json"  # there too, when the run has ended
 # settings that change nothing of what a run learns
 WITHOUT_EFFECT = frozenset(

@@ -21,7 +21,7 @@ from typing import IO, Any
 from roc.assembly import available_cores
 from roc.files import atomic_write
 from roc.resources import PACKAGE_ROOT
-from roc.run_config import RunConfig
+from roc.run_config import ENVIRONMENT_FILE, METRICS_FILE, RunConfig
 from roc.study_plan import TRAINED, WITHOUT_EFFECT, Study, StudyRun, effective_settings
 
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1")
@@ -75,10 +75,10 @@ def read_result(run: StudyRun, scorings: Mapping[str, Sequence[str]]) -> RunResu
     """What a run's folder says, if it has finished."""
     if not is_finished(run, scorings):
         return RunResult(run)
-    metrics = _read_json(run.folder / "metrics.json")
+    metrics = _read_json(run.folder / METRICS_FILE)
     own = _read_json(run.folder / SCORINGS) if scorings else {}
     scores = {TRAINED: metrics["val"], **{name: own[name]["scores"] for name in scorings}}
-    return RunResult(run, metrics, scores, commit=_read_json(run.folder / "environment.json")["commit"])
+    return RunResult(run, metrics, scores, commit=_read_json(run.folder / ENVIRONMENT_FILE)["commit"])
 
 
 class StudyRunner:

@@ -47,7 +47,7 @@ from roc.processing_roc import RocProcessor
 from roc.programs import shows_progress
 from roc.relation_files import RelationInventory, load_relations
 from roc.retrieval_roc import NO_LABEL, descriptions_of
-from roc.run_config import METRICS_FILE, RUN_FILE, RunConfig
+from roc.run_config import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, RunConfig
 from roc.run_costs import count_parameters, peak_memory_mib
 from roc.run_state import RunState, describe_run
 from roc.samples import GroupedSamples, LengthBucketBatchSampler, ProcessShares, SampleCollator
@@ -408,7 +408,7 @@ class TrainingRun:
             # the run as such: whether it replaced something, or was interrupted, is not part of it
             settings = replace(self.config, overwrite=False, resume=None)
             (folder / RUN_FILE).write_text(settings.to_yaml(), encoding="utf-8")
-            (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+            (folder / ENVIRONMENT_FILE).write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
     def _calibrate_saved_model(self) -> Predictions:
         """Calibrate the folder just written; returns its predictions on the validation split, as `score.py`'s."""

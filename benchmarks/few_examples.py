@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from roc.plotting import plot_scores_by_share
-from roc.run_config import RUN_FILE
+from roc.run_config import METRICS_FILE, RUN_FILE
 
 LABELS = {"retrieval": "retrieval over descriptions", "classification": "classification"}
 SCORES = ("micro_f1", "macro_f1")
@@ -31,7 +31,7 @@ def main() -> None:
     found: dict[str, dict[float, list[dict[str, Any]]]] = {head: {} for head in LABELS}
     for folder in map(Path, options.runs):
         settings = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
-        val = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["val"]
+        val = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))["val"]
         own = {"seed": settings["seed"]} | {score: round(val[score], 4) for score in SCORES}
         found[settings["head"]].setdefault(settings["train_share"], []).append(own)
     curves = {

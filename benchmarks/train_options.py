@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import post, report
+from common import collate, post, report
 
 from roc.assembly import build_model, build_optimizer, build_processor
 from roc.modeling_roc import RocModel
@@ -79,13 +79,7 @@ def measure(config: RunConfig, num_steps: int) -> dict[str, float]:
     posts = [post(random.Random(number)) for number in range(config.batch_size)]
     size = config.batch_size // config.gradient_accumulation_steps
     batches = [
-        processor(
-            text=[post["text"] for post in posts[start : start + size]],
-            images=[post["image"] for post in posts[start : start + size]] if config.vision_model else None,
-            entities=[post["entities"] for post in posts[start : start + size]],
-            pairs=[[(0, 1)]] * size,
-            labels=[[0]] * size,
-        ).to(device)
+        collate(processor, posts[start : start + size], use_image=config.vision_model is not None).to(device)
         for start in range(0, size * config.gradient_accumulation_steps, size)
     ]
     memory_before = 0 if device == "cuda" else peak_memory_mib()

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import alternate, build, post, report
+from common import alternate, build, collate, post, report
 
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -49,17 +49,6 @@ def main() -> None:
     )
 
 
-def collate(processor: RocProcessor, posts: list[dict]) -> dict[str, torch.Tensor]:
-    """The batch of the posts, one labelled pair each."""
-    return processor(
-        text=[post["text"] for post in posts],
-        images=[post["image"] for post in posts],
-        entities=[post["entities"] for post in posts],
-        pairs=[[(0, 1)]] * len(posts),
-        labels=[[0]] * len(posts),
-    )
-
-
 def step(model: RocModel, processor: RocProcessor, posts: list[dict]) -> None:
     """A training step without the optimizer."""
     model(**collate(processor, posts)).loss.backward()
@@ -74,8 +63,9 @@ def bare(model: RocModel, batch: dict[str, torch.Tensor]) -> None:
     states = torch.cat([text, patches], dim=1)  # both are 384 wide here
     mask = torch.cat([batch["attention_mask"].bool(), torch.ones(patches.shape[:2], dtype=torch.bool)], dim=1)
     mask = mask[:, None, None]
+    text_positions = torch.arange(text.shape[1]).expand(len(text), -1)
     for layer in model.fusion_layers[:-1]:
-        states = layer(states, mask)
+        states = torch.cat([layer(states, mask, text_positions), patches], dim=1)
     model.fusion_layers[-1](states, mask, batch["entity_positions"]).sum().backward()
     model.zero_grad(set_to_none=True)
 
