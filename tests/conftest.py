@@ -9,11 +9,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors, and pytest-xdist already has a process per core
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import datasets
 import pytest
+from accelerate.state import AcceleratorState
 from tiny import tiny_model, tiny_processor
+from tiny_runs import write_inputs
 
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
+from roc.training import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,3 +41,22 @@ def processor() -> RocProcessor:
 def model(processor: RocProcessor) -> RocModel:
     """A tiny one for text alone, in evaluation mode."""
     return tiny_model(processor, vision=False)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, relations and a random text encoder."""
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def fresh_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each run as in a process of its own: no data cache outside the tests, no precision left from another run."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the drawings, which take longer than the training."""
+    monkeypatch.setattr(TrainingRun, "_draw", lambda self, folder: None)

@@ -8,14 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 import torch
-import yaml
-from accelerate.state import AcceleratorState
 from posts import POSTS, encode
 from tiny import RELATIONS, louder, tiny_model, tiny_processor
-from tiny_run import NAMES, write_inputs
+from tiny_runs import NAMES, arguments
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
@@ -25,7 +22,6 @@ from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory
 from roc.run_config import load_run_config
 from roc.train import main
-from roc.training import TrainingRun
 
 PAIRS = [(0, 1), (1, 0), (0, 2)]
 
@@ -117,35 +113,19 @@ def test_labels_are_the_words_of_the_whole_name(name: str, words: str) -> None:
 # --- both, trained and scored ------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("fresh_state", "undrawn")
 @pytest.mark.parametrize(
     "changes", [{"pair_representation": "sentence", "markers": "pair"}, {"described_by": "labels"}]
 )
 def test_what_was_trained_without_a_part_is_saved_and_scores_as_reported(
-    changes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, str], inputs: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(TrainingRun, "_draw", lambda self, predictions: None)
-    AcceleratorState._reset_state(True)
-    settings = write_inputs(tmp_path) | changes | {"output_dir": str(tmp_path / "model")}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    assert main([str(tmp_path / "run.yaml")]) == 0
+    model = tmp_path / "model"
+    assert main(arguments(inputs, model, **changes)) == 0
     told = io.StringIO()
     with contextlib.redirect_stdout(told):
-        assert (
-            score.main(
-                [
-                    "--model",
-                    str(tmp_path / "model"),
-                    "--dataset",
-                    "jsonl",
-                    "--data_dir",
-                    str(tmp_path),
-                    "--split",
-                    "val",
-                ]
-            )
-            == 0
-        )
+        data = ["--dataset", "jsonl", "--data_dir", str(inputs / "data"), "--split", "val"]
+        assert score.main(["--model", str(model), *data]) == 0
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text(encoding="utf-8"))
     assert json.loads(told.getvalue()) == metrics["val"]
     config = AutoModel.from_pretrained(tmp_path / "model").config

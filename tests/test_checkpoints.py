@@ -20,13 +20,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pytest
-import test_training
 import torch
+from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from test_training import arguments, error_of, history, line, write_lines
+from test_training import training_run
 from tiny import tiny_model, tiny_processor
+from tiny_runs import arguments, error_of, history, line, write_lines
 from torch import Tensor
 
 import roc.checkpoints
@@ -40,13 +42,11 @@ from roc.samples import SampleCollator
 from roc.train import main
 from roc.training import TrainingRun
 
-fresh_state, undrawn = test_training.fresh_state, test_training.undrawn
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("fresh_state", "undrawn")
 
 # everything that is random in training, and all that a checkpoint holds
 RICH = {"average_decay": 0.9, "picture_dropout": 0.3, "wrong_pictures": 0.3, "token_dropout": 0.2, "type_noise": 0.5}
 NUM_STEPS = 9  # 12 samples, 4 a batch, 3 epochs
-inputs = test_training.inputs
 
 
 class Killed(BaseException):
@@ -94,7 +94,7 @@ def run_until(given: list[str], at_step: int | None, *, what: str = "_step") -> 
         patch.setattr(TrainingRun, "_step", watched)
         patch.setattr(TrainingRun, "_validate", validated)
         patch.setattr(SampleCollator, "__call__", counted)
-        test_training.AcceleratorState._reset_state(True)
+        AcceleratorState._reset_state(True)
         if at_step is None:
             assert main(given) == 0
         else:
@@ -144,7 +144,7 @@ def test_a_run_killed_anywhere_gives_what_the_uninterrupted_one_gives(
 
 def test_each_epoch_has_its_own_noise() -> None:
     processor = tiny_processor()
-    run = test_training.training_run(tiny_model(processor), processor, type_noise=0.5)
+    run = training_run(tiny_model(processor), processor, type_noise=0.5)
     for epoch in (2, 5):
         next(run._steps(epoch))
         assert run.collator._epoch == epoch
@@ -165,10 +165,10 @@ def test_a_run_killed_before_its_first_checkpoint_was_whole_starts_again(typed: 
         main(given)
     assert (tmp_path / "model").is_dir()
     assert len(list((tmp_path / "model.checkpoints").iterdir())) == 1
-    test_training.AcceleratorState._reset_state(True)
+    AcceleratorState._reset_state(True)
     assert main(given) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    test_training.AcceleratorState._reset_state(True)
+    AcceleratorState._reset_state(True)
     assert main(given) == 1, "a run that has ended was replaced"
 
 
@@ -183,7 +183,7 @@ def test_early_stopping_and_the_best_epoch_go_on(typed: Path, tmp_path: Path, mo
             main(given)
     best = load_file(tmp_path / "model" / "model.safetensors")
     shutil.rmtree(tmp_path / "model")  # the checkpoint has it
-    test_training.AcceleratorState._reset_state(True)
+    AcceleratorState._reset_state(True)
     assert main(given) == 0
     assert [record["val"]["micro_f1"] for record in history(tmp_path / "model")] == [0.5, 0.4, 0.3]
     kept = load_file(tmp_path / "model" / "model.safetensors")
@@ -198,7 +198,7 @@ def killed(typed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was killed in its second epoch; two checkpoints are there."""
     folder = tmp_path_factory.mktemp("killed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_training.datasets.config, "HF_DATASETS_CACHE", str(folder / "datasets"))
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "datasets"))
         run_until(arguments(typed, folder / "model", checkpoint_steps=1), 6)
     shutil.rmtree(folder / "datasets", ignore_errors=True)
     return folder
@@ -579,7 +579,7 @@ def test_a_real_disk_that_fills_up_loses_nothing(
     assert main(arguments(typed, small_disk / "model", keep_checkpoints=9)) == 1
     assert "Free some, choose another output_dir, or lower --keep_checkpoints (9)" in error_of(capsys)
     monkeypatch.setattr(roc.checkpoints.Checkpoints, "_check_space", lambda self: None)
-    test_training.AcceleratorState._reset_state(True)
+    AcceleratorState._reset_state(True)
     options = {"keep_checkpoints": 99, "checkpoint_steps": 1, "num_epochs": 30}
     assert main(arguments(typed, small_disk / "model", **options)) == 1
     assert "No space left on device" in error_of(capsys)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from tiny_run import write_inputs
+from tiny_runs import run_settings
 
 from roc import score, study, study_runs
 from roc.resources import PACKAGE_ROOT
@@ -494,10 +494,10 @@ def test_the_command_for_scoring_is_one_of_score(made: StudyFolder) -> None:
     assert (options.model, options.split, options.seed) == (str(run.folder), "val", 3)
 
 
-def test_a_real_study_trains_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_study_trains_and_reports(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run of the documented command."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(write_inputs(tmp_path)), encoding="utf-8")
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(run_settings(inputs)), encoding="utf-8")
     variants = [{"name": "labels", "settings": {"described_by": "labels"}}]
     content = {"base": str(tmp_path / "base.yaml"), "seeds": [3], "variants": variants}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

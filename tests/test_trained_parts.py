@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import arguments, fresh_state, inputs, undrawn  # noqa: F401  (fixtures)
 from tiny import tiny_model, tiny_processor
+from tiny_runs import arguments
 from transformers import (
     BertConfig,
     BertModel,
@@ -29,16 +29,13 @@ from roc.modeling_roc import RocModel
 from roc.run_config import RunConfig, load_run_config
 from roc.train import main
 
+pytestmark = pytest.mark.usefixtures("fresh_state", "undrawn")
+
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
 SIZE = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 2, "pad_token_id": 0}
 
 
-@pytest.fixture(autouse=True)
-def alone(fresh_state: None, undrawn: None) -> None:  # noqa: F811
-    """Each run as in the tests of training."""
-
-
-def train(inputs: Path, folder: Path, *flags: str, **changes: Any) -> dict[str, Any]:  # noqa: F811
+def train(inputs: Path, folder: Path, *flags: str, **changes: Any) -> dict[str, Any]:
     assert main(arguments(inputs, folder, *flags, **({"max_steps": 3} | changes))) == 0
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
@@ -49,7 +46,7 @@ def train(inputs: Path, folder: Path, *flags: str, **changes: Any) -> dict[str, 
 @pytest.mark.parametrize("merged", [False, True], ids=["adapter", "merged"])
 def test_a_run_with_an_adapter_scores_as_reported_whatever_is_saved(
     merged: bool,
-    inputs: Path,  # noqa: F811
+    inputs: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -106,7 +103,7 @@ def test_embeddings_and_first_layers_are_frozen_and_cost_no_backward_pass(
     assert [state.requires_grad for state in states] == [False, False, False, True]
 
 
-def test_frozen_layers_keep_their_weights_in_a_run(inputs: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_frozen_layers_keep_their_weights_in_a_run(inputs: Path, tmp_path: Path) -> None:
     train(inputs, tmp_path / "model", freeze_text_layers=0)
     before = BertModel.from_pretrained(inputs / "text").embeddings.word_embeddings.weight
     model = RocModel.from_pretrained(tmp_path / "model")
@@ -131,7 +128,7 @@ def test_freezing_every_layer_or_layers_that_cannot_be_found_is_refused() -> Non
 # --- costs -------------------------------------------------------------------------------------------------------
 
 
-def test_the_records_tell_what_the_run_cost(inputs: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_records_tell_what_the_run_cost(inputs: Path, tmp_path: Path) -> None:
     whole = train(inputs, tmp_path / "whole", max_steps=1)
     adapter = train(inputs, tmp_path / "adapter", max_steps=1, lora_rank=2)
     model = RocModel.from_pretrained(tmp_path / "whole")
@@ -146,7 +143,7 @@ def test_the_records_tell_what_the_run_cost(inputs: Path, tmp_path: Path) -> Non
     assert whole["seconds"] > 0
 
 
-def test_the_8_bit_optimizer_trains_with_a_quarter_of_the_state(inputs: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_8_bit_optimizer_trains_with_a_quarter_of_the_state(inputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     train(inputs, tmp_path / "model", optimizer="adamw_8bit")
     sizes = {}

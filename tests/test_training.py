@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 from tiny import RELATIONS, picture_bytes, tiny_model, tiny_picture, tiny_processor
-from tiny_runs import NAMES, SIZE, VISION, arguments, line, write_inputs, write_lines
+from tiny_runs import NAMES, SIZE, VISION, arguments, error_of, history, line, write_lines
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -60,26 +60,7 @@ from roc.training import TrainingRun
 from roc.vision_cache import read_features
 from roc.zero_shot import unseen_relations
 
-# --- tiny data ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, relations and a random text encoder."""
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(autouse=True)
-def fresh_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Each run as in a process of its own: no data cache outside the tests, no precision left from another run."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
-    AcceleratorState._reset_state(True)
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the drawings, which take longer than the training."""
-    monkeypatch.setattr(TrainingRun, "_draw", lambda self, folder: None)
+pytestmark = pytest.mark.usefixtures("fresh_state")
 
 
 def everything_under(folder: Path) -> set[Path]:
@@ -88,10 +69,6 @@ def everything_under(folder: Path) -> set[Path]:
 
 def weights(folder: Path) -> dict[str, Tensor]:
     return RocModel.from_pretrained(folder).state_dict()
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["history"]
 
 
 # --- one whole run -----------------------------------------------------------------------------------------------
@@ -516,12 +493,6 @@ def break_the_loss(monkeypatch: pytest.MonkeyPatch, at_step: int, value: float) 
         return loss(*given, **options) * (value if next(calls) == at_step else 1.0)
 
     monkeypatch.setattr(roc.modeling_roc, "retrieval_loss", broken)
-
-
-def error_of(capsys: pytest.CaptureFixture[str]) -> str:
-    printed = capsys.readouterr()
-    assert printed.out == "", "a failed run printed a result"
-    return printed.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

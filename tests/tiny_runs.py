@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from tiny import RELATIONS, tiny_picture, tiny_tokenizer
@@ -61,14 +62,13 @@ def write_inputs(folder: Path, *, num_train: int = 12, num_val: int = 5) -> Path
     return folder
 
 
-def arguments(inputs: Path, output_dir: Path, *more: str, **changes: Any) -> list[str]:
-    """The command line of a run on what `write_inputs` wrote."""
-    settings: dict[str, Any] = {
-        "output_dir": output_dir,
-        "data_dir": inputs / "data",
-        "relations": inputs / "relations.yaml",
-        "text_model": inputs / "text",
-        "vision_model": json.dumps(VISION),
+def run_settings(inputs: Path) -> dict[str, Any]:
+    """Settings of a run on what `write_inputs` wrote, which takes seconds."""
+    return {
+        "data_dir": str(inputs / "data"),
+        "relations": str(inputs / "relations.yaml"),
+        "text_model": str(inputs / "text"),
+        "vision_model": VISION,
         "fusion_num_layers": 1,
         "fusion_num_heads": 2,
         "projection_dim": 16,
@@ -79,4 +79,19 @@ def arguments(inputs: Path, output_dir: Path, *more: str, **changes: Any) -> lis
         "mixed_precision": "no",
         "num_threads": 1,
     }
-    return [*itertools.chain(*((f"--{name}", str(value)) for name, value in (settings | changes).items())), *more]
+
+
+def arguments(inputs: Path, output_dir: Path, *more: str, **changes: Any) -> list[str]:
+    """The command line of such a run."""
+    settings = {"output_dir": output_dir} | run_settings(inputs) | {"vision_model": json.dumps(VISION)} | changes
+    return [*itertools.chain(*((f"--{name}", str(value)) for name, value in settings.items())), *more]
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["history"]
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    printed = capsys.readouterr()
+    assert printed.out == "", "a failed run printed a result"
+    return printed.err.splitlines()[-1]
