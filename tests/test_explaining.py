@@ -178,11 +178,19 @@ def squares(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Ten
     return pixels, labels, places
 
 
+Trained = tuple[RocModel, dict[str, Tensor], Tensor]
+
+
 @pytest.fixture(scope="module")
-def trained(processor: RocProcessor) -> tuple[RocModel, dict[str, Tensor], Tensor]:
+def trained(processor: RocProcessor) -> list[Trained]:
+    """Three of them: where the most relevant patch lies differs from seed to seed and from machine to machine."""
+    return [train(processor, seed) for seed in range(3)]
+
+
+def train(processor: RocProcessor, seed: int) -> Trained:
     """A model that has learnt which colour means which relation, and pictures that it has not seen."""
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     model = tiny_model(processor, dropout=0.0)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -224,20 +232,17 @@ def score_without(model: RocModel, batch: dict[str, Tensor], patches: Tensor) ->
     return logits.gather(1, batch["labels"]).mean().item()
 
 
-def test_the_most_relevant_patch_is_mostly_the_one_that_decides(
-    trained: tuple[RocModel, dict[str, Tensor], Tensor],
-) -> None:
-    """At random it is in a sixteenth. How often depends on the seed and the machine: 60 to 100 %."""
-    model, batch, places = trained
-    with torch.no_grad():
-        assert (model(**batch).logits[:, 0].argmax(-1) == batch["labels"][:, 0]).float().mean() > 0.9
-    assert (relevances(model, batch).argmax(-1) == places).float().mean() > 0.5
+def test_the_most_relevant_patch_is_the_one_that_decides(trained: list[Trained]) -> None:
+    hits = []
+    for model, batch, places in trained:
+        with torch.no_grad():
+            assert (model(**batch).logits[:, 0].argmax(-1) == batch["labels"][:, 0]).float().mean() > 0.9
+        hits.append((relevances(model, batch).argmax(-1) == places).float().mean())
+    assert torch.stack(hits).mean() > 0.8
 
 
-def test_deleting_the_most_relevant_patch_costs_more_than_deleting_a_random_one(
-    trained: tuple[RocModel, dict[str, Tensor], Tensor],
-) -> None:
-    model, batch, _ = trained
+def test_deleting_the_most_relevant_patch_costs_more_than_deleting_a_random_one(trained: list[Trained]) -> None:
+    model, batch, _ = trained[0]
     most = relevances(model, batch).argmax(-1)
     torch.manual_seed(0)
     anywhere = torch.randint(16, most.shape)
