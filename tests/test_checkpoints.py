@@ -26,9 +26,9 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from test_training import training_run
 from tiny import tiny_model, tiny_processor
 from tiny_runs import arguments, error_of, history, line, write_lines
+from tiny_samples import training_run
 from torch import Tensor
 
 import roc.checkpoints
