@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
 import pytest
 from tiny import RELATIONS, picture_bytes, tiny_picture, tiny_processor
+from tiny_samples import grouped
 
 from roc.data_report import count_tokens, format_batch, format_report, report_data, report_on_split
-from roc.dataset_scripts.schema import FEATURES, object_entity, text_entity
-from roc.samples import GroupedSamples, SampleCollator
+from roc.dataset_scripts.schema import object_entity, text_entity
+from roc.samples import SampleCollator
 
 NAMES = [relation["name"] for relation in RELATIONS]
 RED, BLUE = (picture_bytes(tiny_picture(colour, size=size)) for colour, size in (("red", (40, 24)), ("blue", (8, 8))))
@@ -27,11 +27,6 @@ def row(row_id: str, text: str, head: Any, tail: Any, relation: int, picture: by
     image = None if picture is None else {"bytes": picture, "path": None}
     both = {"head": entity(head), "tail": entity(tail)}
     return {"id": row_id, "text": text, "image": image, **both, "relation": NAMES[relation]}
-
-
-def grouped(rows: Sequence[dict[str, Any]], **options: Any) -> GroupedSamples:
-    columns = {name: [row[name] for row in rows] for name in FEATURES}
-    return GroupedSamples(datasets.Dataset.from_dict(columns, features=FEATURES), **options)
 
 
 TRAIN = [

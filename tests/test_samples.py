@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import PIL.Image
 import pytest
 import torch
 from tiny import RELATIONS, picture_bytes, tiny_picture, tiny_processor
+from tiny_samples import grouped
 
-from roc.dataset_scripts.schema import FEATURES, object_entity, text_entity
+from roc.dataset_scripts.schema import object_entity, text_entity
 from roc.samples import (
     GroupedSamples,
     LengthBucketBatchSampler,
@@ -42,11 +43,6 @@ def row(
 
 def picture(data: bytes, path: str | None = None) -> dict[str, Any]:
     return {"bytes": data, "path": path}
-
-
-def grouped(rows: Sequence[Mapping[str, Any]], **options: Any) -> GroupedSamples:
-    columns = {name: [row[name] for row in rows] for name in FEATURES}
-    return GroupedSamples(datasets.Dataset.from_dict(columns, features=FEATURES), **options)
 
 
 def places(samples: GroupedSamples, number: int = 0) -> list[tuple[Any, ...]]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import pytest
 import torch
 from tiny import RELATIONS, louder, picture_bytes, tiny_model, tiny_picture, tiny_processor
+from tiny_samples import grouped
 from torch import Tensor
 from transformers import AutoConfig
 
 import roc.processing_roc
 import roc.vision_cache
 from roc.benchmarks.vision_cache import counting
-from roc.dataset_scripts.schema import FEATURES, object_entity, text_entity
+from roc.dataset_scripts.schema import object_entity, text_entity
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.samples import GroupedSamples, SampleCollator
@@ -47,11 +47,6 @@ def row(row_id: str, text: str, picture: bytes | None, *, with_object: bool = Fa
     image = None if picture is None else {"bytes": picture, "path": None}
     tail_entity = BALL if with_object else tail_entity
     return {"id": row_id, "text": text, "image": image, "head": head_entity, "tail": tail_entity, "relation": NAMES[1]}
-
-
-def grouped(rows: Sequence[Mapping[str, Any]], **options: Any) -> GroupedSamples:
-    columns = {name: [entry[name] for entry in rows] for name in FEATURES}
-    return GroupedSamples(datasets.Dataset.from_dict(columns, features=FEATURES), **options)
 
 
 def two_splits() -> list[GroupedSamples]:

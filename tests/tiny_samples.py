@@ -49,9 +49,9 @@ ROWS = [
 ]
 
 
-def grouped(rows: Sequence[Mapping[str, Any]]) -> GroupedSamples:
+def grouped(rows: Sequence[Mapping[str, Any]], **options: Any) -> GroupedSamples:
     columns = {name: [entry[name] for entry in rows] for name in FEATURES}
-    return GroupedSamples(datasets.Dataset.from_dict(columns, features=FEATURES))
+    return GroupedSamples(datasets.Dataset.from_dict(columns, features=FEATURES), **options)
 
 
 def training_run(model: RocModel, processor: RocProcessor, rows: Sequence[Any] = ROWS, **settings: Any) -> TrainingRun:
