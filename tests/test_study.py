@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -388,6 +388,17 @@ def command_line(process: Path) -> bytes:
         return b""  # it has ended
 
 
+@pytest.fixture
+def in_a_terminal() -> Iterator[None]:
+    """Signals as a terminal leaves them: under `nohup`, or in the background of a script, some are ignored."""
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("in_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_study_that_is_stopped_stops_its_runs(made: StudyFolder, number: signal.Signals) -> None:
     def stop() -> None:
