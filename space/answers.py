@@ -1,0 +1,207 @@
+"""What the Space answers: relations ranked and explained by one model that all visitors share, as HTML.
+
+No visitor changes that model: his own relations go into a copy of its relation bank, which lives as long as the answer
+takes. Whatever a visitor wrote is escaped here.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import threading
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from PIL import Image, ImageDraw
+from roc.drawing import draw_prediction, entity_color
+from roc.heat_map import AWAY, TOWARDS, Color, colour_of, opacity, with_heat
+from roc.inference import explain, predict
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+from visitor import Post
+
+TOP_K = 5  # relations that are shown of one pair
+LARGEST_SIDE, SMALLEST_SIDE = 768, 384  # pixels of a picture in an answer
+
+
+class SharedModel:
+    """A model for many visitors, one request at a time.
+
+    Args:
+        model: The model; it stays as it is.
+        processor: Its processor.
+    """
+
+    def __init__(self, model: RocModel, processor: RocProcessor) -> None:
+        self.model, self.processor = model, processor
+        self._lock = threading.Lock()  # an explanation hooks into the shared encoders
+
+    @property
+    def relations(self) -> list[dict[str, Any]]:
+        """The model's own relations."""
+        return self.model.config.relations
+
+    def rank(self, post: Post, relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Rank relations for the pairs of a post: what `roc.inference.predict` returns.
+
+        Raises:
+            ValueError: If a relation or the post is refused by the model.
+        """
+        with self._lock:
+            model = self._with_relations(relations)
+            return predict(
+                model, self.processor, post.text, post.entities, image=post.image, pairs=post.pairs, top_k=TOP_K
+            )
+
+    def explain(self, post: Post, relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Explain the best relation of the post's first pair: what `roc.inference.explain` returns.
+
+        Raises:
+            ValueError: As `rank`.
+        """
+        with self._lock:
+            model = self._with_relations(relations)
+            return explain(model, self.processor, post.text, post.entities, image=post.image, pair=post.pairs[0])
+
+    def _with_relations(self, relations: Sequence[Mapping[str, Any]]) -> RocModel:
+        """The model with other relations: the same weights, but a configuration and a bank of its own."""
+        if list(relations) == self.relations:
+            return self.model
+        own = copy.copy(self.model)
+        own._modules = dict(self.model._modules)
+        own.config = copy.deepcopy(self.model.config)
+        own.relation_bank = copy.deepcopy(self.model.relation_bank)
+        none_relation = self.model.config.none_relation
+        is_kept = any(relation["name"] == none_relation for relation in relations)
+        own.set_relations(relations, self.processor, none_relation=none_relation if is_kept else None)
+        return own
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ranked relations
+
+
+def ranks_as_html(result: Mapping[str, Any]) -> str:
+    """The ranked relations of each pair; of several pairs the best relation alone, likely ones first.
+
+    Args:
+        result: What `SharedModel.rank` returned.
+    """
+    entities, predictions = result["entities"], result["predictions"]
+    note = "<p class='roc-note'>The end of the text is beyond what the model reads.</p>" if result["truncated"] else ""
+    if len(predictions) == 1:
+        return note + _pair_card(entities, predictions[0], predictions[0]["relations"])
+    by_score = sorted(predictions, key=lambda pair: pair["relations"][0]["score"], reverse=True)
+    return note + "".join(_pair_card(entities, pair, pair["relations"][:1]) for pair in by_score)
+
+
+def _pair_card(
+    entities: Sequence[Mapping[str, Any]], pair: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]
+) -> str:
+    chips = " → ".join(_chip(entities[pair[side]], pair[side]) for side in ("head", "tail"))
+    undecided = "<p class='roc-note'>no relation</p>" if pair["relation"] is None else ""
+    rows = "".join(_relation_row(relation, rank) for rank, relation in enumerate(relations))
+    return f"<section class='roc-card'><div class='roc-pair'>{chips}</div>{undecided}<ol>{rows}</ol></section>"
+
+
+def _chip(entity: Mapping[str, Any], number: int) -> str:
+    kind = f" <small>{escape(entity['type'])}</small>" if entity["type"] else ""
+    colour = _css(entity_color(number))
+    return f"<span class='roc-chip' style='--entity: {colour}'>{escape(entity['name'])}{kind}</span>"
+
+
+def _relation_row(relation: Mapping[str, Any], rank: int) -> str:
+    share = max(0.0, min(1.0, relation["score"]))
+    return (
+        f"<li class='{'roc-best' if rank == 0 else ''}'>"
+        f"<div class='roc-name'><b>{escape(relation['relation'])}</b><span>{relation['score']:.2f}</span></div>"
+        f"<div class='roc-bar'><i style='width: {100 * share:.1f}%'></i></div>"
+        f"<p>{escape(relation['description'] or '')}</p></li>"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Explanations
+
+
+def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapping[str, Any]) -> str:
+    """Which words and which parts of the picture decided, in colour, and the whole as a picture to keep.
+
+    Args:
+        post: The post.
+        result: What `SharedModel.rank` returned for its first pair.
+        explanation: What `SharedModel.explain` returned.
+    """
+    largest = _largest(explanation)
+    legend = (
+        f"<p class='roc-legend'>{_swatch(TOWARDS)} towards <b>{escape(explanation['relation'])}</b> "
+        f"{_swatch(AWAY)} away from it</p>"
+    )
+    words = f"<p class='roc-words'>{_words(post.text, explanation['tokens'], largest)}</p>"
+    picture = ""
+    if post.image is not None and explanation["patches"] is not None:
+        seen = _with_boxes(with_heat(_resized(post.image), explanation["patches"], largest), post.entities)
+        picture = f"<img alt='The picture; what decided is coloured' src='{_data_uri(seen, 'JPEG')}'>"
+    drawing = draw_prediction(
+        None,
+        text=post.text,
+        entities=result["entities"],
+        predictions=result["predictions"],
+        image=post.image,
+        explanation=explanation,
+    )
+    keep = f"<a download='relation.png' href='{_data_uri(drawing, 'PNG')}'>Save all of it as a picture</a>"
+    return f"<section class='roc-card'>{legend}{words}{picture}<p class='roc-note'>{keep}</p></section>"
+
+
+def _largest(explanation: Mapping[str, Any]) -> float:
+    patches = [value for row in explanation["patches"] or [] for value in row]
+    return max((abs(value) for value in [*patches, *(token["relevance"] for token in explanation["tokens"])]), default=0)
+
+
+def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> str:
+    """The text as HTML, each token on the colour of its relevance."""
+    parts, at = [], 0
+    for token in sorted(tokens, key=lambda token: token["start"]):
+        start, end = max(at, token["start"]), token["end"]
+        if end <= start:  # a byte-level tokenizer may split one character
+            continue
+        colour = ", ".join(map(str, colour_of(token["relevance"])))
+        strength = opacity(token["relevance"], largest)
+        style = f"background: rgba({colour}, {strength:.2f})"
+        parts.append(f"{escape(text[at:start])}<span style='{style}'>{escape(text[start:end])}</span>")
+        at = end
+    return "".join(parts) + escape(text[at:])
+
+
+def _swatch(colour: Color) -> str:
+    return f"<i style='background: {_css(colour)}'></i>"
+
+
+def _resized(image: Image.Image) -> Image.Image:
+    """Large enough for sharp boxes, small enough for a phone's connection."""
+    side = max(image.size)
+    scale = min(1.0, LARGEST_SIDE / side) if side >= SMALLEST_SIDE else SMALLEST_SIDE / side
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+
+
+def _with_boxes(image: Image.Image, entities: Sequence[Mapping[str, Any]]) -> Image.Image:
+    draw = ImageDraw.Draw(image)
+    for number, entity in enumerate(entities):
+        if "bbox" in entity:
+            x0, y0, x1, y1 = entity["bbox"]
+            corners = (x0 * image.width, y0 * image.height, x1 * image.width, y1 * image.height)
+            draw.rectangle(corners, outline=entity_color(number), width=3)
+    return image
+
+
+def _data_uri(image: Image.Image, format: str) -> str:
+    file = io.BytesIO()
+    image.save(file, format)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _css(colour: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

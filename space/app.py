@@ -1,0 +1,247 @@
+"""ROC in a browser: `python space/app.py --model FOLDER_OR_HUB_ID`, or as a Space on the Hub."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+import yaml
+from answers import SharedModel, explanation_as_html, ranks_as_html
+from parts import PictureWithBoxes, RelationList
+from roc.inference import load_model
+from serving import RefusingMiddleware
+from starlette.middleware import Middleware
+from visitor import (
+    MAX_CHARACTERS,
+    MAX_ENTITIES,
+    check_text,
+    name_of_selection,
+    pair_labels,
+    read_post,
+    relations_of_rows,
+    rows_of_relations,
+    suggest_entities,
+    with_boxes,
+)
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parent / "examples") if folder.is_dir()), HERE)
+MODEL_VARIABLE = "ROC_MODEL"
+MAX_WAITING = 30  # requests; further visitors are told to come back
+
+HEAD = """
+<div class="roc-head"><h1>Which relation holds between the two?</h1>
+<p>ROC reads a text with its picture and retrieves the description of a relation that fits two entities best. Mark
+entities, ask, then reword the descriptions or add relations of your own: nothing is trained for it.</p>
+<p class="roc-share"><b>Nothing is shared.</b> What you enter is sent to this Space to be answered and is then gone: no
+text, picture or relation is written to disk, logged, published or used for training, no other visitor sees it, and the
+app has no analytics. Whoever hosts this page may keep its usual access logs. The example pictures are generated.</p></div>
+"""
+EMPTY = "<p class='roc-note'>Ranked relations appear here.</p>"
+SELECTION = """(text, entities, selection) => {
+  const area = document.querySelector("#post textarea");
+  const characters = (units) => [...area.value.slice(0, units)].length;  // as Python counts them
+  return [area.value, entities, `${characters(area.selectionStart)}:${characters(area.selectionEnd)}`];
+}"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the app until it is stopped; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        shared = SharedModel(*load_model(options.model or default_model()))
+    except (OSError, ValueError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    launch(build_app(shared))
+    return 0
+
+
+def default_model() -> str:
+    """The model that the environment names, or else the front matter of the Space's README.
+
+    Raises:
+        ValueError: If neither names one.
+    """
+    if name := os.environ.get(MODEL_VARIABLE):
+        return name
+    _, front_matter, _ = (HERE / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    models = yaml.safe_load(front_matter).get("models") or []
+    if not models:
+        raise ValueError(f"No model is named. Type `python app.py --model FOLDER_OR_HUB_ID`, or set {MODEL_VARIABLE}.")
+    return models[0]
+
+
+def launch(app: gr.Blocks, **options: Any) -> None:
+    """Start the web server, which keeps nothing; further options as `gradio.Blocks.launch`."""
+    app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+    fonts = ["ui-sans-serif", "system-ui", "sans-serif"]  # none from elsewhere
+    settings: dict[str, Any] = {
+        "theme": gr.themes.Soft(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"]),
+        "css_paths": HERE / "style.css",
+        "footer_links": ["gradio"],
+        "run_history": False,
+        "share": False,
+        "enable_monitoring": False,
+        "ssr_mode": False,
+        "max_file_size": "1b",
+        "app_kwargs": {"middleware": [Middleware(RefusingMiddleware)]},
+    }
+    app.launch(**settings | options)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page
+
+
+def build_app(shared: SharedModel) -> gr.Blocks:
+    """The page and what its buttons do.
+
+    Args:
+        shared: The model that answers all visitors.
+    """
+    reads_images = shared.processor.reads_images
+    examples = load_examples(reads_images)
+    own_rows = rows_of_relations(shared.relations)
+    with gr.Blocks(title="ROC: relations in text and picture", analytics_enabled=False) as app:
+        gr.HTML(HEAD)
+        with gr.Row():
+            with gr.Column(min_width=300):
+                with gr.Row(elem_id="examples"):
+                    buttons = [gr.Button(example["title"], size="sm", min_width=150) for example in examples]
+                text = gr.Textbox(label="Text", lines=3, max_length=MAX_CHARACTERS, elem_id="post")
+                with gr.Row():
+                    mark = gr.Button("Mark the selected words", size="sm", min_width=140, elem_id="mark")
+                    suggest = gr.Button("Suggest names", size="sm", min_width=140, elem_id="suggest")
+                picture = PictureWithBoxes(elem_id="picture", visible=reads_images)
+                entities = gr.Dropdown(
+                    [],
+                    multiselect=True,
+                    allow_custom_value=True,
+                    max_choices=MAX_ENTITIES,
+                    label="Entities",
+                    info="Names as the text has them, and boxes",
+                    elem_id="entities",
+                )
+                pair = gr.Dropdown([], label="From head to tail", elem_id="pair")
+                ask = gr.Button("Rank the relations", variant="primary", elem_id="ask")
+            with gr.Column(min_width=300):
+                ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)
+                explanation = gr.HTML("", elem_id="explanation", apply_default_css=False)
+        with gr.Accordion("The relations to choose from: edit them for yourself", open=True, elem_id="inventory"):
+            relations = RelationList(own_rows, elem_id="relations")
+            restore = gr.Button("Restore the model's own relations", size="sm", elem_id="restore")
+        selection = gr.Textbox(visible=False)
+
+        asked = [text, picture, entities, pair, relations]
+        quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        slow: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
+
+        for button, example in zip(buttons, examples):
+            filled = [text, picture, entities, pair, ranks, explanation]
+            chosen = button.click(functools.partial(_fill, example), None, filled, **quick)
+            chosen.then(_shown(functools.partial(_rank, shared)), asked, [ranks, explanation], **slow).success(
+                _shown(functools.partial(_explain, shared)), asked, explanation, **slow
+            )
+        mark.click(_shown(_mark), [text, entities, selection], [entities, pair], js=SELECTION, **quick)
+        suggest.click(
+            _shown(functools.partial(_suggest, shared.processor.entity_typer)), [text, entities], [entities, pair], **slow
+        )
+        picture.boxes(_change_boxes, entities, [entities, pair], **quick)
+        entities.input(_pairs, [entities, pair], pair, **quick)
+        ask.click(_shown(functools.partial(_rank, shared)), asked, [ranks, explanation], **slow).success(
+            _shown(functools.partial(_explain, shared)), asked, explanation, **slow
+        )
+        restore.click(lambda: own_rows, None, relations, **quick)
+    return app
+
+
+def load_examples(reads_images: bool) -> list[dict[str, Any]]:
+    """The examples beside this file, with their pictures as data URIs; those without boxes for a text-only model."""
+    examples = json.loads((HERE / "examples.json").read_text(encoding="utf-8"))
+    for example in examples:
+        data = base64.b64encode((EXAMPLES / example["image"]).read_bytes()).decode()
+        example["image"] = f"data:image/png;base64,{data}" if reads_images else None
+    return [example for example in examples if reads_images or not example["boxes"]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the buttons do
+
+
+def _fill(example: dict[str, Any]) -> tuple[Any, ...]:
+    picture = {"image": example["image"], "boxes": example["boxes"]}
+    return example["text"], picture, *_entities_and_pairs(example["entities"], None), EMPTY, ""
+
+
+def _mark(text: str, entities: list[str], selection: str) -> tuple[Any, Any]:
+    check_text(text)
+    start, end = map(int, selection.split(":"))
+    return _entities_and_pairs([*entities, name_of_selection(text, start, end)], None)
+
+
+def _suggest(typer: str | None, text: str, entities: list[str]) -> tuple[Any, Any]:
+    return _entities_and_pairs([*suggest_entities(text, typer), *entities], None)
+
+
+def _change_boxes(entities: list[str], event: gr.EventData) -> tuple[Any, Any]:
+    return _entities_and_pairs(with_boxes(entities, int(event.count)), None)
+
+
+def _pairs(entities: list[str], pair: str | None) -> Any:
+    return _entities_and_pairs(entities, pair)[1]
+
+
+def _entities_and_pairs(entities: Sequence[str], pair: str | None) -> tuple[Any, Any]:
+    """The two lists, as they are after the entities have changed."""
+    names = list(dict.fromkeys(entities))[:MAX_ENTITIES]
+    labels = pair_labels(names)
+    chosen = pair if pair in labels else next(iter(labels), None)
+    return gr.Dropdown(choices=names, value=names), gr.Dropdown(choices=labels, value=chosen)
+
+
+def _rank(shared: SharedModel, text: str, picture: Any, entities: Any, pair: Any, rows: Any) -> tuple[str, str]:
+    post = read_post(text, picture, entities, pair)
+    return ranks_as_html(shared.rank(post, relations_of_rows(rows, shared.relations))), ""
+
+
+def _explain(shared: SharedModel, text: str, picture: Any, entities: Any, pair: Any, rows: Any) -> str:
+    post, relations = read_post(text, picture, entities, pair), relations_of_rows(rows, shared.relations)
+    if len(post.pairs) != 1:
+        return "<p class='roc-note'>Choose one pair to see what decides.</p>"
+    return explanation_as_html(post, shared.rank(post, relations), shared.explain(post, relations))
+
+
+def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose errors are shown to the visitor, as text."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except (ValueError, TypeError, ImportError) as error:
+            raise gr.Error(escape(str(error)), duration=15, print_exception=False) from None
+
+    return run
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="app.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", help=f"folder or Hub id; else {MODEL_VARIABLE}, else the model of README.md")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,324 @@
+"""What a visitor of the Space gives, checked: a text, a picture, entities, and relations of his own.
+
+Everything here is a plain function of what one request brings; nothing is kept between requests. An entity is called
+by its name as the text has it (`Ann`; `Ann #2` for its second occurrence), or `box 1` for the first box on the picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from roc.images_roc import identify_image, open_image
+from roc.inference import find_entities
+
+MAX_CHARACTERS = 1000  # of a text; a post on social media has fewer
+MAX_ENTITIES = 6  # that is thirty pairs
+MAX_PICTURE_BYTES = 4_000_000
+MAX_PIXELS = 16_000_000  # decoded, 48 MB
+MAX_RELATIONS = 100
+MAX_DESCRIPTIONS = 6  # of one relation
+MAX_NAME_CHARACTERS = 80
+MAX_DESCRIPTION_CHARACTERS = 400
+
+ALL_PAIRS = "all pairs"
+PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
+NUMBERED = re.compile(r"(.+) #([1-9]\d{0,2})", re.DOTALL)
+BOX = re.compile(r"box ([1-9]\d?)")
+
+
+@dataclass(frozen=True)
+class Post:
+    """One checked request.
+
+    Args:
+        text: The text.
+        image: The picture, RGB and upright, or None.
+        entities: As `RocProcessor` takes them.
+        pairs: (head, tail) numbers into `entities`.
+    """
+
+    text: str
+    image: Image.Image | None
+    entities: list[dict[str, Any]]
+    pairs: list[tuple[int, int]]
+
+
+def read_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[str], pair: str | None) -> Post:
+    """Check what a visitor asks.
+
+    Args:
+        text: The text.
+        picture: `image`, a data URI or None, and `boxes`, `xyxy` as shares of the picture.
+        entities: What the visitor calls the entities.
+        pair: One of `pair_labels(entities)`; None for the first.
+
+    Returns:
+        The post.
+
+    Raises:
+        ValueError: With words for the visitor, if there is no text, too much of anything, fewer than two entities, an
+            entity that is neither in the text nor a box, or a picture that can't be read.
+    """
+    check_text(text)
+    image, boxes = read_picture(picture)
+    names = check_entities(entities)
+    found = [find_entity(name, text, boxes) for name in names]
+    if pair == ALL_PAIRS:
+        pairs = list(itertools.permutations(range(len(names)), 2))
+    else:
+        pairs = [_pairs(names)[pair] if pair in _pairs(names) else (0, 1)]
+    return Post(text, image, found, pairs)
+
+
+def check_text(text: Any) -> None:
+    """Refuse a text that is missing or too long.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("There is no text yet. Write the post's text, or take an example.")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"The text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read.")
+
+
+def check_entities(entities: Any) -> list[str]:
+    """The entities' names, if they make at least one pair.
+
+    Raises:
+        ValueError: If they don't, or there are more than `MAX_ENTITIES`.
+    """
+    names = list(dict.fromkeys(name.strip() for name in entities or [] if isinstance(name, str) and name.strip()))
+    if len(names) < 2:
+        raise ValueError("A relation holds between two entities. Mark two in the text, or draw a box on the picture.")
+    if len(names) > MAX_ENTITIES:
+        raise ValueError(f"There are {len(names)} entities; at most {MAX_ENTITIES} are read. Remove some.")
+    return names
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def read_picture(picture: Mapping[str, Any] | None) -> tuple[Image.Image | None, list[list[float]]]:
+    """Decode a picture that the browser sent along; nothing is fetched, no file is opened.
+
+    Args:
+        picture: As in `read_post`.
+
+    Returns:
+        The picture, RGB and upright, and the boxes; None and no boxes where there is no picture.
+
+    Raises:
+        ValueError: If it is no PNG, JPEG or WebP picture of at most `MAX_PICTURE_BYTES` and `MAX_PIXELS`, or the boxes
+            aren't lists of four numbers.
+    """
+    given = picture or {}
+    if not isinstance(given, Mapping) or not given.get("image"):
+        return None, []
+    image = identify_image(_bytes_of(given["image"]), "The picture")
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read.")
+    return open_image(image, "The picture"), _boxes_of(given.get("boxes"))
+
+
+def _bytes_of(uri: Any) -> bytes:
+    head = PICTURE.match(uri) if isinstance(uri, str) else None
+    if head is None:
+        raise ValueError("Choose a PNG, JPEG or WebP picture from your device; addresses and paths are not opened.")
+    if len(uri) - head.end() > MAX_PICTURE_BYTES * 4 / 3 + 4:
+        raise ValueError(f"The picture's file is too large; at most {MAX_PICTURE_BYTES // 1_000_000} MB are read.")
+    try:
+        return base64.b64decode(uri[head.end() :], validate=True)
+    except binascii.Error as error:
+        raise ValueError("The picture arrived damaged. Choose it again.") from error
+
+
+def _boxes_of(boxes: Any) -> list[list[float]]:
+    try:
+        return [[float(x0), float(y0), float(x1), float(y1)] for x0, y0, x1, y1 in boxes or []][:MAX_ENTITIES]
+    except (TypeError, ValueError) as error:
+        raise ValueError("A box is four numbers. Draw it again.") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Entities
+
+
+def find_entity(name: str, text: str, boxes: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Where the entity is that a visitor calls so.
+
+    Args:
+        name: `Ann`, `Ann #2`, or `box 1`.
+        text: The text.
+        boxes: Boxes on the picture.
+
+    Returns:
+        `start` and `end`, half-open character offsets; or `bbox` and `name`.
+
+    Raises:
+        ValueError: If it is neither in the text nor a box.
+    """
+    box, numbered = BOX.fullmatch(name), NUMBERED.fullmatch(name)
+    if box and int(box[1]) <= len(boxes):
+        return {"bbox": list(boxes[int(box[1]) - 1]), "name": name}
+    if places := occurrences(name, text):
+        return {"start": places[0], "end": places[0] + len(name)}
+    if numbered and len(places := occurrences(numbered[1], text)) >= int(numbered[2]):
+        start = places[int(numbered[2]) - 1]
+        return {"start": start, "end": start + len(numbered[1])}
+    if box:
+        raise ValueError(f"There is no {name} on the picture any more. Draw it again, or remove it from the entities.")
+    raise ValueError(f"The entity {name!r} is not in the text as a whole word. Mark it again, or remove it.")
+
+
+def occurrences(name: str, text: str) -> list[int]:
+    """Where a name begins in a text: as a whole word in scripts with upper and lower case, else anywhere."""
+    if not name:
+        return []
+    pattern = re.escape(name)
+    if name.lower() != name.upper():
+        left, right = (r"(?<!\w)" if re.match(r"\w", name) else ""), (r"(?!\w)" if re.search(r"\w$", name) else "")
+        pattern = f"{left}{pattern}{right}"
+    return [match.start() for match in re.finditer(f"(?={pattern})", text)]  # looking ahead, matches may overlap
+
+
+def name_of_selection(text: str, start: int, end: int) -> str:
+    """What to call the words that a visitor selected.
+
+    Args:
+        text: The text.
+        start: First selected character.
+        end: Character after the last. A word that is selected in part counts whole.
+
+    Returns:
+        The name, numbered if it is not the first of its kind.
+
+    Raises:
+        ValueError: If no word is selected.
+    """
+    start, end = max(0, start), min(end, len(text))
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    if start >= end:
+        raise ValueError("Select a name in the text first (on a phone: press long on it), then mark it.")
+    if text[start:end].lower() != text[start:end].upper():
+        start, end = _whole_words(text, start, end)
+    name = text[start:end]
+    before = occurrences(name, text).index(start)
+    return f"{name} #{before + 1}" if before else name
+
+
+def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    def is_word(at: int) -> bool:
+        return 0 <= at < len(text) and (text[at].isalnum() or text[at] == "_")
+
+    while is_word(start - 1) and is_word(start):
+        start -= 1
+    while is_word(end) and is_word(end - 1):
+        end += 1
+    return start, end
+
+
+def suggest_entities(text: str, typer: str | None) -> list[str]:
+    """The names that named-entity recognition finds in a text, at most `MAX_ENTITIES`.
+
+    Args:
+        text: The text.
+        typer: See `find_entities`.
+
+    Raises:
+        ValueError: If there is no text, or fewer than two names are found.
+        ImportError: If what finds them is not installed.
+    """
+    check_text(text)
+    try:
+        found = find_entities(text, typer)
+    except ValueError as error:
+        raise ValueError("Fewer than two names were found in the text. Select them there and mark them.") from error
+    names = [name_of_selection(text, entity["start"], entity["end"]) for entity in found]
+    return list(dict.fromkeys(names))[:MAX_ENTITIES]
+
+
+def with_boxes(entities: Sequence[str], num_boxes: int) -> list[str]:
+    """The entities after boxes were drawn or removed: the text's, then `box 1` to `box num_boxes`."""
+    kept = [name for name in entities if not BOX.fullmatch(name)]
+    return kept + [f"box {number}" for number in range(1, min(num_boxes, MAX_ENTITIES) + 1)]
+
+
+def pair_labels(entities: Sequence[str]) -> list[str]:
+    """What a visitor may ask about: each ordered pair, and all of them."""
+    labels = list(_pairs(entities))
+    return [*labels, ALL_PAIRS] if labels else []
+
+
+def _pairs(entities: Sequence[str]) -> dict[str, tuple[int, int]]:
+    numbers = itertools.permutations(range(len(entities)), 2)
+    return {f"{entities[head]} → {entities[tail]}": (head, tail) for head, tail in numbers}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Relations
+
+
+def rows_of_relations(relations: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Relations as a visitor edits them: `name`, and `descriptions`, one a line."""
+    return [{"name": own["name"], "descriptions": "\n".join(own["descriptions"])} for own in relations]
+
+
+def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Relations that a visitor edited.
+
+    Args:
+        rows: As `rows_of_relations` gives them; a row without name and descriptions is left out.
+        known: The model's relations: one that keeps its name keeps the types of its head and tail.
+
+    Returns:
+        Relations as `RocModel.set_relations` takes them.
+
+    Raises:
+        ValueError: With words for the visitor, if there is none, too much of anything, or a name or description is
+            missing. The model checks the rest.
+    """
+    types = {own["name"]: {key: own[key] for key in ("head_types", "tail_types")} for own in known}
+    relations = [_relation_of_row(row) for row in _filled(rows)]
+    if not relations:
+        raise ValueError("There is no relation. Add one with a name and a description, or restore the model's own.")
+    most = max(MAX_RELATIONS, len(known))
+    if len(relations) > most:
+        raise ValueError(f"There are {len(relations)} relations; at most {most} are read. Remove some.")
+    return [{**relation, **types.get(relation["name"], {})} for relation in relations]
+
+
+def _filled(rows: Any) -> list[dict[str, str]]:
+    """The rows that hold anything, with text in both places."""
+    rows = [row for row in (rows if isinstance(rows, list) else []) if isinstance(row, Mapping)]
+    texts = [{key: str(row.get(key) or "").strip() for key in ("name", "descriptions")} for row in rows]
+    return [row for row in texts if any(row.values())]
+
+
+def _relation_of_row(row: Mapping[str, str]) -> dict[str, Any]:
+    name = row["name"]
+    descriptions = [line.strip() for line in row["descriptions"].splitlines() if line.strip()]
+    if not name:
+        raise ValueError(f"A relation has no name: the one described as {descriptions[0][:60]!r}. Name it.")
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise ValueError(f"A relation's name has {len(name)} characters; at most {MAX_NAME_CHARACTERS} are read.")
+    if not descriptions:
+        raise ValueError(f"The relation {name!r} has no description. Say in a sentence what holds between the two.")
+    if len(descriptions) > MAX_DESCRIPTIONS:
+        raise ValueError(f"{name!r} has {len(descriptions)} descriptions; at most {MAX_DESCRIPTIONS} are read.")
+    if len(longest := max(descriptions, key=len)) > MAX_DESCRIPTION_CHARACTERS:
+        raise ValueError(
+            f"A description of {name!r} has {len(longest)} characters; at most {MAX_DESCRIPTION_CHARACTERS} are read."
+        )
+    return {"name": name, "descriptions": descriptions}
