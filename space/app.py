@@ -43,11 +43,12 @@ MAX_WAITING = 30  # requests; further visitors are told to come back
 
 HEAD = """
 <div class="roc-head"><h1>Which relation holds between the two?</h1>
-<p>ROC reads a text with its picture and retrieves the description of a relation that fits two entities best. Mark
-entities, ask, then reword the descriptions or add relations of your own: nothing is trained for it.</p>
-<p class="roc-share"><b>Nothing is shared.</b> What you enter is sent to this Space to be answered and is then gone: no
-text, picture or relation is written to disk, logged, published or used for training, no other visitor sees it, and the
-app has no analytics. Whoever hosts this page may keep its usual access logs. The example pictures are generated.</p></div>
+<p>ROC reads a text with its picture and retrieves the description of a relation that fits two entities best. Reword the
+descriptions, or add relations of your own: nothing is trained for it.</p>
+<details class="roc-share"><summary>Nothing you enter is stored or shared.</summary>
+It is sent to this Space to be answered and is then gone: no text, picture or relation is written to disk, logged,
+published or used for training, no other visitor sees it, and the app has no analytics. Whoever hosts this page may keep
+its usual access logs. The pictures of the examples are generated.</details></div>
 """
 EMPTY = "<p class='roc-note'>Ranked relations appear here.</p>"
 SELECTION = """(text, entities, selection) => {
@@ -89,7 +90,7 @@ def launch(app: gr.Blocks, **options: Any) -> None:
     app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
     fonts = ["ui-sans-serif", "system-ui", "sans-serif"]  # none from elsewhere
     settings: dict[str, Any] = {
-        "theme": gr.themes.Soft(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"]),
+        "theme": gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"]),
         "css_paths": HERE / "style.css",
         "footer_links": ["gradio"],
         "run_history": False,
@@ -119,6 +120,7 @@ def build_app(shared: SharedModel) -> gr.Blocks:
         gr.HTML(HEAD)
         with gr.Row():
             with gr.Column(min_width=300):
+                gr.HTML("<span class='roc-label'>Try an example</span>", apply_default_css=False)
                 with gr.Row(elem_id="examples"):
                     buttons = [gr.Button(example["title"], size="sm", min_width=150) for example in examples]
                 text = gr.Textbox(label="Text", lines=3, max_length=MAX_CHARACTERS, elem_id="post")
@@ -135,7 +137,7 @@ def build_app(shared: SharedModel) -> gr.Blocks:
                     info="Names as the text has them, and boxes",
                     elem_id="entities",
                 )
-                pair = gr.Dropdown([], label="From head to tail", elem_id="pair")
+                pair = gr.Dropdown([], label="Relation from … to …", elem_id="pair")
                 ask = gr.Button("Rank the relations", variant="primary", elem_id="ask")
             with gr.Column(min_width=300):
                 ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)

@@ -18,8 +18,8 @@ PICTURE = """
     <button type="button" class="roc-small" data-part="draw">Draw a box</button>
     <button type="button" class="roc-small" data-part="undo">Remove last box</button>
     <button type="button" class="roc-small" data-part="remove">Remove picture</button>
+    <label class="roc-small"><input type="file" data-part="file" accept="image/png,image/jpeg,image/webp">Choose a picture</label>
   </div>
-  <label class="roc-choose"><input type="file" data-part="file" accept="image/png,image/jpeg,image/webp">Choose a picture</label>
   <p class="roc-problem" data-part="problem" role="alert"></p>
 </div>
 """
