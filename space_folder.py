@@ -1,7 +1,7 @@
 """Build the folder of a Space on the Hub: `python -m roc.space_folder --output_dir build_space --model USER/NAME`.
 
-A Space is a repository of its own. Its folder holds the app, a copy of this package beside it as `roc/`, so that nothing
-but `requirements.txt` is to be installed, and the example pictures. Uploading it is one line:
+A Space is a repository of its own. Its folder holds the app, a copy of this package beside it as `roc/` (nothing but
+`requirements.txt` is to be installed), and the example pictures. Uploading it is one line:
 `hf upload USER/SPACE build_space . --repo-type space`.
 """
 

@@ -7,7 +7,6 @@ takes. Whatever a visitor wrote is escaped here.
 from __future__ import annotations
 
 import base64
-import copy
 import io
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,13 @@ from html import escape
 from typing import Any
 
 from PIL import Image, ImageDraw
+from visitor import Post
+
 from roc.drawing import draw_prediction, entity_color
 from roc.heat_map import AWAY, TOWARDS, Color, colour_of, opacity, with_heat
 from roc.inference import explain, predict
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from visitor import Post
 
 TOP_K = 5  # relations that are shown of one pair
 LARGEST_SIDE, SMALLEST_SIDE = 768, 384  # pixels of a picture in an answer
@@ -66,17 +66,12 @@ class SharedModel:
             return explain(model, self.processor, post.text, post.entities, image=post.image, pair=post.pairs[0])
 
     def _with_relations(self, relations: Sequence[Mapping[str, Any]]) -> RocModel:
-        """The model with other relations: the same weights, but a configuration and a bank of its own."""
+        """The model with other relations, beside the one that all share."""
         if list(relations) == self.relations:
             return self.model
-        own = copy.copy(self.model)
-        own._modules = dict(self.model._modules)
-        own.config = copy.deepcopy(self.model.config)
-        own.relation_bank = copy.deepcopy(self.model.relation_bank)
-        none_relation = self.model.config.none_relation
-        is_kept = any(relation["name"] == none_relation for relation in relations)
-        own.set_relations(relations, self.processor, none_relation=none_relation if is_kept else None)
-        return own
+        own_none = self.model.config.none_relation
+        is_kept = any(relation["name"] == own_none for relation in relations)
+        return self.model.with_relations(relations, self.processor, none_relation=own_none if is_kept else None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -158,7 +153,9 @@ def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapp
 
 def _largest(explanation: Mapping[str, Any]) -> float:
     patches = [value for row in explanation["patches"] or [] for value in row]
-    return max((abs(value) for value in [*patches, *(token["relevance"] for token in explanation["tokens"])]), default=0)
+    return max(
+        (abs(value) for value in [*patches, *(token["relevance"] for token in explanation["tokens"])]), default=0
+    )
 
 
 def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> str:

@@ -19,8 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 import yaml
 from answers import SharedModel, explanation_as_html, ranks_as_html
-from parts import PictureWithBoxes, RelationList
-from roc.inference import load_model
+from parts import picture_with_boxes, relation_list
 from serving import RefusingMiddleware
 from starlette.middleware import Middleware
 from visitor import (
@@ -35,6 +34,8 @@ from visitor import (
     suggest_entities,
     with_boxes,
 )
+
+from roc.inference import load_model
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parent / "examples") if folder.is_dir()), HERE)
@@ -127,7 +128,7 @@ def build_app(shared: SharedModel) -> gr.Blocks:
                 with gr.Row():
                     mark = gr.Button("Mark the selected words", size="sm", min_width=140, elem_id="mark")
                     suggest = gr.Button("Suggest names", size="sm", min_width=140, elem_id="suggest")
-                picture = PictureWithBoxes(elem_id="picture", visible=reads_images)
+                picture = picture_with_boxes(elem_id="picture", visible=reads_images)
                 entities = gr.Dropdown(
                     [],
                     multiselect=True,
@@ -143,7 +144,7 @@ def build_app(shared: SharedModel) -> gr.Blocks:
                 ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)
                 explanation = gr.HTML("", elem_id="explanation", apply_default_css=False)
         with gr.Accordion("The relations to choose from: edit them for yourself", open=True, elem_id="inventory"):
-            relations = RelationList(own_rows, elem_id="relations")
+            relations = relation_list(own_rows, elem_id="relations")
             restore = gr.Button("Restore the model's own relations", size="sm", elem_id="restore")
         selection = gr.Textbox(visible=False)
 
@@ -158,9 +159,7 @@ def build_app(shared: SharedModel) -> gr.Blocks:
                 _shown(functools.partial(_explain, shared)), asked, explanation, **slow
             )
         mark.click(_shown(_mark), [text, entities, selection], [entities, pair], js=SELECTION, **quick)
-        suggest.click(
-            _shown(functools.partial(_suggest, shared.processor.entity_typer)), [text, entities], [entities, pair], **slow
-        )
+        suggest.click(_shown(functools.partial(_suggest, shared)), [text, entities], [entities, pair], **slow)
         picture.boxes(_change_boxes, entities, [entities, pair], **quick)
         entities.input(_pairs, [entities, pair], pair, **quick)
         ask.click(_shown(functools.partial(_rank, shared)), asked, [ranks, explanation], **slow).success(
@@ -194,8 +193,8 @@ def _mark(text: str, entities: list[str], selection: str) -> tuple[Any, Any]:
     return _entities_and_pairs([*entities, name_of_selection(text, start, end)], None)
 
 
-def _suggest(typer: str | None, text: str, entities: list[str]) -> tuple[Any, Any]:
-    return _entities_and_pairs([*suggest_entities(text, typer), *entities], None)
+def _suggest(shared: SharedModel, text: str, entities: list[str]) -> tuple[Any, Any]:
+    return _entities_and_pairs([*suggest_entities(text, shared.processor), *entities], None)
 
 
 def _change_boxes(entities: list[str], event: gr.EventData) -> tuple[Any, Any]:

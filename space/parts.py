@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+
 from roc.drawing import ENTITY_COLORS
 
 HERE = Path(__file__).resolve().parent
@@ -13,12 +14,17 @@ HERE = Path(__file__).resolve().parent
 PICTURE = """
 <div class="roc-picture">
   <span class="roc-label">Picture</span>
-  <div data-part="stage"><img data-part="picture" alt="the post's picture" draggable="false"><div data-part="layer"></div></div>
+  <div data-part="stage">
+    <img data-part="picture" alt="the post's picture" draggable="false">
+    <div data-part="layer"></div>
+  </div>
   <div class="roc-tools">
     <button type="button" class="roc-small" data-part="draw">Draw a box</button>
     <button type="button" class="roc-small" data-part="undo">Remove last box</button>
     <button type="button" class="roc-small" data-part="remove">Remove picture</button>
-    <label class="roc-small"><input type="file" data-part="file" accept="image/png,image/jpeg,image/webp">Choose a picture</label>
+    <label class="roc-small">
+      <input type="file" data-part="file" accept="image/png,image/jpeg,image/webp">Choose a picture
+    </label>
   </div>
   <p class="roc-problem" data-part="problem" role="alert"></p>
 </div>
@@ -35,32 +41,28 @@ RELATIONS = """
 """
 
 
-class PictureWithBoxes(gr.HTML):
+def picture_with_boxes(**options: Any) -> gr.HTML:
     """A picture from the visitor's device on which boxes can be drawn, with a finger too.
 
     The picture is part of the value and comes with each question: no file is ever written. The value is a mapping
     `image` (a data URI, or None) and `boxes` (`xyxy`, shares of the picture). The event `boxes` tells their `count`.
     """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            value={"image": None, "boxes": []},
-            html_template=PICTURE,
-            js_on_load=(HERE / "picture.js").read_text(encoding="utf-8"),
-            apply_default_css=False,
-            colours=["#{:02x}{:02x}{:02x}".format(*colour) for colour in ENTITY_COLORS],
-            **options,
-        )
+    return gr.HTML(
+        {"image": None, "boxes": []},
+        html_template=PICTURE,
+        js_on_load=(HERE / "picture.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        colours=["#{:02x}{:02x}{:02x}".format(*colour) for colour in ENTITY_COLORS],
+        **options,
+    )
 
 
-class RelationList(gr.HTML):
+def relation_list(rows: list[dict[str, str]], **options: Any) -> gr.HTML:
     """Relations with their descriptions to edit, add and remove; the value is `visitor.rows_of_relations`."""
-
-    def __init__(self, rows: list[dict[str, str]], **options: Any) -> None:
-        super().__init__(
-            value=rows,
-            html_template=RELATIONS,
-            js_on_load=(HERE / "relations.js").read_text(encoding="utf-8"),
-            apply_default_css=False,
-            **options,
-        )
+    return gr.HTML(
+        rows,
+        html_template=RELATIONS,
+        js_on_load=(HERE / "relations.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        **options,
+    )

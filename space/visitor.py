@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+
 from roc.images_roc import identify_image, open_image
-from roc.inference import find_entities
+from roc.processing_roc import RocProcessor
 
 MAX_CHARACTERS = 1000  # of a text; a post on social media has fewer
 MAX_ENTITIES = 6  # that is thirty pairs
@@ -73,7 +74,7 @@ def read_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[s
     if pair == ALL_PAIRS:
         pairs = list(itertools.permutations(range(len(names)), 2))
     else:
-        pairs = [_pairs(names)[pair] if pair in _pairs(names) else (0, 1)]
+        pairs = [_pairs(names).get(pair or "", (0, 1))]
     return Post(text, image, found, pairs)
 
 
@@ -169,11 +170,11 @@ def find_entity(name: str, text: str, boxes: Sequence[Sequence[float]]) -> dict[
     box, numbered = BOX.fullmatch(name), NUMBERED.fullmatch(name)
     if box and int(box[1]) <= len(boxes):
         return {"bbox": list(boxes[int(box[1]) - 1]), "name": name}
-    if places := occurrences(name, text):
-        return {"start": places[0], "end": places[0] + len(name)}
     if numbered and len(places := occurrences(numbered[1], text)) >= int(numbered[2]):
         start = places[int(numbered[2]) - 1]
         return {"start": start, "end": start + len(numbered[1])}
+    if places := occurrences(name, text):
+        return {"start": places[0], "end": places[0] + len(name)}
     if box:
         raise ValueError(f"There is no {name} on the picture any more. Draw it again, or remove it from the entities.")
     raise ValueError(f"The entity {name!r} is not in the text as a whole word. Mark it again, or remove it.")
@@ -199,7 +200,7 @@ def name_of_selection(text: str, start: int, end: int) -> str:
         end: Character after the last. A word that is selected in part counts whole.
 
     Returns:
-        The name, numbered if it is not the first of its kind.
+        The name, numbered if it is not the first of its kind, or reads like a numbered one or a box itself.
 
     Raises:
         ValueError: If no word is selected.
@@ -215,7 +216,8 @@ def name_of_selection(text: str, start: int, end: int) -> str:
         start, end = _whole_words(text, start, end)
     name = text[start:end]
     before = occurrences(name, text).index(start)
-    return f"{name} #{before + 1}" if before else name
+    is_ambiguous = before or NUMBERED.fullmatch(name) or BOX.fullmatch(name)
+    return f"{name} #{before + 1}" if is_ambiguous else name
 
 
 def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
@@ -229,22 +231,21 @@ def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def suggest_entities(text: str, typer: str | None) -> list[str]:
+def suggest_entities(text: str, processor: RocProcessor) -> list[str]:
     """The names that named-entity recognition finds in a text, at most `MAX_ENTITIES`.
 
     Args:
         text: The text.
-        typer: See `find_entities`.
+        processor: The model's processor.
 
     Raises:
-        ValueError: If there is no text, or fewer than two names are found.
+        ValueError: If there is no text, or no name is found.
         ImportError: If what finds them is not installed.
     """
     check_text(text)
-    try:
-        found = find_entities(text, typer)
-    except ValueError as error:
-        raise ValueError("Fewer than two names were found in the text. Select them there and mark them.") from error
+    [found] = processor.find_entities([text])
+    if not found:
+        raise ValueError("No names were found in the text. Select them there and mark them.")
     names = [name_of_selection(text, entity["start"], entity["end"]) for entity in found]
     return list(dict.fromkeys(names))[:MAX_ENTITIES]
 
