@@ -90,8 +90,9 @@ def launch(app: gr.Blocks, **options: Any) -> None:
     """Start the web server, which keeps nothing; further options as `gradio.Blocks.launch`."""
     app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
     fonts = ["ui-sans-serif", "system-ui", "sans-serif"]  # none from elsewhere
+    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
     settings: dict[str, Any] = {
-        "theme": gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"]),
+        "theme": theme.set(block_info_text_color="*neutral_500", body_text_color_subdued="*neutral_500"),
         "css_paths": HERE / "style.css",
         "footer_links": ["gradio"],
         "run_history": False,
@@ -121,11 +122,17 @@ def build_app(shared: SharedModel) -> gr.Blocks:
         gr.HTML(HEAD)
         with gr.Row():
             with gr.Column(min_width=300):
-                gr.HTML("<span class='roc-label'>Try an example</span>", apply_default_css=False)
+                gr.HTML("<span class='roc-label'>Try an example</span>", elem_id="try", apply_default_css=False)
                 with gr.Row(elem_id="examples"):
                     buttons = [gr.Button(example["title"], size="sm", min_width=150) for example in examples]
-                text = gr.Textbox(label="Text", lines=3, max_length=MAX_CHARACTERS, elem_id="post")
-                with gr.Row():
+                text = gr.Textbox(
+                    label="Text",
+                    info="Select a name in it, then mark it",
+                    lines=3,
+                    max_length=MAX_CHARACTERS,
+                    elem_id="post",
+                )
+                with gr.Row(elem_id="marking"):
                     mark = gr.Button("Mark the selected words", size="sm", min_width=140, elem_id="mark")
                     suggest = gr.Button("Suggest names", size="sm", min_width=140, elem_id="suggest")
                 picture = picture_with_boxes(elem_id="picture", visible=reads_images)
@@ -143,7 +150,7 @@ def build_app(shared: SharedModel) -> gr.Blocks:
             with gr.Column(min_width=300):
                 ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)
                 explanation = gr.HTML("", elem_id="explanation", apply_default_css=False)
-        with gr.Accordion("The relations to choose from: edit them for yourself", open=True, elem_id="inventory"):
+        with gr.Accordion("The relations to choose from; your changes are yours alone", open=True, elem_id="inventory"):
             relations = relation_list(own_rows, elem_id="relations")
             restore = gr.Button("Restore the model's own relations", size="sm", elem_id="restore")
         selection = gr.Textbox(visible=False)
@@ -210,7 +217,7 @@ def _entities_and_pairs(entities: Sequence[str], pair: str | None) -> tuple[Any,
     names = list(dict.fromkeys(entities))[:MAX_ENTITIES]
     labels = pair_labels(names)
     chosen = pair if pair in labels else next(iter(labels), None)
-    return gr.Dropdown(choices=names, value=names), gr.Dropdown(choices=labels, value=chosen)
+    return gr.update(choices=names, value=names), gr.update(choices=labels, value=chosen)
 
 
 def _rank(shared: SharedModel, text: str, picture: Any, entities: Any, pair: Any, rows: Any) -> tuple[str, str]:

@@ -7,8 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from roc.drawing import ENTITY_COLORS
-
 HERE = Path(__file__).resolve().parent
 
 PICTURE = """
@@ -52,7 +50,6 @@ def picture_with_boxes(**options: Any) -> gr.HTML:
         html_template=PICTURE,
         js_on_load=(HERE / "picture.js").read_text(encoding="utf-8"),
         apply_default_css=False,
-        colours=["#{:02x}{:02x}{:02x}".format(*colour) for colour in ENTITY_COLORS],
         **options,
     )
 

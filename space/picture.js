@@ -4,7 +4,6 @@ const LARGEST_SIDE = 1024; // what a model sees is smaller; saves a phone's data
 const LARGEST_FILE = 1000000; // bytes; a smaller file of a small picture goes as it is
 const find = (name) => element.querySelector(`[data-part="${name}"]`);
 const [stage, picture, layer, problem] = ["stage", "picture", "layer", "problem"].map(find);
-const COLOURS = props.colours;
 let drawing = false;
 let start = null;
 
@@ -20,14 +19,13 @@ function show() {
   const {image, boxes} = value();
   element.querySelector(".roc-picture").classList.toggle("has-picture", Boolean(image));
   if (image) picture.src = image; else picture.removeAttribute("src");
-  layer.replaceChildren(...boxes.map((box, number) => rectangle(box, `box ${number + 1}`, COLOURS[number % COLOURS.length])));
+  layer.replaceChildren(...boxes.map((box, number) => rectangle(box, `box ${number + 1}`)));
 }
 
-function rectangle([x0, y0, x1, y1], name, colour) {
+function rectangle([x0, y0, x1, y1], name) {
   const box = document.createElement("div");
   box.className = "roc-box";
   box.style.cssText = `left:${100 * x0}%;top:${100 * y0}%;width:${100 * (x1 - x0)}%;height:${100 * (y1 - y0)}%`;
-  box.style.setProperty("--entity", colour);
   box.append(Object.assign(document.createElement("span"), {textContent: name}));
   return box;
 }
@@ -86,7 +84,7 @@ stage.addEventListener("pointerdown", (event) => {
 stage.addEventListener("pointermove", (event) => {
   if (!start) return;
   show();
-  layer.append(rectangle(between(start, place(event)), "", COLOURS[value().boxes.length % COLOURS.length]));
+  layer.append(rectangle(between(start, place(event)), ""));
 });
 stage.addEventListener("pointerup", (event) => {
   if (!start) return;

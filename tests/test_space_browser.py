@@ -42,7 +42,7 @@ FLAGS = (
 )
 PATIENCE = 60  # seconds, on a busy machine
 WIDTHS = {"desk": 1280, "phone": 390}
-EVIL = "<img src=x onerror=alert(1)>"
+EVIL = "<img src=x onerror=alert(1)> ${6*7} {{value}}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
