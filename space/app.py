@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -155,23 +156,23 @@ def build_app(shared: SharedModel) -> gr.Blocks:
             restore = gr.Button("Restore the model's own relations", size="sm", elem_id="restore")
         selection = gr.Textbox(visible=False)
 
-        asked = [text, picture, entities, pair, relations]
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         slow: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
-
+        answer: dict[str, Any] = {
+            "fn": functools.partial(_answer, shared),
+            "inputs": [text, picture, entities, pair, relations],
+            "outputs": [ranks, explanation],
+            "trigger_mode": "always_last",
+            **slow,
+        }
         for button, example in zip(buttons, examples):
-            filled = [text, picture, entities, pair, ranks, explanation]
-            chosen = button.click(functools.partial(_fill, example), None, filled, **quick)
-            chosen.then(_shown(functools.partial(_rank, shared)), asked, [ranks, explanation], **slow).success(
-                _shown(functools.partial(_explain, shared)), asked, explanation, **slow
-            )
-        mark.click(_shown(_mark), [text, entities, selection], [entities, pair], js=SELECTION, **quick)
-        suggest.click(_shown(functools.partial(_suggest, shared)), [text, entities], [entities, pair], **slow)
+            fields = [text, picture, entities, pair, ranks, explanation]
+            button.click(functools.partial(_fill, example), None, fields, **quick).then(**answer)
+        mark.click(_mark, [text, entities, selection], [entities, pair], js=SELECTION, **quick)
+        suggest.click(functools.partial(_suggest, shared), [text, entities], [entities, pair], **slow)
         picture.boxes(_change_boxes, entities, [entities, pair], **quick)
         entities.input(_pairs, [entities, pair], pair, **quick)
-        ask.click(_shown(functools.partial(_rank, shared)), asked, [ranks, explanation], **slow).success(
-            _shown(functools.partial(_explain, shared)), asked, explanation, **slow
-        )
+        ask.click(**answer)
         restore.click(lambda: own_rows, None, relations, **quick)
     return app
 
@@ -195,13 +196,15 @@ def _fill(example: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _mark(text: str, entities: list[str], selection: str) -> tuple[Any, Any]:
-    check_text(text)
-    start, end = map(int, selection.split(":"))
-    return _entities_and_pairs([*entities, name_of_selection(text, start, end)], None)
+    with _errors_shown():
+        check_text(text)
+        start, end = map(int, selection.split(":"))
+        return _entities_and_pairs([*entities, name_of_selection(text, start, end)], None)
 
 
 def _suggest(shared: SharedModel, text: str, entities: list[str]) -> tuple[Any, Any]:
-    return _entities_and_pairs([*suggest_entities(text, shared.processor), *entities], None)
+    with _errors_shown():
+        return _entities_and_pairs([*suggest_entities(text, shared.processor), *entities], None)
 
 
 def _change_boxes(entities: list[str], event: gr.EventData) -> tuple[Any, Any]:
@@ -220,29 +223,29 @@ def _entities_and_pairs(entities: Sequence[str], pair: str | None) -> tuple[Any,
     return gr.update(choices=names, value=names), gr.update(choices=labels, value=chosen)
 
 
-def _rank(shared: SharedModel, text: str, picture: Any, entities: Any, pair: Any, rows: Any) -> tuple[str, str]:
-    post = read_post(text, picture, entities, pair)
-    return ranks_as_html(shared.rank(post, relations_of_rows(rows, shared.relations))), ""
+def _answer(
+    shared: SharedModel, text: str, picture: Any, entities: Any, pair: Any, rows: Any
+) -> Iterator[tuple[str, str]]:
+    """The ranks, and as soon as it is there the explanation beside them."""
+    with _errors_shown():
+        post = read_post(text, picture, entities, pair)
+        relations = relations_of_rows(rows, shared.relations)
+        result = shared.rank(post, relations)
+        ranks = ranks_as_html(result)
+        yield ranks, ""
+        if len(post.pairs) > 1:
+            yield ranks, "<p class='roc-note'>Choose one pair to see what decides.</p>"
+        else:
+            yield ranks, explanation_as_html(post, result, shared.explain(post, relations))
 
 
-def _explain(shared: SharedModel, text: str, picture: Any, entities: Any, pair: Any, rows: Any) -> str:
-    post, relations = read_post(text, picture, entities, pair), relations_of_rows(rows, shared.relations)
-    if len(post.pairs) != 1:
-        return "<p class='roc-note'>Choose one pair to see what decides.</p>"
-    return explanation_as_html(post, shared.rank(post, relations), shared.explain(post, relations))
-
-
-def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose errors are shown to the visitor, as text."""
-
-    @functools.wraps(function)
-    def run(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except (ValueError, TypeError, ImportError) as error:
-            raise gr.Error(escape(str(error)), duration=15, print_exception=False) from None
-
-    return run
+@contextlib.contextmanager
+def _errors_shown() -> Iterator[None]:
+    """An expected error is shown to the visitor, as text; of others Gradio says only that there was one."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError) as error:
+        raise gr.Error(escape(str(error)), duration=15, print_exception=False) from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny import tiny_model, tiny_processor
@@ -47,15 +46,17 @@ def test_every_example_is_answered_by_every_kind_of_model(shared: SharedModel) -
     for example in examples:
         text, picture, entities, pair, *_ = app._fill(example)
         asked = (text, picture, entities["value"], pair["value"], rows_of_relations(shared.relations))
-        ranks, explanation = app._rank(shared, *asked)
+        (ranks, nothing_yet), (same_ranks, explanation) = app._answer(shared, *asked)
         assert ranks.count("<li") == min(5, len(shared.relations))
-        assert explanation == ""
-        assert "roc-words" in app._explain(shared, *asked)
+        assert (nothing_yet, same_ranks) == ("", ranks)
+        assert "roc-words" in explanation
 
 
 def test_of_all_pairs_none_is_explained(shared: SharedModel) -> None:
     asked = ("Ann met Bob", None, ["Ann", "Bob"], "all pairs", rows_of_relations(shared.relations))
-    assert "Choose one pair" in app._explain(shared, *asked)
+    *_, (ranks, explanation) = app._answer(shared, *asked)
+    assert ranks.count("<section") == 2
+    assert "Choose one pair" in explanation
 
 
 def test_a_new_box_or_name_keeps_the_chosen_pair() -> None:
@@ -66,14 +67,11 @@ def test_a_new_box_or_name_keeps_the_chosen_pair() -> None:
 
 
 def test_an_error_is_shown_as_escaped_text_and_the_unexpected_is_not_told() -> None:
-    def refuse(error: Exception) -> Any:
-        raise error
-
-    with pytest.raises(gr.Error) as shown:
-        app._shown(refuse)(ValueError("no relation '<b>x</b>'"))
+    with pytest.raises(gr.Error) as shown, app._errors_shown():
+        raise ValueError("no relation '<b>x</b>'")
     assert shown.value.message == "no relation &#x27;&lt;b&gt;x&lt;/b&gt;&#x27;"
-    with pytest.raises(RuntimeError):
-        app._shown(refuse)(RuntimeError("something of ours"))
+    with pytest.raises(RuntimeError), app._errors_shown():
+        raise RuntimeError("something of ours")
 
 
 def test_the_page_collects_nothing(shared: SharedModel) -> None:
