@@ -33,7 +33,7 @@ MAX_RELATION_CHARACTERS = 200_000  # of all of them together, as JSON
 BATCH_SIZE = 4
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+DATA_URI = re.compile(r"\Adata:image/[\w.+-]+;base64,", re.ASCII)
 
 
 class EndpointHandler:
@@ -128,7 +128,7 @@ def _checked_picture(given: Any, where: str) -> bytes:
     if len(given) > MAX_IMAGE_BYTES * 4 // 3 + 100:
         raise ValueError(f"{where}: the picture has more than {MAX_IMAGE_BYTES:,} bytes. Scale it first.")
     try:
-        data = base64.b64decode(DATA_URI.sub("", given, count=1), validate=True)
+        data = base64.b64decode(DATA_URI.sub("", given), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"{where}: this is not base64. Paths and addresses are never opened.") from error
     width, height = _width_and_height(data, where)

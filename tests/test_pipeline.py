@@ -251,6 +251,8 @@ def test_a_path_is_opened_only_when_that_is_allowed(pipe: Any, tmp_path: Path) -
         pipe({**COUPLE, "image": file})
     with pytest.raises(ValueError, match="is no file and not base64"):
         pipe({**COUPLE, "image": str(tmp_path / "no.png")}, allow_paths=True)
+    with pytest.raises(ValueError, match="the post: there is no file"):
+        pipe({**COUPLE, "image": tmp_path / "no.png"}, allow_paths=True)
     with pytest.raises(ValueError, match="is no file and not base64"):
         read_image("\0" + "a-" * 5000, "the post", allow_paths=True)
 
@@ -366,6 +368,7 @@ def test_a_model_without_relations_asks_for_some() -> None:
         ({**COUPLE, "tail": {"start": 8, "end": 99}}, r"post 1, entity 1: the span \(8, 99\) lies outside"),
         ({**COUPLE, "tail": {"bbox": [0, 0, 2, 1]}}, "post 1, entity 1: bbox .* is not a box in the picture"),
         ({**COUPLE, "image": b"no picture"}, "post 1: these 10 bytes are no picture"),
+        ({**COUPLE, "image": f"AAAAdata:image/png;base64,{BASE64}"}, "post 1: as a picture a string holds its bytes"),
         ({**COUPLE, "image": "no picture"}, "post 1: as a picture a string holds its bytes"),
     ],
 )
