@@ -75,7 +75,7 @@ def name_model(page: str, model: str) -> str:
 
 def _example_pictures(source: Path) -> list[str]:
     examples = json.loads((source / "examples.json").read_text(encoding="utf-8"))
-    return sorted({example["image"] for example in examples})
+    return sorted({example["image"] for example in examples if example["image"]})
 
 
 def _copy(files: Sequence[Path], folder: Path) -> None:

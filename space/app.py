@@ -117,7 +117,7 @@ def build_app(shared: SharedModel) -> gr.Blocks:
         shared: The model that answers all visitors.
     """
     reads_images = shared.processor.reads_images
-    examples = load_examples(reads_images)
+    examples = load_examples(shared.model.config.relation_names, reads_images=reads_images)
     own_rows = rows_of_relations(shared.relations)
     with gr.Blocks(title="ROC: relations in text and picture", analytics_enabled=False) as app:
         gr.HTML(HEAD)
@@ -177,13 +177,24 @@ def build_app(shared: SharedModel) -> gr.Blocks:
     return app
 
 
-def load_examples(reads_images: bool) -> list[dict[str, Any]]:
-    """The examples beside this file, with their pictures as data URIs; those without boxes for a text-only model."""
+def load_examples(relation_names: Sequence[str], *, reads_images: bool) -> list[dict[str, Any]]:
+    """The examples that fit a model, with their pictures as data URIs.
+
+    Args:
+        relation_names: The model's relations: an example is for models that know its `relation`. All are shown for a
+            model that knows none of theirs.
+        reads_images: Whether it reads pictures; without, examples have none, and those with boxes are left out.
+    """
     examples = json.loads((HERE / "examples.json").read_text(encoding="utf-8"))
-    for example in examples:
-        data = base64.b64encode((EXAMPLES / example["image"]).read_bytes()).decode()
-        example["image"] = f"data:image/png;base64,{data}" if reads_images else None
-    return [example for example in examples if reads_images or not example["boxes"]]
+    fitting = [example for example in examples if example["relation"] in relation_names] or examples
+    return [_with_image(example, reads_images) for example in fitting if reads_images or not example["boxes"]]
+
+
+def _with_image(example: dict[str, Any], reads_images: bool) -> dict[str, Any]:
+    if not (reads_images and example["image"]):
+        return {**example, "image": None}
+    data = base64.b64encode((EXAMPLES / example["image"]).read_bytes()).decode()
+    return {**example, "image": f"data:image/png;base64,{data}"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

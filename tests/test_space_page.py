@@ -16,6 +16,8 @@ import app  # noqa: E402
 from answers import SharedModel  # noqa: E402
 from visitor import rows_of_relations  # noqa: E402
 
+from roc.relation_files import load_relations  # noqa: E402
+
 
 @pytest.fixture(scope="module", params=["text and picture", "text alone", "classification"])
 def shared(request: pytest.FixtureRequest) -> SharedModel:
@@ -41,8 +43,8 @@ def test_the_model_is_named_on_the_command_line_by_the_environment_or_by_the_pag
 
 
 def test_every_example_is_answered_by_every_kind_of_model(shared: SharedModel) -> None:
-    examples = app.load_examples(shared.processor.reads_images)
-    assert len(examples) == (3 if shared.processor.reads_images else 2)
+    examples = app.load_examples([], reads_images=shared.processor.reads_images)
+    assert len(examples) == (6 if shared.processor.reads_images else 5)
     for example in examples:
         text, picture, entities, pair, *_ = app._fill(example)
         asked = (text, picture, entities["value"], pair["value"], rows_of_relations(shared.relations))
@@ -50,6 +52,15 @@ def test_every_example_is_answered_by_every_kind_of_model(shared: SharedModel) -
         assert ranks.count("<li") == min(5, len(shared.relations))
         assert (nothing_yet, same_ranks) == ("", ranks)
         assert "roc-words" in explanation
+
+
+@pytest.mark.parametrize("name", ["synthetic", "mnre"])
+def test_each_released_inventory_has_its_own_examples(name: str) -> None:
+    relations = load_relations(f"relations/{name}.yaml").names
+    examples = app.load_examples(relations, reads_images=True)
+    assert len(examples) == 3
+    assert {example["relation"] for example in examples} <= set(relations)
+    assert all(bool(example["image"]) == (name == "synthetic") for example in examples)
 
 
 def test_of_all_pairs_none_is_explained(shared: SharedModel) -> None:
