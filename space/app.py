@@ -174,7 +174,19 @@ def build_app(shared: SharedModel) -> gr.Blocks:
         entities.input(_pairs, [entities, pair], pair, **quick)
         ask.click(**answer)
         restore.click(lambda: own_rows, None, relations, **quick)
+    refuse_files(app)
     return app
+
+
+def refuse_files(app: gr.Blocks) -> None:
+    """Take away what every Gradio component does with a file or an address in what it is sent: fetch and store it."""
+
+    async def refuse(url_or_file_path: str) -> None:
+        raise gr.Error("This Space takes no files and opens no addresses.", print_exception=False)
+
+    blocks: Any = app.blocks
+    for block in blocks.values():
+        block.async_move_resource_to_block_cache = refuse
 
 
 def load_examples(relation_names: Sequence[str], *, reads_images: bool) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from answers import SharedModel  # noqa: E402
 from visitor import rows_of_relations  # noqa: E402
 
 from roc.relation_files import load_relations  # noqa: E402
+
+FILE = {"_type": "gradio.FileData"}
 
 
 @pytest.fixture(scope="module", params=["text and picture", "text alone", "classification"])
@@ -83,6 +86,17 @@ def test_an_error_is_shown_as_escaped_text_and_the_unexpected_is_not_told() -> N
     assert shown.value.message == "no relation &#x27;&lt;b&gt;x&lt;/b&gt;&#x27;"
     with pytest.raises(RuntimeError), app._errors_shown():
         raise RuntimeError("something of ours")
+
+
+@pytest.mark.parametrize("path", ["https://example.org/a.png", "http://169.254.169.254/latest"])
+def test_no_component_fetches_an_address(path: str) -> None:
+    """Gradio looks for files in the value of every component, the texts' too, before the app sees it."""
+    processor = tiny_processor(vision=False)
+    page = app.build_app(SharedModel(tiny_model(processor, vision=False), processor))
+    for value in ({"path": path, "meta": FILE}, {"image": {"path": path, "meta": FILE}}):
+        for block in page.blocks.values():
+            with pytest.raises(gr.Error, match="opens no addresses"):
+                asyncio.run(gr.processing_utils.async_move_files_to_cache(value, block, check_in_upload_folder=True))
 
 
 def test_the_page_collects_nothing(shared: SharedModel) -> None:
