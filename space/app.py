@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,25 @@ def launch(app: gr.Blocks, **options: Any) -> None:
 # The page
 
 
+@dataclass(frozen=True)
+class Page:
+    """The parts of the page that do something."""
+
+    examples: list[gr.Button]
+    text: gr.Textbox
+    mark: gr.Button
+    suggest: gr.Button
+    picture: gr.HTML
+    entities: gr.Dropdown
+    pair: gr.Dropdown
+    ask: gr.Button
+    ranks: gr.HTML
+    explanation: gr.HTML
+    relations: gr.HTML
+    restore: gr.Button
+    selection: gr.Textbox  # hidden: what the browser says is selected in the text
+
+
 def build_app(shared: SharedModel) -> gr.Blocks:
     """The page and what its buttons do.
 
@@ -120,62 +140,65 @@ def build_app(shared: SharedModel) -> gr.Blocks:
     examples = load_examples(shared.model.config.relation_names, reads_images=reads_images)
     own_rows = rows_of_relations(shared.relations)
     with gr.Blocks(title="ROC: relations in text and picture", analytics_enabled=False) as app:
-        gr.HTML(HEAD)
-        with gr.Row():
-            with gr.Column(min_width=300):
-                gr.HTML("<span class='roc-label'>Try an example</span>", elem_id="try", apply_default_css=False)
-                with gr.Row(elem_id="examples"):
-                    buttons = [gr.Button(example["title"], size="sm", min_width=150) for example in examples]
-                text = gr.Textbox(
-                    label="Text",
-                    info="Select a name in it, then mark it",
-                    lines=3,
-                    max_length=MAX_CHARACTERS,
-                    elem_id="post",
-                )
-                with gr.Row(elem_id="marking"):
-                    mark = gr.Button("Mark the selected words", size="sm", min_width=140, elem_id="mark")
-                    suggest = gr.Button("Suggest names", size="sm", min_width=140, elem_id="suggest")
-                picture = picture_with_boxes(elem_id="picture", visible=reads_images)
-                entities = gr.Dropdown(
-                    [],
-                    multiselect=True,
-                    allow_custom_value=True,
-                    max_choices=MAX_ENTITIES,
-                    label="Entities",
-                    info="Names as the text has them, and boxes",
-                    elem_id="entities",
-                )
-                pair = gr.Dropdown([], label="Relation from … to …", elem_id="pair")
-                ask = gr.Button("Rank the relations", variant="primary", elem_id="ask")
-            with gr.Column(min_width=300):
-                ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)
-                explanation = gr.HTML("", elem_id="explanation", apply_default_css=False)
-        with gr.Accordion("The relations to choose from; your changes are yours alone", open=True, elem_id="inventory"):
-            relations = relation_list(own_rows, elem_id="relations")
-            restore = gr.Button("Restore the model's own relations", size="sm", elem_id="restore")
-        selection = gr.Textbox(visible=False)
-
-        quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        slow: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
-        answer: dict[str, Any] = {
-            "fn": functools.partial(_answer, shared),
-            "inputs": [text, picture, entities, pair, relations],
-            "outputs": [ranks, explanation],
-            "trigger_mode": "always_last",
-            **slow,
-        }
-        for button, example in zip(buttons, examples):
-            fields = [text, picture, entities, pair, ranks, explanation]
-            button.click(functools.partial(_fill, example), None, fields, **quick).then(**answer)
-        mark.click(_mark, [text, entities, selection], [entities, pair], js=SELECTION, **quick)
-        suggest.click(functools.partial(_suggest, shared), [text, entities], [entities, pair], **slow)
-        picture.boxes(_change_boxes, entities, [entities, pair], **quick)
-        entities.input(_pairs, [entities, pair], pair, **quick)
-        ask.click(**answer)
-        restore.click(lambda: own_rows, None, relations, **quick)
+        page = _lay_out([example["title"] for example in examples], own_rows, reads_images=reads_images)
+        _connect(page, shared, examples, own_rows)
     refuse_files(app)
     return app
+
+
+def _lay_out(titles: Sequence[str], own_rows: list[dict[str, str]], *, reads_images: bool) -> Page:
+    """Question and answer side by side, or one above the other on a phone; the relations below."""
+    gr.HTML(HEAD)
+    with gr.Row():
+        with gr.Column(min_width=300):
+            gr.HTML("<span class='roc-label'>Try an example</span>", elem_id="try", apply_default_css=False)
+            with gr.Row(elem_id="examples"):
+                examples = [gr.Button(title, size="sm", min_width=150) for title in titles]
+            hint = "Select a name in it, then mark it"
+            text = gr.Textbox(label="Text", info=hint, lines=3, max_length=MAX_CHARACTERS, elem_id="post")
+            with gr.Row(elem_id="marking"):
+                mark = gr.Button("Mark the selected words", size="sm", min_width=140, elem_id="mark")
+                suggest = gr.Button("Suggest names", size="sm", min_width=140, elem_id="suggest")
+            picture = picture_with_boxes(elem_id="picture", visible=reads_images)
+            several: dict[str, Any] = {"multiselect": True, "allow_custom_value": True, "max_choices": MAX_ENTITIES}
+            hint = "Names as the text has them, and boxes"
+            entities = gr.Dropdown([], label="Entities", info=hint, elem_id="entities", **several)
+            pair = gr.Dropdown([], label="Relation from … to …", elem_id="pair")
+            ask = gr.Button("Rank the relations", variant="primary", elem_id="ask")
+        with gr.Column(min_width=300):
+            ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)
+            explanation = gr.HTML("", elem_id="explanation", apply_default_css=False)
+    with gr.Accordion("The relations to choose from; your changes are yours alone", elem_id="inventory"):
+        relations = relation_list(own_rows, elem_id="relations")
+        restore = gr.Button("Restore the model's own relations", size="sm", elem_id="restore")
+    selection = gr.Textbox(visible=False)
+    shown = (examples, text, mark, suggest, picture, entities, pair, ask, ranks, explanation, relations, restore)
+    return Page(*shown, selection)
+
+
+def _connect(
+    page: Page, shared: SharedModel, examples: Sequence[dict[str, Any]], own_rows: list[dict[str, str]]
+) -> None:
+    """What happens on the page. What needs the model waits in one queue, for one at a time."""
+    quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    slow: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
+    answer: dict[str, Any] = {
+        "fn": functools.partial(_answer, shared),
+        "inputs": [page.text, page.picture, page.entities, page.pair, page.relations],
+        "outputs": [page.ranks, page.explanation],
+        "trigger_mode": "always_last",
+        **slow,
+    }
+    fields = [page.text, page.picture, page.entities, page.pair, page.ranks, page.explanation]
+    marked = [page.entities, page.pair]
+    for button, example in zip(page.examples, examples):
+        button.click(functools.partial(_fill, example), None, fields, **quick).then(**answer)
+    page.mark.click(_mark, [page.text, page.entities, page.selection], marked, js=SELECTION, **quick)
+    page.suggest.click(functools.partial(_suggest, shared), [page.text, page.entities], marked, **slow)
+    page.picture.boxes(_change_boxes, page.entities, marked, **quick)
+    page.entities.input(_pairs, marked, page.pair, **quick)
+    page.ask.click(**answer)
+    page.restore.click(lambda: own_rows, None, page.relations, **quick)
 
 
 def refuse_files(app: gr.Blocks) -> None:
