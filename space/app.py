@@ -43,15 +43,17 @@ HERE = Path(__file__).resolve().parent
 EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parent / "examples") if folder.is_dir()), HERE)
 MODEL_VARIABLE = "ROC_MODEL"
 MAX_WAITING = 30  # requests; further visitors are told to come back
+MAX_SESSIONS = 200  # open pages whose last values Gradio remembers
 
 HEAD = """
 <div class="roc-head"><h1>Which relation holds between the two?</h1>
 <p>ROC reads a text with its picture and retrieves the description of a relation that fits two entities best. Reword the
 descriptions, or add relations of your own: nothing is trained for it.</p>
 <details class="roc-share"><summary>Nothing you enter is stored or shared.</summary>
-It is sent to this Space to be answered and is then gone: no text, picture or relation is written to disk, logged,
-published or used for training, no other visitor sees it, and the app has no analytics. Whoever hosts this page may keep
-its usual access logs. The pictures of the examples are generated.</details></div>
+It is sent to this Space to be answered, is in its memory while this page is open, and is then gone: no text, picture or
+relation is written to disk, logged, published or used for training, no other visitor sees it, and the app has no
+analytics. Whoever hosts this page may keep its usual access logs. The pictures of the examples are generated.</details>
+</div>
 """
 EMPTY = "<p class='roc-note'>Ranked relations appear here.</p>"
 SELECTION = """(text, entities, selection) => {
@@ -88,8 +90,8 @@ def default_model() -> str:
     return models[0]
 
 
-def launch(app: gr.Blocks, **options: Any) -> None:
-    """Start the web server, which keeps nothing; further options as `gradio.Blocks.launch`."""
+def launch(app: gr.Blocks, **options: Any) -> Any:
+    """Start the web server, which stores nothing; further options and what comes back as `gradio.Blocks.launch`."""
     app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
     fonts = ["ui-sans-serif", "system-ui", "sans-serif"]  # none from elsewhere
     theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
@@ -102,9 +104,10 @@ def launch(app: gr.Blocks, **options: Any) -> None:
         "enable_monitoring": False,
         "ssr_mode": False,
         "max_file_size": "1b",
+        "state_session_capacity": MAX_SESSIONS,
         "app_kwargs": {"middleware": [Middleware(RefusingMiddleware)]},
     }
-    app.launch(**settings | options)
+    return app.launch(**settings | options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -142,7 +145,8 @@ def build_app(shared: SharedModel) -> gr.Blocks:
     with gr.Blocks(title="ROC: relations in text and picture", analytics_enabled=False) as app:
         page = _lay_out([example["title"] for example in examples], own_rows, reads_images=reads_images)
         _connect(page, shared, examples, own_rows)
-    refuse_files(app)
+        forget_visitors(app)
+    refuse_files()
     return app
 
 
@@ -163,7 +167,7 @@ def _lay_out(titles: Sequence[str], own_rows: list[dict[str, str]], *, reads_ima
             several: dict[str, Any] = {"multiselect": True, "allow_custom_value": True, "max_choices": MAX_ENTITIES}
             hint = "Names as the text has them, and boxes"
             entities = gr.Dropdown([], label="Entities", info=hint, elem_id="entities", **several)
-            pair = gr.Dropdown([], label="Relation from … to …", elem_id="pair")
+            pair = gr.Dropdown([], label="Relation from … to …", allow_custom_value=True, elem_id="pair")
             ask = gr.Button("Rank the relations", variant="primary", elem_id="ask")
         with gr.Column(min_width=300):
             ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)
@@ -201,15 +205,28 @@ def _connect(
     page.restore.click(lambda: own_rows, None, page.relations, **quick)
 
 
-def refuse_files(app: gr.Blocks) -> None:
-    """Take away what every Gradio component does with a file or an address in what it is sent: fetch and store it."""
+def refuse_files() -> None:
+    """Take away what every Gradio component does with a file or an address in what it is sent: fetch and store it.
 
-    async def refuse(url_or_file_path: str) -> None:
+    For the whole process: each session has components of its own.
+    """
+
+    async def refuse(self: Any, url_or_file_path: Any) -> str | None:
         raise gr.Error("This Space takes no files and opens no addresses.", print_exception=False)
 
-    blocks: Any = app.blocks
-    for block in blocks.values():
-        block.async_move_resource_to_block_cache = refuse
+    kinds: Any = gr.blocks.Block
+    kinds.async_move_resource_to_block_cache = refuse
+
+
+def forget_visitors(app: gr.Blocks) -> None:
+    """Forget a visitor's session when he leaves: Gradio keeps the last values of thousands in memory."""
+
+    def forget(request: gr.Request) -> None:
+        session = request.session_hash or ""
+        app.state_holder.session_data.pop(session, None)
+        app.state_holder.time_last_used.pop(session, None)
+
+    app.unload(forget)
 
 
 def load_examples(relation_names: Sequence[str], *, reads_images: bool) -> list[dict[str, Any]]:

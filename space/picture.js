@@ -42,7 +42,7 @@ async function read(file) {
   try {
     const bitmap = await createImageBitmap(file);
     const scale = Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));
-    const small = scale === 1 && file.size <= LARGEST_FILE && /png|jpeg|webp/.test(file.type);
+    const small = scale === 1 && file.size <= LARGEST_FILE && /png|jpeg/.test(file.type);
     set({image: small ? await asItIs(file) : scaled(bitmap, scale), boxes: []});
   } catch {
     problem.textContent = "This file is no picture that your browser can read.";

@@ -10,7 +10,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 MAX_REQUEST_BYTES = 8_000_000  # a picture in base64, and relations
-STORING = ("/upload", "/process_recording")  # Gradio's addresses that write files
+STORING = ("/upload", "/process_recording", "/deep_link")  # Gradio's addresses that write files
 
 
 class TooLarge(Exception):
@@ -29,10 +29,10 @@ class RefusingMiddleware:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif scope["path"].rstrip("/").endswith(STORING):
-            await _refuse(send, 403, "This Space takes no files: a picture comes with the question and is not stored.")
+            await _refuse(send, 403, "This Space stores nothing: a picture comes with the question.")
         elif _stated_length(scope) > MAX_REQUEST_BYTES:
             await _refuse(send, 413, f"This Space takes at most {MAX_REQUEST_BYTES:,} bytes at once.")
         else:

@@ -29,6 +29,7 @@ MAX_NAME_CHARACTERS = 80
 MAX_DESCRIPTION_CHARACTERS = 400
 
 ALL_PAIRS = "all pairs"
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP")  # MPO is the JPEG of some cameras
 PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
 NUMBERED = re.compile(r"(.+) #([1-9]\d{0,2})", re.DOTALL)
 BOX = re.compile(r"box ([1-9]\d?)")
@@ -65,17 +66,22 @@ def read_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[s
 
     Raises:
         ValueError: With words for the visitor, if there is no text, too much of anything, fewer than two entities, an
-            entity that is neither in the text nor a box, or a picture that can't be read.
+            entity that is neither in the text nor a box, no such pair, or a picture that can't be read.
     """
     check_text(text)
     image, boxes = read_picture(picture)
     names = check_entities(entities)
     found = [find_entity(name, text, boxes) for name in names]
+    return Post(text, image, found, _asked_pairs(names, pair))
+
+
+def _asked_pairs(names: Sequence[str], pair: str | None) -> list[tuple[int, int]]:
+    pairs = _pairs(names)
     if pair == ALL_PAIRS:
-        pairs = list(itertools.permutations(range(len(names)), 2))
-    else:
-        pairs = [_pairs(names).get(pair or "", (0, 1))]
-    return Post(text, image, found, pairs)
+        return list(pairs.values())
+    if pair and pair not in pairs:
+        raise ValueError(f"{pair!r} is no pair of the entities {', '.join(names)}. Choose one from the list.")
+    return [pairs[pair] if pair else (0, 1)]
 
 
 def check_text(text: Any) -> None:
@@ -125,6 +131,8 @@ def read_picture(picture: Mapping[str, Any] | None) -> tuple[Image.Image | None,
     if not isinstance(given, Mapping) or not given.get("image"):
         return None, []
     image = identify_image(_bytes_of(given["image"]), "The picture")
+    if image.format not in FORMATS:
+        raise ValueError(f"The picture is a {image.format} file in disguise. Choose a PNG, JPEG or WebP picture.")
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read.")
     return open_image(image, "The picture"), _boxes_of(given.get("boxes"))

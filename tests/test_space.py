@@ -106,7 +106,9 @@ def test_a_visitor_asks_for_one_pair_or_for_all(post: visitor.Post) -> None:
     assert visitor.pair_labels(["Ann"]) == []
     everything = visitor.read_post(TEXT, None, ["Ann", "Bob", "Eve"], visitor.ALL_PAIRS)
     assert len(everything.pairs) == 6
-    assert visitor.read_post(TEXT, None, ["Ann", "Bob"], "Eve → Zoe").pairs == [(0, 1)], "the entities have changed"
+    assert visitor.read_post(TEXT, None, ["Ann", "Bob"], None).pairs == [(0, 1)]
+    with pytest.raises(ValueError, match="'Eve → Zoe' is no pair of the entities Ann, Bob"):
+        visitor.read_post(TEXT, None, ["Ann", "Bob"], "Eve → Zoe")
 
 
 class Finding:
@@ -163,6 +165,8 @@ def test_text_and_entities_are_limited(text: Any, entities: Any, message: str) -
         ("/etc/passwd", "addresses and paths are not opened"),
         ({"path": "/etc/passwd"}, "addresses and paths are not opened"),
         ("data:image/svg+xml;base64,PHN2Zy8+", "addresses and paths are not opened"),
+        (data_uri(picture_bytes(tiny_picture(), "GIF")), "a GIF file in disguise"),
+        (data_uri(picture_bytes(tiny_picture(), "TIFF")), "a TIFF file in disguise"),
         ("data:image/png;base64,iVBORw0KGgo=", "no picture in one of the formats"),
         ("data:image/png;base64,%%%", "arrived damaged"),
         (data_uri(b"x" * 4_000_010), "at most 4 MB"),
@@ -361,8 +365,10 @@ def ask(path: str, *, chunks: list[bytes], length: int | None = None) -> tuple[i
     return sent[0]["status"], read
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/upload", "/upload/", "/gradio_api/process_recording"])
-def test_the_server_takes_no_files(path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/upload", "/upload/", "/gradio_api/process_recording", "/gradio_api/deep_link"]
+)
+def test_the_server_writes_no_files(path: str) -> None:
     assert ask(path, chunks=[b"a"]) == (403, 0)
 
 

@@ -5,6 +5,7 @@ Needs `pip install 'roc[space,dev]'`, and Chromium with its driver (Debian: `apt
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -40,6 +41,7 @@ FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--disable-sync"),
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--force-color-profile=srgb"),
 )
+SPACE = Path(__file__).resolve().parents[1] / "space"
 PATIENCE = 60  # seconds, on a busy machine
 WIDTHS = {"desk": 1280, "phone": 390}
 EVIL = "<img src=x onerror=alert(1)> ${6*7} {{value}}"
@@ -343,6 +345,21 @@ def test_nothing_is_asked_of_other_hosts(visitor: Visitor) -> None:
     asked = [url for url in sent if url.startswith(("http", "ws"))]
     assert len(asked) > 10
     assert [url for url in asked if not url.startswith(visitor.address)] == []
+
+
+def test_a_visitor_who_leaves_is_forgotten(browser: Any) -> None:
+    sys.path.insert(0, str(SPACE))
+    app = importlib.import_module("app")
+    processor = tiny_processor()
+    page = app.build_app(importlib.import_module("answers").SharedModel(tiny_model(processor), processor))
+    _, address, _ = app.launch(page, prevent_thread_lock=True, quiet=True)
+    try:
+        Visitor(browser, address.rstrip("/"), browser.roc_width).take_example(0)
+        assert len(page.state_holder.session_data) == 1
+        browser.get("about:blank")
+        WebDriverWait(browser, PATIENCE).until(lambda _: not page.state_holder.session_data)
+    finally:
+        page.close()
 
 
 def test_nothing_of_a_visitor_is_written_to_disk(visitor: Visitor, cache: Path) -> None:
