@@ -95,11 +95,9 @@ def test_a_folder_comes_back_as_it_was_uploaded(api: HfApi, local_hub: LocalHub,
         (tmp_path / "folder" / path).write_bytes(data)
     api.upload_folder(repo_id=NAME, folder_path=tmp_path / "folder")
     assert local_hub.repository(NAME).files() == files
-    assert sorted(api.list_repo_files(NAME)) == sorted(files)
+    assert sorted(api.list_repo_files(NAME)) == sorted([".gitattributes", *files])
     snapshot = Path(api.snapshot_download(NAME, cache_dir=tmp_path / "cache"))
-    assert {
-        str(path.relative_to(snapshot)): path.read_bytes() for path in snapshot.rglob("*") if path.is_file()
-    } == files
+    assert {path: (snapshot / path).read_bytes() for path in files} == files
 
 
 def test_what_has_not_changed_is_neither_uploaded_nor_committed_again(api: HfApi, local_hub: LocalHub) -> None:
@@ -176,9 +174,9 @@ def test_metadata_name_commit_content_and_size(api: HfApi) -> None:
 def test_a_tree_is_listed_by_folder_or_whole(api: HfApi) -> None:
     for path in ("a.txt", "v1/train/0.txt", "v1/b.txt"):
         api.upload_file(path_or_fileobj=b"", path_in_repo=path, repo_id=NAME)
-    assert {entry.path for entry in api.list_repo_tree(NAME)} == {"a.txt", "v1"}
+    assert {entry.path for entry in api.list_repo_tree(NAME)} == {".gitattributes", "a.txt", "v1"}
     assert {entry.path for entry in api.list_repo_tree(NAME, "v1")} == {"v1/train", "v1/b.txt"}
-    whole = {"a.txt", "v1", "v1/train", "v1/train/0.txt", "v1/b.txt"}
+    whole = {".gitattributes", "a.txt", "v1", "v1/train", "v1/train/0.txt", "v1/b.txt"}
     assert {entry.path for entry in api.list_repo_tree(NAME, recursive=True)} == whole
     assert [entry.path for entry in api.get_paths_info(NAME, ["v1", "a.txt", "none"])] == ["v1", "a.txt"]
 

@@ -11,6 +11,7 @@ from typing import Literal
 Kind = Literal["model", "dataset", "space"]
 
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".pt", ".png", ".jpg")  # as the Hub's own .gitattributes
+ATTRIBUTES = ".gitattributes"
 LFS_SIZE = 10 * 2**20  # above it the Hub takes any file as LFS
 
 
@@ -62,7 +63,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A repository, with one empty commit on `main` at first.
+    """A repository. `main` has a first commit with nothing but `.gitattributes`, which the Hub brings itself.
 
     Args:
         kind: What is in it.
@@ -78,7 +79,7 @@ class Repository:
     tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.branches["main"] = self._add_commit("initial commit", None, {})
+        self.branches["main"] = self._add_commit("initial commit", None, {ATTRIBUTES: _attributes()})
 
     def resolve(self, revision: str) -> str | None:
         """The commit that a branch, a tag or a commit's own name stands for; None where there is none."""
@@ -86,10 +87,10 @@ class Repository:
         return known or (revision if revision in self.commits else None)
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
-        """Paths and contents at a revision, which exists."""
+        """Paths and contents at a revision, which exists, but for `.gitattributes`."""
         sha = self.resolve(revision)
         assert sha is not None, f"{self.name} has no revision {revision!r}"
-        return {path: file.data for path, file in self.commits[sha].files.items()}
+        return {path: file.data for path, file in self.commits[sha].files.items() if path != ATTRIBUTES}
 
     def history(self, revision: str = "main") -> list[Commit]:
         """The commits up to a revision, the newest first."""
@@ -110,3 +111,8 @@ class Repository:
         sha = hashlib.sha1(json.dumps(content).encode()).hexdigest()
         self.commits[sha] = Commit(sha, title, parent, dict(files))
         return sha
+
+
+def _attributes() -> StoredFile:
+    lines = [f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES]
+    return StoredFile("".join(lines).encode())
