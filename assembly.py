@@ -26,7 +26,7 @@ from roc.freezing import freeze_lower_layers
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory, load_relations
-from roc.resources import PACKAGE_ROOT, resolve_model
+from roc.resources import PACKAGE_ROOT, PACKAGED_MODELS, resolve_model
 from roc.retrieval_roc import descriptions_of
 from roc.run_config import METRICS_FILE, RUN_FILE, RunConfig
 from roc.samples import GroupedSamples, check_relations_known, sample_rows, split_rows, swap_none_pairs
@@ -309,10 +309,24 @@ def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> 
         raise OSError(f"output_dir={config.output_dir!r} cannot be written ({error}). Choose another one.") from error
 
 
-def environment() -> dict[str, Any]:
-    """The commit (None outside a checkout) and the versions that a run was made with."""
+def environment(config: RunConfig, model: RocModel) -> dict[str, Any]:
+    """What a run was made with: the commit (None outside a checkout), versions, and `base_revisions`.
+
+    Those are of the settings `text_model` and `vision_model`: a commit of the Hub, the version of a package, or None
+    where an encoder comes from a folder, starts at random or is not there.
+    """
     versions = {library: version(library) for library in LIBRARIES}
-    return {"commit": _commit(), "python": sys.version.split()[0], **versions}
+    revisions = {
+        "text_model": _base_revision(config.text_model, model.text_model),
+        "vision_model": _base_revision(config.vision_model, model.vision_model),
+    }
+    return {"commit": _commit(), "base_revisions": revisions, "python": sys.version.split()[0], **versions}
+
+
+def _base_revision(name: str | dict[str, Any] | None, encoder: Any) -> str | None:
+    if isinstance(name, str) and name in PACKAGED_MODELS:
+        return version(name)
+    return None if encoder is None else getattr(encoder.config, "_commit_hash", None)
 
 
 def _commit() -> str | None:

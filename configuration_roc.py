@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: @strict skips annotations that are strings, and would check no type at all.
 
+import copy
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,14 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .entities_roc import shorten
 
+# What Transformers' `pipeline` reads: which file of a model's folder has the pipeline.
+CUSTOM_PIPELINES = {
+    "multimodal-relation-extraction": {
+        "impl": "pipeline_roc.RocPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    }
+}
 ENTITY_TYPES = ("person", "organization", "location", "miscellaneous", "object")
 PROBABILITIES = ("dropout", "label_smoothing", "relation_dropout", "picture_dropout", "wrong_pictures", "token_dropout")
 RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
@@ -129,6 +138,7 @@ class RocConfig(PretrainedConfig):
         if self.relations:
             kwargs["id2label"] = {i: relation["name"] for i, relation in enumerate(self.relations)}
             kwargs["label2id"] = {relation["name"]: i for i, relation in enumerate(self.relations)}
+        kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
         super().__post_init__(**kwargs)
         self.validate_architecture()  # here too: @strict would wrap the ValueError in a class of its own
 

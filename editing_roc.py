@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -107,6 +108,34 @@ class RelationEditing(nn.Module):
         self._need_known(names)
         removed = set(names)
         self.subset_relations([name for name in self.config.relation_names if name not in removed])
+
+    def with_relations(
+        self,
+        relations: Sequence[Mapping[str, Any]],
+        processor: Any,
+        *,
+        none_relation: str | None = None,
+    ) -> Any:
+        """The model with other relations, beside the model as it is: both share all weights.
+
+        Args:
+            relations: As for `set_relations`.
+            processor: As for `set_relations`.
+            none_relation: As for `set_relations`.
+
+        Returns:
+            A second model, with a configuration and a bank of its own.
+
+        Raises:
+            ValueError: As `set_relations`.
+        """
+        other = copy.copy(self)
+        other.config = copy.deepcopy(self.config)
+        other._modules = dict(self._modules)
+        if self.config.head == "retrieval":
+            other.relation_bank = copy.deepcopy(self.relation_bank)
+        other.set_relations(relations, processor, none_relation=none_relation)
+        return other
 
     @torch.no_grad()
     def subset_relations(self, names: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,9 @@ import torch
 from transformers import AutoModel
 
 import roc.register  # noqa: F401  (AutoModel knows ROC)
-from roc.entity_typing_roc import load_entity_typer
-from roc.modeling_roc import NO_RELATION, RocModel
+from roc.entities_roc import check_pairs
+from roc.modeling_roc import RocModel
+from roc.posts_roc import Post, find_name, rank_posts
 from roc.processing_roc import RocProcessor
 
 SPAN = re.compile(r"(\d+):(\d+)")
@@ -60,7 +60,7 @@ def parse_entity(given: str, text: str) -> dict[str, Any]:
         return {"start": int(match[1]), "end": int(match[2])}
     if given.startswith(BOX_PREFIX):
         return {"bbox": _parse_box(given)}
-    start = _find_name(given, text)
+    start = find_name(given, text)
     if start < 0:
         raise ValueError(
             f"The entity {given!r} does not occur in the text {text!r}. Give a name as it is written there, "
@@ -77,48 +77,35 @@ def _parse_box(given: str) -> tuple[float, ...]:
     return x0, y0, x1, y1
 
 
-def _find_name(name: str, text: str) -> int:
-    """Where the name first occurs, or -1: as a whole word in scripts with upper and lower case.
-
-    The others (Chinese, Japanese, Thai) are mostly written without spaces between words.
-    """
-    if name.lower() == name.upper():
-        return text.find(name) if name else -1
-    found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
-    return found.start() if found else -1
-
-
-def find_entities(text: str, typer_name: str | None) -> list[dict[str, Any]]:
+def find_entities(text: str, processor: RocProcessor) -> list[dict[str, Any]]:
     """The entities of a text, by named-entity recognition.
 
     Args:
         text: The text.
-        typer_name: The entity typer of the model's processor; None for a model that reads no types, whose entities
-            spaCy finds and leaves untyped.
+        processor: The model's processor.
 
     Returns:
-        Mappings with `start`, `end` and `type`.
+        Mappings with `start`, `end` and `type`, as `RocProcessor.find_entities` gives them.
 
     Raises:
         ValueError: If fewer than two are found.
         ImportError: If what finds them is not installed.
     """
-    found = load_entity_typer(typer_name or "spacy").find([text])[0]
+    [found] = processor.find_entities([text])
     if len(found) < 2:
-        names = [text[start:end] for start, end, _ in found]
+        names = [text[entity["start"] : entity["end"]] for entity in found]
         raise ValueError(
             f"Named-entity recognition found {names} in the text: a relation needs two entities. Name them with "
             "--head and --tail, or with --entity for each."
         )
-    return [{"start": start, "end": end, "type": kind if typer_name else ""} for start, end, kind in found]
+    return found
 
 
-@torch.no_grad()
 def predict(
     model: RocModel,
     processor: RocProcessor,
     text: str,
-    entities: Sequence[dict[str, Any]],
+    entities: Sequence[Any],
     *,
     image: Any = None,
     pairs: Sequence[tuple[int, int]] | None = None,
@@ -136,33 +123,18 @@ def predict(
         top_k: Relations per pair.
 
     Returns:
-        `text`, `truncated`, `entities` (name, start, end, type, bbox) and `predictions`: per pair `head` and `tail`
-        (numbers into `entities`), `relation` (what `RocModel.decide_relations` gives: a name, or None for a pair that
-        stays below the threshold) and `relations` as `RocModel.rank_relations` gives them.
+        `text`, `entities` and `predictions` as `rank_posts` gives them, and `truncated`: whether text was cut off.
 
     Raises:
-        ValueError: If `top_k` is below 1, the model has no relations, or as `RocProcessor`.
+        ValueError: If there is no pair, `top_k` is below 1, the model has no relations, or as `RocProcessor`.
         TypeError: As `RocProcessor`.
     """
-    if top_k < 1:
-        raise ValueError(f"top_k={top_k} is out of range: give a number >= 1.")
-    typed = processor.type_entities([text], [entities])[0]
-    if pairs is None:
-        pairs = list(itertools.permutations(range(len(typed)), 2))
-    batch = processor(text=text, images=image, entities=typed, pairs=pairs).to(model.device)
-    output = model(**batch)
-    ranked = model.rank_relations(output, batch["pair_mask"], top_k=top_k)
-    decided = model.decide_relations(output.logits[batch["pair_mask"].bool()]).tolist()
-    names = {NO_RELATION: None, **dict(enumerate(model.config.relation_names))}
-    return {
-        "text": text,
-        "truncated": bool(batch["truncated"].any()),
-        "entities": [_described(entity, text, number) for number, entity in enumerate(typed)],
-        "predictions": [
-            {"head": head, "tail": tail, "relation": names[number], "relations": relations}
-            for (head, tail), number, relations in zip(pairs, decided, ranked)
-        ],
-    }
+    asked = check_pairs(pairs, len(entities), "the post")
+    if not asked:
+        raise ValueError("The post has no pair: give it two entities.")
+    post = Post(text, image, entities, asked, "the post")
+    [ranked], truncated = rank_posts(model, processor, [post], top_k=top_k)
+    return {**ranked, "truncated": truncated}
 
 
 def explain(
@@ -211,9 +183,3 @@ def explain(
         ],
         "patches": None if evidence.patch_relevance is None else evidence.patch_relevance.tolist(),
     }
-
-
-def _described(entity: Any, text: str, number: int) -> dict[str, Any]:
-    name = entity.name or f"object {number}" if entity.is_object else text[entity.start : entity.end]
-    bbox = None if entity.bbox is None else list(entity.bbox)
-    return {"name": name, "start": entity.start, "end": entity.end, "type": entity.type or None, "bbox": bbox}

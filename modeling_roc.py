@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ from .retrieval_roc import (
     type_mismatches,
 )
 from .vision_roc import UNUSED_PARTS, RocImageEmbeddings, check_patches, encode_patches
+
+if TYPE_CHECKING:  # never run; but Transformers reads here which files to save beside a model
+    from .pipeline_roc import RocPipeline  # noqa: F401
 
 logger = logging.get_logger(__name__)
 

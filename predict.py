@@ -11,6 +11,7 @@ from typing import Any
 from roc.drawing import draw_prediction
 from roc.images_roc import open_image
 from roc.inference import explain, find_entities, load_model, parse_entity, predict
+from roc.processing_roc import RocProcessor
 from roc.programs import run_program
 from roc.relation_files import load_relations
 
@@ -35,7 +36,7 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
         inventory = load_relations(options.relations)
         model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
     image = _read_image(options.image)
-    entities, pairs = _entities(options, processor.entity_typer)
+    entities, pairs = _entities(options, processor)
     result = predict(model, processor, options.text, entities, image=image, pairs=pairs, top_k=options.top_k)
     if options.explain:
         result["explanation"] = explain(model, processor, options.text, entities, image=image)
@@ -52,13 +53,13 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _entities(options: argparse.Namespace, typer: str | None) -> tuple[list[dict[str, Any]], Any]:
+def _entities(options: argparse.Namespace, processor: RocProcessor) -> tuple[list[dict[str, Any]], Any]:
     """The entities that were asked for, and their pairs: head and tail, or None for all."""
     if options.head is not None:
         return [parse_entity(given, options.text) for given in (options.head, options.tail)], [(0, 1)]
     if options.entity:
         return [parse_entity(given, options.text) for given in options.entity], None
-    return find_entities(options.text, typer), None
+    return find_entities(options.text, processor), None
 
 
 def _read_image(path: str | None) -> Any:

@@ -203,6 +203,26 @@ class RocProcessor(ProcessorMixin):
                 )
         return BatchFeature(self._padded_tokens(ids))
 
+    def find_entities(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """Find the entities of texts, by named-entity recognition.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            For each text mappings of `start`, `end` and `type`. Where entities are left untyped (`entity_typer=None`),
+            spaCy finds them and their type is `""`.
+
+        Raises:
+            ImportError: If what finds them is not installed.
+        """
+        found = load_entity_typer(self.entity_typer or "spacy").find(texts)
+        is_typed = self.entity_typer is not None
+        return [
+            [{"start": start, "end": end, "type": kind if is_typed else ""} for start, end, kind in own]
+            for own in found
+        ]
+
     def type_entities(
         self, texts: Sequence[str], entities: Sequence[Sequence[Any]], *, where: Sequence[str] | None = None
     ) -> list[tuple[Entity, ...]]:

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from typing import Any
 
-from roc.configuration_roc import RocConfig
+from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from roc.configuration_roc import CUSTOM_PIPELINES, RocConfig
 from roc.modeling_roc import RocModel
+from roc.pipeline_roc import RocPipeline
 from roc.processing_roc import RocProcessor
+
+
+class _SavedOnly:
+    """A value that is written into `config.json` but reads as empty.
+
+    Transformers runs the pipeline that a configuration names rather than the one that is registered, and asks to be
+    trusted with the code in the model's folder.
+    """
+
+    def __get__(self, config: Any, owner: type) -> dict[str, Any]:
+        return {}
+
+    def __set__(self, config: Any, value: dict[str, Any]) -> None:
+        vars(config)["custom_pipelines"] = value
+
 
 AutoConfig.register("roc", RocConfig, exist_ok=True)
 AutoModel.register(RocConfig, RocModel, exist_ok=True)
 AutoProcessor.register(RocConfig, RocProcessor, exist_ok=True)
+RocConfig.custom_pipelines = _SavedOnly()
+for task, own in CUSTOM_PIPELINES.items():
+    PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=RocPipeline, pt_model=AutoModel, type=own["type"])

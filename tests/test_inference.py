@@ -120,19 +120,19 @@ def test_several_entities_give_every_ordered_pair(run: Run, model: str) -> None:
 
 def test_without_entities_a_typer_finds_them(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = SimpleNamespace(find=lambda texts: [[(0, 3, "person"), (18, 23, "location")] for _ in texts])
-    monkeypatch.setattr("roc.inference.load_entity_typer", lambda name: {"spacy": found}[name])
+    monkeypatch.setattr("roc.processing_roc.load_entity_typer", lambda name: {"spacy": found}[name])
     _, result, _ = run(predict.main, "--model", model, "--text", TEXT)
     assert [entity["name"] for entity in result["entities"]] == ["Ann", "Paris"]
     assert len(result["predictions"]) == 2
     assert [entity["type"] for entity in result["entities"]] == [None, None]  # this model was trained without types
-    assert find_entities(TEXT, "spacy")[1] == {"start": 18, "end": 23, "type": "location"}
+    assert find_entities(TEXT, tiny_processor(entity_typer="spacy"))[1] == {"start": 18, "end": 23, "type": "location"}
 
 
 def test_a_text_with_fewer_than_two_named_entities_says_what_to_do(
     run: Run, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = SimpleNamespace(find=lambda texts: [[(0, 3, "person")] for _ in texts])
-    monkeypatch.setattr("roc.inference.load_entity_typer", lambda name: found)
+    monkeypatch.setattr("roc.processing_roc.load_entity_typer", lambda name: found)
     code, _, errors = run(predict.main, "--model", model, "--text", TEXT)
     assert code == 1
     assert "found ['Ann'] in the text: a relation needs two entities. Name them with --head and --tail" in errors
@@ -195,7 +195,7 @@ def test_a_text_only_model_predicts_and_refuses_a_picture(run: Run, text_model: 
         (["--head", "Ann", "--tail", "20:99"], "entity 1: the span (20, 99) lies outside the text"),
         (["--head", "Ann", "--tail", "box:0,0,2,1"], "is not a box in the picture"),
         (["--head", "Ann", "--tail", "box:0,0,1"], "'box:0,0,1' is not a box. Type box:X0,Y0,X1,Y1"),
-        (["--entity", "Ann"], "No text has a pair"),
+        (["--entity", "Ann"], "The post has no pair: give it two entities"),
         (["--head", "Ann", "--tail", "Bob", "--top_k", "0"], "top_k=0 is out of range: give a number >= 1"),
         (["--head", "Ann", "--tail", "Bob", "--image", "no.png"], "There is no picture 'no.png'"),
         (["--head", "Ann", "--tail", "Bob", "--relations", "no.yaml"], "There is no file 'no.yaml'"),

@@ -1,0 +1,180 @@
+"""The pipeline: `pipeline("multimodal-relation-extraction", model=DIR_OR_REPO, trust_remote_code=True)`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from transformers import Pipeline
+from transformers.utils import logging
+
+from .posts_roc import POST_KEYS, Post, rank_posts, read_post
+
+logger = logging.get_logger(__name__)
+
+REMEMBERED_INVENTORIES = 8  # lists of relations given with a call, whose descriptions are not encoded again
+
+
+class RocPipeline(Pipeline):
+    """Posts in, relations between their entities out.
+
+    A post is a mapping of
+
+    * `text`;
+    * `image`, or none: a PIL image, the bytes of a picture file, or the same in base64 (a data URI too). A string is
+      the path of a file only with `allow_paths=True`, and an address is never fetched;
+    * `head` and `tail` (one pair) or `entities` (all ordered pairs): a name as it is written in the text, whose first
+      occurrence as a whole word counts; a mapping of `start` and `end`, half-open character offsets; or one of `bbox`,
+      `(x0, y0, x1, y1)` as shares of the picture, and optionally the object's `name`. Both kinds may have a `type`.
+      Without any, named-entity recognition finds them.
+
+    Its result is a list of plain dictionaries, pair by pair, the best relation first: `head`, `tail`, `relation`,
+    `score` (its probability among all relations), `description`, `head_span`, `tail_span`, `head_box`, `tail_box`. A
+    post with fewer than two entities has the result `[]`, so that one such post does not end a long job.
+    """
+
+    _load_processor = True
+    _load_tokenizer = _load_image_processor = _load_feature_extractor = _load_video_processor = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._models_with: dict[str, Any] = {}  # by the relations that calls gave
+        super().__init__(*arguments, **options)
+
+    def __call__(self, inputs: Any = None, **options: Any) -> Any:
+        """Find the relations of one post or of many.
+
+        Args:
+            inputs: A post; a list of posts, for a list of results; or any other iterable of posts (a generator, a data
+                set), for an iterator of results. Instead, a post's keys as keywords: `pipe(text=..., image=...)`.
+            **options: `batch_size` (posts that go through the model together), and
+                `top_k`: relations per pair, 1 by default;
+                `threshold`: leave out relations with a lower score, the relation that means "none of these", and pairs
+                that are decided to have no relation;
+                `relations`: rank these instead of the model's, for this call only: mappings of `name`, `descriptions`,
+                and optionally `head_types` and `tail_types`;
+                `none_relation`: which of them means "none of these", if not the one that is called as the model's;
+                `allow_paths`: see the class;
+                `max_pairs`: refuse posts with more pairs.
+                They may be given to `pipeline(...)` as well, for all calls.
+
+        Returns:
+            A result, a list of them, or an iterator.
+
+        Raises:
+            ValueError: If a post is malformed, which the message names, an option is out of range, or the model has no
+                relations.
+            TypeError: If a post has the wrong type.
+        """
+        post = {key: options.pop(key) for key in POST_KEYS if key in options}
+        if (inputs is None) == (not post):
+            raise ValueError("Give one post or several, or the keys of one as keywords: pipe(text=..., image=...).")
+        if inputs is None or isinstance(inputs, Mapping):
+            return super().__call__(("the post", post or inputs), **options)
+        if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+            raise TypeError(f"A post is a mapping with the keys {POST_KEYS}; given a {type(inputs).__name__}.")
+        numbered = ((f"post {number}", given) for number, given in enumerate(inputs))
+        if isinstance(inputs, Sequence):
+            return super().__call__([*numbered], **options) if inputs else []
+        return super().__call__(numbered, **options)
+
+    def _sanitize_parameters(
+        self,
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        relations: Sequence[Mapping[str, Any]] | None = None,
+        none_relation: str | None = None,
+        allow_paths: bool | None = None,
+        max_pairs: int | None = None,
+        local_files_only: Any = None,  # Transformers hands it on; loading has obeyed it
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold={threshold!r} is out of range: give a probability in [0, 1].")
+        if none_relation is not None and relations is None:
+            raise ValueError("none_relation names one of the `relations` that are given with it; none were given.")
+        model = None if relations is None else self._model_with(relations, none_relation)
+        preprocess = {"allow_paths": allow_paths, "max_pairs": max_pairs}
+        forward = {"top_k": top_k, "threshold": threshold, "model": model}
+        return _given(preprocess), _given(forward), {}
+
+    def _model_with(self, relations: Sequence[Mapping[str, Any]], none_relation: str | None) -> Any:
+        """The model with other relations, remembered for further calls."""
+        own_none = self.model.config.none_relation
+        if none_relation is None and own_none in _names(relations):
+            none_relation = own_none
+        key = json.dumps([relations, none_relation, str(self.model.device)], default=repr)
+        if key not in self._models_with:
+            model = self.model.with_relations(relations, self.processor, none_relation=none_relation)
+            if len(self._models_with) == REMEMBERED_INVENTORIES:
+                self._models_with.pop(next(iter(self._models_with)))  # the oldest
+            self._models_with[key] = model
+        return self._models_with[key]
+
+    def preprocess(self, inputs: Any, allow_paths: bool = False, max_pairs: int | None = None) -> dict[str, Post]:
+        """Check one post. Posts become tensors in `_forward`, together: only the processor knows how to pad them."""
+        where, given = inputs
+        post = read_post(given, self.processor, where=where, allow_paths=allow_paths)
+        if max_pairs is not None and len(post.pairs) > max_pairs:
+            raise ValueError(
+                f"{where}: {len(post.entities)} entities make {len(post.pairs)} pairs, but at most {max_pairs} are "
+                "ranked (max_pairs). Name the entities that you ask about."
+            )
+        return {"post": post}
+
+    def _forward(
+        self, inputs: dict[str, Any], model: Any = None, top_k: int = 1, threshold: float | None = None
+    ) -> dict[str, Any]:
+        """Rank one post, or the list of them that Transformers' own collation makes of a batch."""
+        model = self.model if model is None else model
+        if not model.config.num_relations:
+            raise ValueError("The model has no relations: give some, pipe(..., relations=[{'name': ..., ...}]).")
+        is_batch = isinstance(inputs["post"], list)
+        posts = inputs["post"] if is_batch else [inputs["post"]]
+        ranked, truncated = rank_posts(model, self.processor, posts, top_k=top_k)
+        if truncated:
+            logger.warning_once("Some texts are longer than the model reads (max_length) and were cut off.")
+        found = [_triples(post, threshold, model.config.none_relation) for post in ranked]
+        return {"found": found if is_batch else found[0]}
+
+    def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """The result of one post."""
+        return outputs["found"]
+
+
+def _triples(ranked: Mapping[str, Any], threshold: float | None, none_relation: str | None) -> list[dict[str, Any]]:
+    """The result of one post that `rank_posts` has ranked."""
+    return [
+        {
+            "head": head["name"],
+            "tail": tail["name"],
+            **entry,
+            "head_span": _span(head),
+            "tail_span": _span(tail),
+            "head_box": head["bbox"],
+            "tail_box": tail["bbox"],
+        }
+        for pair in ranked["predictions"]
+        for head, tail in [(ranked["entities"][pair["head"]], ranked["entities"][pair["tail"]])]
+        for entry in pair["relations"]
+        if threshold is None
+        or (
+            pair["relation"] not in (None, none_relation)
+            and entry["relation"] != none_relation
+            and entry["score"] >= threshold
+        )
+    ]
+
+
+def _names(relations: Any) -> list[Any]:
+    """Their names, as far as there are any: nobody has checked them yet."""
+    given = relations if isinstance(relations, Sequence) else []
+    return [relation.get("name") for relation in given if isinstance(relation, Mapping)]
+
+
+def _span(entity: Mapping[str, Any]) -> list[int] | None:
+    return None if entity["start"] is None else [entity["start"], entity["end"]]
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
