@@ -75,7 +75,7 @@ def local_hub() -> Iterator[LocalHub]:
 
 
 @pytest.fixture
-def hub_api(local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> huggingface_hub.HfApi:
+def hub_api(local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[huggingface_hub.HfApi]:
     """The real client in this process: what it read from the environment when it was imported is set anew."""
     settings = {
         "ENDPOINT": local_hub.url,
@@ -88,4 +88,5 @@ def hub_api(local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> huggingface
     monkeypatch.setenv("HF_TOKEN", local_hub.state.token)
     impatient = SimpleNamespace(**vars(time) | {"sleep": lambda _: None})  # between tries
     monkeypatch.setattr("huggingface_hub.utils._http.time", impatient)
-    return huggingface_hub.HfApi()
+    yield huggingface_hub.HfApi()
+    huggingface_hub.get_session().timeout = None  # as it was: a test may have set one

@@ -256,7 +256,7 @@ def prepare_lfs(state: State, request: Request, name: str, kind: str = "models")
     _repository(state, request, kind, name, write=True)
     objects = []
     for wanted in request.json()["objects"]:
-        upload = {"href": f"{request.base_url}/lfs/{wanted['oid']}"}
+        upload = {"href": f"{request.base_url}/lfs/{wanted['oid']}?X-Signature=secret"}
         verify = {"href": f"{request.base_url}/lfs/{wanted['oid']}/verify"}
         missing = wanted["oid"] not in state.lfs_objects
         objects.append(wanted | ({"actions": {"upload": upload, "verify": verify}} if missing else {}))
