@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, find_adapter_config_file, is_peft_available, logging
+from transformers.utils import ModelOutput, cached_file, find_adapter_config_file, is_peft_available, logging
 
 from .configuration_roc import RocConfig
 from .editing_roc import RelationEditing
@@ -48,6 +48,7 @@ TEXT, IMAGE, REGION = 0, 1, 2  # rows of the modality embedding
 
 HARD_PENALTY = 1e4  # on logits: behind all others, still in order
 NO_RELATION = -1  # in place of a relation's number
+LOOKUP_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")  # which file of which repository
 
 
 @dataclass
@@ -243,13 +244,19 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
         """As `PreTrainedModel.from_pretrained`; what the configuration freezes is frozen.
 
+        Weights are read from safetensors alone: the older formats are pickles, which can run any code.
+
         Raises:
             ImportError: If the model has an adapter, which PEFT would have to put on, and PEFT is not installed.
+            OSError: If there are no safetensors, of the model or of its adapter.
         """
-        if not is_peft_available():  # Transformers would leave the adapter out without a word
-            where = {key: options[key] for key in ("cache_dir", "revision", "token") if key in options}
-            if find_adapter_config_file(pretrained_model_name_or_path, **where) is not None:
-                raise ImportError(f"{pretrained_model_name_or_path} has an adapter. Type `pip install peft`.")
+        where = {key: options[key] for key in LOOKUP_OPTIONS if key in options}
+        path = pretrained_model_name_or_path
+        if path is not None and find_adapter_config_file(path, **where) is not None:
+            if not is_peft_available():  # Transformers would leave the adapter out without a word
+                raise ImportError(f"{path} has an adapter. Type `pip install peft`.")
+            cached_file(path, "adapter_model.safetensors", **where)  # Transformers would take a pickle in its place
+        options["use_safetensors"] = True
         loaded = super().from_pretrained(pretrained_model_name_or_path, *arguments, **options)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
         return loaded
