@@ -14,9 +14,11 @@ from typing import Any
 
 import datasets
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
+from transformers.utils import CONFIG_NAME
 
 from roc.adapters import add_lora
 from roc.checkpoints import checkpoint_folder, list_checkpoints
@@ -309,24 +311,26 @@ def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> 
         raise OSError(f"output_dir={config.output_dir!r} cannot be written ({error}). Choose another one.") from error
 
 
-def environment(config: RunConfig, model: RocModel) -> dict[str, Any]:
-    """What a run was made with: the commit (None outside a checkout), versions, and `base_revisions`.
+def environment(config: RunConfig) -> dict[str, Any]:
+    """What a run is made with: the commit (None outside a checkout), versions, and `base_revisions`.
 
-    Those are of the settings `text_model` and `vision_model`: a commit of the Hub, the version of a package, or None
-    where an encoder comes from a folder, starts at random or is not there.
+    Those are of `text_model` and `vision_model`: a commit of the Hub, the version of a package, or None where an
+    encoder comes from a folder, starts at random or is not there.
     """
     versions = {library: version(library) for library in LIBRARIES}
-    revisions = {
-        "text_model": _base_revision(config.text_model, model.text_model),
-        "vision_model": _base_revision(config.vision_model, model.vision_model),
-    }
+    revisions = {name: _revision_of(getattr(config, name)) for name in ("text_model", "vision_model")}
     return {"commit": _commit(), "base_revisions": revisions, "python": sys.version.split()[0], **versions}
 
 
-def _base_revision(name: str | dict[str, Any] | None, encoder: Any) -> str | None:
-    if isinstance(name, str) and name in PACKAGED_MODELS:
-        return version(name)
-    return None if encoder is None else getattr(encoder.config, "_commit_hash", None)
+def _revision_of(encoder: str | dict[str, Any] | None) -> str | None:
+    if encoder is None or isinstance(encoder, dict):
+        return None
+    if encoder in PACKAGED_MODELS:
+        return version(encoder)
+    if Path(encoder).is_dir():
+        return None
+    file = try_to_load_from_cache(encoder, CONFIG_NAME)  # .../snapshots/COMMIT/config.json
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def _commit() -> str | None:

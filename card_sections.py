@@ -120,8 +120,9 @@ def calibration(report: Mapping[str, Any] | None) -> str:
         rows = [[names[way], _percent(own["micro_f1"]), _percent(own["macro_f1"])] for way, own in ways.items()]
         written += "\n\n" + table(['way to say "none"', "micro-F1", "macro-F1"], rows)
         written += (
-            f"\n\nFor relations of your own without one that means none, the threshold is the cosine "
-            f"{report['none_threshold']:.3f}; it was chosen on the relations described by their labels alone. Check it on pairs of your own."
+            "\n\nFor relations of your own without one that means none, the threshold is the cosine "
+            f"{report['none_threshold']:.3f}; it was chosen on the relations described by their labels alone. Check it "
+            "on pairs of your own."
         )
     return written
 

@@ -16,8 +16,10 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
+from transformers.utils import CONFIG_NAME
 
 from roc import card_sections as sections
+from roc.configuration_roc import CUSTOM_PIPELINES
 from roc.files import atomic_write
 from roc.inference import load_model
 from roc.markdown_text import code, fence, prose
@@ -27,7 +29,7 @@ from roc.run_records import SCORES, RunRecord, read_robustness, read_runs, read_
 
 TEMPLATE = PACKAGE_ROOT / "model_card.md"
 CARD = "README.md"
-TASK = "multimodal-relation-extraction"
+(TASK,) = CUSTOM_PIPELINES
 TITLES = {"mnre": "MNRE", "more": "MORE", "fewrel": "FewRel", "jsonl": "JSON lines of the trainer"}
 TITLES |= {"synthetic": "ROC's generated picture-text set", "scenes": "ROC's generated scenes"}
 TOP_K = 2  # relations that the example prints for its pair
@@ -97,8 +99,7 @@ def write_model_card(
     validate_repo_id(repo_id)
     records = read_runs(runs)
     model, processor = load_model(str(folder))
-    if TASK not in (getattr(model.config, "custom_pipelines", None) or {}):
-        raise ValueError(f"{folder} has no pipeline: its config.json lacks custom_pipelines. Build it by publish.py.")
+    _check_pipeline(folder)
     tests = read_test_scores(test_scores, records, model.config.relation_names)
     robust = None if robustness is None else read_robustness(robustness, records[0])
     dataset = records[0].settings["dataset"]
@@ -128,7 +129,7 @@ def write_model_card(
         "data_note": data_note,
         "license": prose(license),
     }
-    card = ModelCard.from_template(data, template_path=str(TEMPLATE), **values)
+    card = RocModelCard.from_template(data, template_path=str(TEMPLATE), **values)
     with atomic_write(folder / CARD) as file:
         file.write(str(card).rstrip() + "\n")
     return folder / CARD
@@ -143,19 +144,32 @@ class CardData(ModelCardData):
         return text.rstrip().replace("<", r"\x3C")
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that has a `<`."""
+class RocModelCard(ModelCard):
+    """A card with such front matter."""
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    card_data_class = CardData
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts every text that has a `<` or several lines in double quotes, on one line."""
 
 
 _Dumper.add_representer(
     str,
     lambda dumper, text: dumper.represent_scalar(
-        "tag:yaml.org,2002:str", str(text), style='"' if "<" in text else None
+        "tag:yaml.org,2002:str", text, style='"' if "<" in text or "\n" in text else None
     ),
 )
+
+
+def _check_pipeline(folder: Path) -> None:
+    declared = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("custom_pipelines") or {}
+    file = declared.get(TASK, {}).get("impl", "").partition(".")[0] + ".py"
+    if not (folder / file).is_file():
+        raise ValueError(
+            f"{folder} has no pipeline {TASK!r}: its {CONFIG_NAME} names none, or the file is missing. Build it by "
+            "publish.py."
+        )
 
 
 def _posts(
@@ -182,9 +196,7 @@ def _bring_picture(folder: Path, name: str, *, is_own: bool) -> None:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(PACKAGE_ROOT / "examples" / target.name, target)
     if folder.resolve() not in target.resolve().parents or not target.is_file():
-        raise FileNotFoundError(
-            f"The example's picture {name!r} is not in {folder}: put it there, such as in {ASSETS}/."
-        )
+        raise FileNotFoundError(f"The example's picture {name!r} is not in {folder}: put it there, such as in assets/.")
 
 
 def _answers(pipe: RocPipeline, folder: Path, posts: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
