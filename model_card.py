@@ -199,7 +199,7 @@ def _bring_picture(folder: Path, name: str, *, is_own: bool) -> None:
         raise FileNotFoundError(f"The example's picture {name!r} is not in {folder}: put it there, such as in assets/.")
 
 
-def _answers(pipe: RocPipeline, folder: Path, posts: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+def _answers(pipe: RocPipeline, folder: Path, posts: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """What the model says about the examples."""
     given = [post | ({"image": (folder / post["image"]).read_bytes()} if "image" in post else {}) for post in posts]
     return [pipe(post, top_k=TOP_K) for post in given]
