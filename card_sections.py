@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from roc.backbones_roc import PACKAGED_MODELS
 from roc.markdown_text import code, prose, table
-from roc.resources import PACKAGED_MODELS
 from roc.run_config import WITHOUT_EFFECT
 from roc.run_records import DEFAULTS, SCORES, RunRecord
 

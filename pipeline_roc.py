@@ -89,8 +89,9 @@ class RocPipeline(Pipeline):
         max_pairs: int | None = None,
         local_files_only: Any = None,  # Transformers hands it on; loading has obeyed it
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold={threshold!r} is out of range: give a probability in [0, 1].")
+        _check_number("top_k", top_k, int, 1, None)
+        _check_number("threshold", threshold, (int, float), 0, 1)
+        _check_number("max_pairs", max_pairs, int, 0, None)
         if none_relation is not None and relations is None:
             raise ValueError("none_relation names one of the `relations` that are given with it; none were given.")
         model = None if relations is None else self._model_with(relations, none_relation)
@@ -164,6 +165,14 @@ def _triples(ranked: Mapping[str, Any], threshold: float | None, none_relation: 
             and entry["score"] >= threshold
         )
     ]
+
+
+def _check_number(name: str, value: Any, kind: Any, least: int, most: int | None) -> None:
+    if value is None:
+        return
+    if not isinstance(value, kind) or isinstance(value, bool) or value < least or (most is not None and value > most):
+        allowed = f">= {least}" if most is None else f"in [{least}, {most}]"
+        raise ValueError(f"{name}={value!r} is out of range: give a number {allowed}.")
 
 
 def _names(relations: Any) -> list[Any]:

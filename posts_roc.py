@@ -109,8 +109,10 @@ def find_name(name: str, text: str) -> int:
 
     The others (Chinese, Japanese, Thai) are mostly written without spaces between words.
     """
+    if not name or len(name) > len(text):
+        return -1
     if name.lower() == name.upper():
-        return text.find(name) if name else -1
+        return text.find(name)
     found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
     return found.start() if found else -1
 
