@@ -92,6 +92,7 @@ def without_adapter(model: RocModel, *, merge: bool) -> RocModel:
             plain.set_submodule(name.removesuffix(".token_adapter"), module.get_base_layer())
     del plain.peft_config
     plain._hf_peft_config_loaded = False  # what Transformers' own `delete_adapter` does after the last one
+    vars(plain).pop("_weight_conversions", None)  # names as PEFT's file has them, where the adapter was loaded
     return plain
 
 

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImage
 from transformers.utils import CONFIG_NAME
 
 from roc.adapters import add_lora
+from roc.backbones_roc import PACKAGED_MODELS, resolve_model
 from roc.checkpoints import checkpoint_folder, list_checkpoints
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.entities_roc import shorten
@@ -28,7 +29,7 @@ from roc.freezing import freeze_lower_layers
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relation_files import RelationInventory, load_relations
-from roc.resources import PACKAGE_ROOT, PACKAGED_MODELS, resolve_model
+from roc.resources import PACKAGE_ROOT
 from roc.retrieval_roc import descriptions_of
 from roc.run_config import METRICS_FILE, RUN_FILE, RunConfig
 from roc.samples import GroupedSamples, check_relations_known, sample_rows, split_rows, swap_none_pairs

