@@ -129,11 +129,13 @@ class RelationEditing(nn.Module):
         Raises:
             ValueError: As `set_relations`.
         """
-        other = copy.copy(self)
+        self._need_retrieval("with_relations")
+        other: Any = copy.copy(self)
         other.config = copy.deepcopy(self.config)
-        other._modules = dict(self._modules)
-        if self.config.head == "retrieval":
-            other.relation_bank = copy.deepcopy(self.relation_bank)
+        other._modules = {**self._modules}
+        other.relation_bank = copy.copy(self.relation_bank)
+        other.relation_bank._buffers = {**self.relation_bank._buffers}
+        vars(other).pop("forward", None)  # a hook of accelerate's, which runs the first model
         other.set_relations(relations, processor, none_relation=none_relation)
         return other
 

@@ -33,7 +33,7 @@ MAX_RELATION_CHARACTERS = 200_000  # of all of them together, as JSON
 BATCH_SIZE = 4
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+DATA_URI = re.compile(r"\Adata:image/[\w.+-]+;base64,", re.ASCII)
 
 
 class EndpointHandler:
@@ -94,7 +94,7 @@ def _checked_parameters(given: Any) -> dict[str, Any]:
     relations = given.get("relations")
     if relations is not None and not isinstance(relations, list):
         raise ValueError(f"relations is a list of mappings; given a {type(relations).__name__}.")
-    size = len(json.dumps(relations))
+    size = _size_as_json(relations)
     if relations is not None and (len(relations) > MAX_RELATIONS or size > MAX_RELATION_CHARACTERS):
         raise ValueError(
             f"At most {MAX_RELATIONS} relations of {MAX_RELATION_CHARACTERS:,} characters together are ranked; given "
@@ -112,10 +112,14 @@ def _checked_post(post: Any, where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: its text has {len(text):,} characters; at most {MAX_TEXT:,} are read.")
     if isinstance(entities, list) and len(entities) > MAX_ENTITIES:
         raise ValueError(f"{where}: {len(entities)} entities were given; at most {MAX_ENTITIES} are read.")
-    size = len(json.dumps({key: value for key, value in post.items() if key != "image"}))
+    size = _size_as_json({key: value for key, value in post.items() if key != "image"})
     if size > MAX_POST:
         raise ValueError(f"{where}: it has {size:,} characters besides its picture; at most {MAX_POST:,} are read.")
     return {**post, "image": None if image is None else _checked_picture(image, f"{where}, image")}
+
+
+def _size_as_json(value: Any) -> int:
+    return len(json.dumps(value, default=repr))
 
 
 def _checked_picture(given: Any, where: str) -> bytes:
@@ -124,10 +128,10 @@ def _checked_picture(given: Any, where: str) -> bytes:
     if len(given) > MAX_IMAGE_BYTES * 4 // 3 + 100:
         raise ValueError(f"{where}: the picture has more than {MAX_IMAGE_BYTES:,} bytes. Scale it first.")
     try:
-        data = base64.b64decode(DATA_URI.sub("", given, count=1), validate=True)
+        data = base64.b64decode(DATA_URI.sub("", given), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"{where}: this is not base64. Paths and addresses are never opened.") from error
-    width, height = _size_of(data, where)
+    width, height = _width_and_height(data, where)
     if not 0 < width * height <= MAX_PIXELS:
         raise ValueError(
             f"{where}: the picture has {width} x {height} pixels; between 1 and {MAX_PIXELS:,} are decoded."
@@ -135,7 +139,7 @@ def _checked_picture(given: Any, where: str) -> bytes:
     return data
 
 
-def _size_of(data: bytes, where: str) -> tuple[int, int]:
+def _width_and_height(data: bytes, where: str) -> tuple[int, int]:
     """What the head of a picture file says of its size; no pixel is decoded."""
     try:
         with warnings.catch_warnings():

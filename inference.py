@@ -134,7 +134,7 @@ def predict(
         raise ValueError("The post has no pair: give it two entities.")
     post = Post(text, image, entities, asked, "the post")
     [ranked], truncated = rank_posts(model, processor, [post], top_k=top_k)
-    return {**ranked, "truncated": truncated}
+    return {"text": text, "truncated": truncated, **ranked}
 
 
 def explain(

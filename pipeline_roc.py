@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -89,9 +90,9 @@ class RocPipeline(Pipeline):
         max_pairs: int | None = None,
         local_files_only: Any = None,  # Transformers hands it on; loading has obeyed it
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        _check_number("top_k", top_k, int, 1, None)
+        _check_number("top_k", top_k, int, 1, math.inf)
         _check_number("threshold", threshold, (int, float), 0, 1)
-        _check_number("max_pairs", max_pairs, int, 0, None)
+        _check_number("max_pairs", max_pairs, int, 0, math.inf)
         if none_relation is not None and relations is None:
             raise ValueError("none_relation names one of the `relations` that are given with it; none were given.")
         model = None if relations is None else self._model_with(relations, none_relation)
@@ -145,33 +146,40 @@ class RocPipeline(Pipeline):
 
 def _triples(ranked: Mapping[str, Any], threshold: float | None, none_relation: str | None) -> list[dict[str, Any]]:
     """The result of one post that `rank_posts` has ranked."""
+    entities = ranked["entities"]
     return [
-        {
-            "head": head["name"],
-            "tail": tail["name"],
-            **entry,
-            "head_span": _span(head),
-            "tail_span": _span(tail),
-            "head_box": head["bbox"],
-            "tail_box": tail["bbox"],
-        }
+        _triple(entities[pair["head"]], entities[pair["tail"]], entry)
         for pair in ranked["predictions"]
-        for head, tail in [(ranked["entities"][pair["head"]], ranked["entities"][pair["tail"]])]
         for entry in pair["relations"]
-        if threshold is None
-        or (
-            pair["relation"] not in (None, none_relation)
-            and entry["relation"] != none_relation
-            and entry["score"] >= threshold
-        )
+        if threshold is None or _holds(pair["relation"], entry, threshold, none_relation)
     ]
 
 
-def _check_number(name: str, value: Any, kind: Any, least: int, most: int | None) -> None:
+def _triple(head: Mapping[str, Any], tail: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "head": head["name"],
+        "tail": tail["name"],
+        **entry,  # relation, score, description
+        "head_span": _span(head),
+        "tail_span": _span(tail),
+        "head_box": head["bbox"],
+        "tail_box": tail["bbox"],
+    }
+
+
+def _holds(decided: str | None, entry: Mapping[str, Any], threshold: float, none_relation: str | None) -> bool:
+    return decided not in (None, none_relation) and entry["relation"] != none_relation and entry["score"] >= threshold
+
+
+def _span(entity: Mapping[str, Any]) -> list[int] | None:
+    return None if entity["start"] is None else [entity["start"], entity["end"]]
+
+
+def _check_number(name: str, value: Any, kind: Any, least: int, most: float) -> None:
     if value is None:
         return
-    if not isinstance(value, kind) or isinstance(value, bool) or value < least or (most is not None and value > most):
-        allowed = f">= {least}" if most is None else f"in [{least}, {most}]"
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:  # false for NaN too
+        allowed = f">= {least}" if most == math.inf else f"in [{least}, {most}]"
         raise ValueError(f"{name}={value!r} is out of range: give a number {allowed}.")
 
 
@@ -179,10 +187,6 @@ def _names(relations: Any) -> list[Any]:
     """Their names, as far as there are any: nobody has checked them yet."""
     given = relations if isinstance(relations, Sequence) else []
     return [relation.get("name") for relation in given if isinstance(relation, Mapping)]
-
-
-def _span(entity: Mapping[str, Any]) -> list[int] | None:
-    return None if entity["start"] is None else [entity["start"], entity["end"]]
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

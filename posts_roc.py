@@ -19,7 +19,7 @@ from .entities_roc import shorten
 POST_KEYS = ("text", "image", "head", "tail", "entities")
 ROW_KEYS = ("id", "relation")  # a row of a data set is a post too; its relation is not read
 
-DATA_URI = re.compile(r"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
+DATA_URI = re.compile(r"\Adata:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -65,7 +65,7 @@ def read_post(given: Any, processor: Any, *, where: str, allow_paths: bool = Fal
     _check_keys(given, where)
     text = given["text"]
     if not isinstance(text, str):
-        raise TypeError(f"{where}: text must be a string; given {text!r}.")
+        raise TypeError(f"{where}: text must be a string; given {shorten(repr(text))}.")
     image = read_image(given.get("image"), where, allow_paths=allow_paths)
     if given.get("head") is not None:
         pair = [_with_span(given[role], text, f"{where}, {role}") for role in ("head", "tail")]
@@ -74,7 +74,7 @@ def read_post(given: Any, processor: Any, *, where: str, allow_paths: bool = Fal
     if entities is None:
         [entities] = processor.find_entities([text])
     elif not isinstance(entities, Sequence) or isinstance(entities, str):
-        raise TypeError(f"{where}: entities must be a list; given {entities!r}.")
+        raise TypeError(f"{where}: entities must be a list; given {shorten(repr(entities))}.")
     found = [_with_span(entity, text, f"{where}, entity {j}") for j, entity in enumerate(entities)]
     return Post(text, image, found, tuple(itertools.permutations(range(len(found)), 2)), where)
 
@@ -130,26 +130,26 @@ def read_image(given: Any, where: str, *, allow_paths: bool = False) -> Any:
 
     Raises:
         TypeError: If a path is given without `allow_paths`.
-        ValueError: If a string is an address, or neither base64 nor, with `allow_paths`, the path of a file.
+        ValueError: If there is no file at a path, or a string is an address, or no base64.
     """
-    if isinstance(given, os.PathLike):
-        if not allow_paths:
-            raise TypeError(f"{where}: paths are opened with allow_paths=True only; given {given!r}.")
-        return Path(given).read_bytes()
-    if not isinstance(given, str):
+    if not isinstance(given, (str, os.PathLike)):
         return given
-    if ADDRESS.match(given):
+    if isinstance(given, str) and ADDRESS.match(given):
         raise ValueError(f"{where}: {shorten(given)!r} is an address: none is fetched. Give the picture itself.")
     if allow_paths and _is_file(given):
         return Path(given).read_bytes()
+    if not isinstance(given, str):
+        if allow_paths:
+            raise ValueError(f"{where}: there is no file {given!r}.")
+        raise TypeError(f"{where}: paths are opened with allow_paths=True only; given {given!r}.")
     try:
-        return base64.b64decode(DATA_URI.sub("", given, count=1), validate=True)
+        return base64.b64decode(DATA_URI.sub("", given), validate=True)
     except (binascii.Error, ValueError) as error:
         refused = "no file and not base64" if allow_paths else "not base64 (a path needs allow_paths=True)"
         raise ValueError(f"{where}: as a picture a string holds its bytes; {shorten(given)!r} is {refused}.") from error
 
 
-def _is_file(given: str) -> bool:
+def _is_file(given: str | os.PathLike[str]) -> bool:
     try:
         return Path(given).is_file()
     except (OSError, ValueError):  # too long for a path, or with a character that no path has: base64, perhaps

@@ -109,6 +109,19 @@ def test_an_adapter_in_the_old_format_is_refused(loader: str, tmp_path: Path) ->
         LOADERS[loader](str(folder))
 
 
+def test_an_adapter_in_the_old_format_is_refused_beside_another_base_model(tmp_path: Path) -> None:
+    base, adapted = save(tmp_path / "base"), save(tmp_path / "adapted", adapter=True)
+    settings = json.loads((adapted / "adapter_config.json").read_text(encoding="utf-8"))
+    settings["base_model_name_or_path"] = str(base)
+    (adapted / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (adapted / "config.json").unlink()  # now it is an adapter alone
+    AutoModel.from_pretrained(adapted)
+    torch.save(load_file(adapted / "adapter_model.safetensors"), adapted / "adapter_model.bin")
+    (adapted / "adapter_model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"adapter_model\.safetensors"):
+        AutoModel.from_pretrained(adapted)
+
+
 def test_a_file_of_relations_that_is_a_pickle_is_refused(pipe: Any, tmp_path: Path) -> None:
     file = tmp_path / "relations.pt"
     file.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))

@@ -18,6 +18,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from posts import halves
 from tiny import RELATIONS, louder, picture_bytes, tiny_model, tiny_processor
 from transformers import pipeline
@@ -192,6 +193,17 @@ def test_a_generator_is_read_as_results_are_taken(pipe: Any) -> None:
     assert close([first, *results], pipe(POSTS))
 
 
+def test_a_text_that_is_cut_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("roc.pipeline_roc.logger", SimpleNamespace(warning_once=told.append))
+    processor = tiny_processor(max_length=32)
+    pipe = pipeline(TASK, model=tiny_model(processor), processor=processor)
+    pipe(COUPLE)
+    assert told == []
+    pipe({**COUPLE, "text": COUPLE["text"] + " today" * 50})
+    assert told == ["Some texts are longer than the model reads (max_length) and were cut off."]
+
+
 def test_rows_of_a_data_set_are_posts(pipe: Any) -> None:
     ann = {"name": "ann", "start": 0, "end": 3, "type": "person", "bbox": None}
     thing = {"name": "thing", "start": None, "end": None, "type": "object", "bbox": [0.1, 0.2, 0.5, 0.75]}
@@ -239,6 +251,8 @@ def test_a_path_is_opened_only_when_that_is_allowed(pipe: Any, tmp_path: Path) -
         pipe({**COUPLE, "image": file})
     with pytest.raises(ValueError, match="is no file and not base64"):
         pipe({**COUPLE, "image": str(tmp_path / "no.png")}, allow_paths=True)
+    with pytest.raises(ValueError, match="the post: there is no file"):
+        pipe({**COUPLE, "image": tmp_path / "no.png"}, allow_paths=True)
     with pytest.raises(ValueError, match="is no file and not base64"):
         read_image("\0" + "a-" * 5000, "the post", allow_paths=True)
 
@@ -277,6 +291,26 @@ def test_given_relations_are_encoded_once_however_many_posts_and_calls(monkeypat
         pipe(COUPLE, relations=[{"name": "visits", "descriptions": [f"the head visits {number}"]}])
     pipe(COUPLE, relations=VISITS)
     assert encoded == [1] * (1 + REMEMBERED_INVENTORIES + 1), "the oldest is forgotten"
+
+
+def test_a_second_model_shares_the_weights_but_not_the_relations() -> None:
+    processor = tiny_processor()
+    model = tiny_model(processor)
+    add_hook_to_module(model, ModelHook())  # as `device_map` does
+    bank = model.relation_bank.features.clone()
+    other = model.with_relations(VISITS, processor, none_relation=VISITS[1]["name"])
+    assert (other.config.relation_names, other.config.none_relation) == (
+        ["visits", VISITS[1]["name"]],
+        VISITS[1]["name"],
+    )
+    assert (model.config.none_relation, model.config.num_relations) == ("None", len(RELATIONS))
+    assert torch.equal(model.relation_bank.features, bank)
+    batch = processor("eve met ann", entities=[(8, 11), (0, 3)])
+    assert [own(**batch).logits.shape[-1] for own in (model, other)] == [len(RELATIONS), 2]
+    shared = dict(model.named_parameters())
+    assert all(parameter is shared[name] for name, parameter in other.named_parameters())
+    with pytest.raises(ValueError, match="relations is empty"):
+        other.with_relations([], processor)
 
 
 def test_given_relations_may_be_those_of_all_calls() -> None:
@@ -334,6 +368,7 @@ def test_a_model_without_relations_asks_for_some() -> None:
         ({**COUPLE, "tail": {"start": 8, "end": 99}}, r"post 1, entity 1: the span \(8, 99\) lies outside"),
         ({**COUPLE, "tail": {"bbox": [0, 0, 2, 1]}}, "post 1, entity 1: bbox .* is not a box in the picture"),
         ({**COUPLE, "image": b"no picture"}, "post 1: these 10 bytes are no picture"),
+        ({**COUPLE, "image": f"AAAAdata:image/png;base64,{BASE64}"}, "post 1: as a picture a string holds its bytes"),
         ({**COUPLE, "image": "no picture"}, "post 1: as a picture a string holds its bytes"),
     ],
 )
@@ -366,6 +401,7 @@ def test_a_post_of_a_wrong_type_is_named(pipe: Any, post: Any, message: str) -> 
         ({"top_k": 0}, "top_k=0 is out of range: give a number >= 1"),
         ({"top_k": "3"}, "top_k='3' is out of range"),
         ({"threshold": 1.5}, r"threshold=1.5 is out of range: give a number in \[0, 1\]"),
+        ({"threshold": float("nan")}, "threshold=nan is out of range"),
         ({"threshold": True}, "threshold=True is out of range"),
         ({"max_pairs": -1}, "max_pairs=-1 is out of range"),
         ({"relations": []}, "relations is empty"),
