@@ -107,7 +107,8 @@ def _agree(given: Any, expected: Any) -> bool:
         is_as_long = isinstance(given, (list, tuple)) and len(given) == len(expected)
         return is_as_long and all(map(_agree, given, expected))
     if isinstance(expected, dict):
-        return given.keys() == expected.keys() and all(_agree(given[key], expected[key]) for key in expected)
+        has_same_keys = isinstance(given, dict) and given.keys() == expected.keys()
+        return has_same_keys and all(_agree(given[key], expected[key]) for key in expected)
     return given == expected
 
 

@@ -74,6 +74,7 @@ def _add_card(folder: Path, options: argparse.Namespace) -> None:
         test_scores=options.test_scores,
         robustness=options.robustness,
         examples=examples,
+        data_note=None if options.data_note is None else Path(options.data_note).read_text(encoding="utf-8"),
         dataset_id=options.dataset_id,
         language=options.language,
     )
@@ -104,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--test_scores", nargs="+", default=[], help="what score.py printed, a file for each run")
     card.add_argument("--robustness", help="file with what benchmarks/robustness.py printed")
     card.add_argument("--examples", help="JSON file with posts to show: text, head, tail, image (path from there)")
+    card.add_argument("--data_note", help="Markdown file that says where the data come from, and their licence")
     card.add_argument("--dataset_id", help="the data set on the Hub")
     card.add_argument("--language", help="code of the language of texts and descriptions")
     return parser
