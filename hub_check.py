@@ -29,8 +29,8 @@ STRANGER = PACKAGE_ROOT / "hub_stranger.py"
 logger = logging.getLogger("roc.hub_check")
 
 
-def check_posts(model: RocModel) -> list[dict[str, Any]]:
-    """Posts to compare answers on: with one pair and with all pairs, and with a picture where the model sees any.
+def check_posts(model: RocModel, processor: RocProcessor) -> list[dict[str, Any]]:
+    """Posts to compare answers on: with two entities and with three, and with a picture where the model sees any.
 
     Their entities have types, so that no tagger need be installed.
     """
@@ -39,8 +39,8 @@ def check_posts(model: RocModel) -> list[dict[str, Any]]:
     posts: list[dict[str, Any]] = [{"text": "Ann kissed Bob.", "entities": pair}]
     posts.append({"text": "Ann kissed Bob in Paris today!", "entities": three})
     if model.config.vision_config is not None:
-        thing = {"bbox": [0.1, 0.2, 0.6, 0.9], "type": "object"}
-        posts.append({"text": posts[0]["text"], "image": _gradient(), "entities": [*pair, thing]})
+        things = [{"bbox": [0.1, 0.2, 0.6, 0.9], "type": "object"}][: processor.max_regions]
+        posts.append({"text": posts[0]["text"], "image": _gradient(), "entities": [*pair, *things]})
     return posts
 
 
@@ -51,7 +51,7 @@ def expected_answers(model: RocModel, processor: RocProcessor) -> dict[str, Any]
         model: The trained model.
         processor: Its processor.
     """
-    posts = check_posts(model)
+    posts = check_posts(model, processor)
     pipe = RocPipeline(model=model, processor=processor, device="cpu")
     return {"posts": posts, **answers(posts, model, processor, pipe, lambda data: pipe(data["inputs"]))}
 

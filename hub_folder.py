@@ -39,7 +39,7 @@ def build_hub_folder(
     """Build the folder anew: complete, or as it was before.
 
     Args:
-        output_dir: Where. A folder is replaced if an earlier call made it.
+        output_dir: Where. A folder that an earlier call made is replaced.
         model: The trained model; an adapter is merged into its encoders.
         processor: Its processor.
         add: Is given the folder at the end, to add the card and what that shows.
@@ -49,14 +49,15 @@ def build_hub_folder(
         As `hub_files`.
 
     Raises:
-        FileExistsError: If something else than such a folder is at `output_dir`.
+        FileExistsError: If there is another folder with something in it.
+        NotADirectoryError: If there is a file.
         ValueError: If the model needs a folder of this machine, or a file could hold more than data and text.
     """
     output_dir = Path(output_dir)
     typer = processor.entity_typer
     if typer is not None and Path(typer).is_dir():
         raise ValueError(f"The entity typer is the folder {typer!r}. Publish it first, and train with its Hub id.")
-    if output_dir.exists() and not (output_dir / MARKER).is_file():
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / MARKER).is_file():
         raise FileExistsError(f"{output_dir} was not made by publish.py, and is not deleted. Name another --build_dir.")
     with replace_folder(output_dir) as folder:
         (folder / MARKER).write_text("Made by publish.py, which replaces this folder as a whole.\n", encoding="utf-8")

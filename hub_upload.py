@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, get_token
-from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, XetDownloadError
 from huggingface_hub.hf_api import ModelInfo, RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from roc.hub_folder import hub_files
 
 HUB_TIMEOUT = 120.0  # seconds without a sign of life from the Hub; its client would wait for ever
+CLIENT_ERRORS = (HTTPError, OSError, RuntimeError, XetDownloadError)
 KEPT_FILES = {".gitattributes"}  # the Hub's own, which says what is LFS
 # of its errors: a link to a dictionary of status codes, and the signature of an address to which files may be written
 NOISE = re.compile(r"For more information check: \S+|(?<=\w)\?[\w%-]+=[^\s']*")
@@ -122,7 +123,7 @@ def explained(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (HTTPError, RuntimeError, OSError) as error:
+    except CLIENT_ERRORS as error:
         again = "The same command can be repeated."
         raise OSError(f"{what} was not published. {hide_token(_explanation(error))} {again}") from error
 
@@ -189,7 +190,7 @@ def _repository(api: HfApi, repo_id: str, there: ModelInfo | None, *, private: b
     try:
         yield (there or api.model_info(repo_id, timeout=HUB_TIMEOUT)).sha
     except BaseException:
-        with suppress(HTTPError, OSError):  # what has gone wrong before is what counts
+        with suppress(*CLIENT_ERRORS):  # what has gone wrong before is what counts
             if there is None and not _remote_files(api, repo_id, "main"):
                 api.delete_repo(repo_id)
         raise

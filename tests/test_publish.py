@@ -19,6 +19,7 @@ from hub import LocalHub
 from hub.storage import StoredFile
 from huggingface_hub import HfApi
 from safetensors.torch import load, load_file, save
+from test_loading_elsewhere import ENTITIES, TEXT, WITH_ROC, WITHOUT_ROC
 from tiny import picture_bytes, tiny_model, tiny_picture, tiny_processor
 from tiny_runs import arguments, error_of
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -37,18 +38,6 @@ from roc.resources import PACKAGE_ROOT
 from roc.training import TrainingRun
 
 NAME, TAG = "user/roc-tiny", "v0.1.0"
-ENTITIES = [{"start": 0, "end": 3, "type": "person"}, {"start": 11, "end": 14}, {"bbox": [0.1, 0.2, 0.6, 0.9]}]
-TEXT = "ann kissed bob in paris today"
-
-WITHOUT_ROC = """
-import sys
-sys.modules["roc"] = None  # `import roc` fails, as where it is not installed
-options = {"trust_remote_code": True}
-"""
-WITH_ROC = """
-import roc.register
-options = {}
-"""
 # Written as a user would: nothing in it knows the classes.
 PROGRAM = """
 import json, sys
@@ -401,6 +390,10 @@ def test_a_folder_is_replaced_as_a_whole_if_it_was_made_here_and_else_refused(tm
     with pytest.raises(FileExistsError, match=r"was not made by publish\.py, and is not deleted"):
         build(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        build(tmp_path / "mine" / "thesis.txt")
+    (tmp_path / "empty").mkdir()
+    assert build(tmp_path / "empty") == files
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl", "assets/model.ckpt", "data.npy", "a"])
@@ -448,6 +441,27 @@ def test_code_that_needs_the_package_does_not_pass_the_check(
         check_in_clean_process(folder, expected)
 
 
+@pytest.mark.parametrize(
+    ("settings", "options", "num_posts", "num_pairs"),
+    [
+        ({}, {}, 3, 2 + 6 + 6),
+        ({"vision": False}, {}, 2, 2 + 6),
+        ({}, {"max_regions": 0}, 3, 2 + 6 + 2),
+        ({"head": "classification"}, {"markers": "pair"}, 3, 2 + 6 + 6),
+    ],
+    ids=["pictures", "text alone", "no objects", "classification of marked pairs"],
+)
+def test_every_kind_of_model_answers_the_posts_of_the_check(
+    settings: dict[str, Any], options: dict[str, Any], num_posts: int, num_pairs: int
+) -> None:
+    processor = tiny_processor(vision=settings.get("vision", True), **options)
+    expected = expected_answers(tiny_model(processor, **settings), processor)
+    assert len(expected["posts"]) == num_posts
+    assert [len(rows) for rows in (expected["logits"], expected["pipeline"], expected["handler"])] == [num_posts] * 3
+    assert sum(map(len, expected["logits"])) == sum(map(len, expected["pipeline"])) == num_pairs
+    assert expected["handler"] == expected["pipeline"]
+
+
 @pytest.mark.parametrize("part", ["logits", "pipeline", "handler"])
 def test_other_answers_do_not_pass_the_check(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {"posts": [], "logits": [[1.0, 2.0]], "pipeline": [[{"score": 0.5}]], "handler": [[{"score": 0.5}]]}
@@ -480,3 +494,21 @@ def test_other_answers_do_not_pass_the_check(part: str, monkeypatch: pytest.Monk
 )
 def test_answers_agree_up_to_rounding(given: Any, expected: Any, same: bool) -> None:
     assert hub_check._agree(given, expected) is same
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# docs/publishing.md
+
+
+def test_the_guide_names_flags_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        roc.publish.main(["--help"])
+    known = set(re.findall(r"--\w+", capsys.readouterr().out))
+    guide = (PACKAGE_ROOT / "docs" / "publishing.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in block.replace("\\\n", "").splitlines() if "publish.py" in line]
+    assert len(commands) > 2
+    assert {flag for line in commands for flag in re.findall(r"--\w+", line)} <= known
+    mentioned = set(re.findall(r"`(--\w+)", guide))
+    assert mentioned <= known
+    assert known - {"--help"} <= mentioned | set(re.findall(r"--\w+", " ".join(commands))), "a flag is not explained"

@@ -79,6 +79,7 @@ PARTS = {
     "prefix": r"(?:(?P<kind>datasets|spaces)/)?",
     "name": r"(?P<name>[^/]+/[^/]+?)",
     "revision": r"(?P<revision>[^/]+)",  # clients quote its slashes
+    "reference": r"(?P<reference>tag|branch)",
     "path": r"(?P<path>.+)",
     "sha256": r"(?P<sha256>[0-9a-f]{64})",
 }
@@ -201,14 +202,6 @@ def create_tag(state: State, request: Request, kind: str, name: str, revision: s
     return _json({})
 
 
-@route("DELETE", "/api/{kind}/{name}/tag/{revision}")
-def delete_tag(state: State, request: Request, kind: str, name: str, revision: str) -> Response:
-    repository = _repository(state, request, kind, name, write=True)
-    if repository.tags.pop(revision, None) is None:
-        raise HubError(404, f"Tag not found: {revision}", "RevisionNotFound")
-    return _json({})
-
-
 @route("POST", "/api/{kind}/{name}/branch/{revision}")
 def create_branch(state: State, request: Request, kind: str, name: str, revision: str) -> Response:
     repository = _repository(state, request, kind, name, write=True)
@@ -218,11 +211,12 @@ def create_branch(state: State, request: Request, kind: str, name: str, revision
     return _json({})
 
 
-@route("DELETE", "/api/{kind}/{name}/branch/{revision}")
-def delete_branch(state: State, request: Request, kind: str, name: str, revision: str) -> Response:
+@route("DELETE", "/api/{kind}/{name}/{reference}/{revision}")
+def delete_reference(state: State, request: Request, kind: str, name: str, reference: str, revision: str) -> Response:
     repository = _repository(state, request, kind, name, write=True)
-    if repository.branches.pop(revision, None) is None:
-        raise HubError(404, f"Branch not found: {revision}", "RevisionNotFound")
+    references = repository.tags if reference == "tag" else repository.branches
+    if references.pop(revision, None) is None:
+        raise HubError(404, f"There is no {reference} {revision}", "RevisionNotFound")
     return _json({})
 
 
