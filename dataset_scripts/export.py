@@ -126,6 +126,26 @@ def read_marker(folder: str | Path) -> dict[str, Any] | None:
     return marker
 
 
+def read_side_file(folder: str | Path, name: str) -> str:
+    """Read a side file of a folder that `export_dataset` wrote.
+
+    Args:
+        folder: The folder.
+        name: Of the file.
+
+    Raises:
+        FileNotFoundError: If the folder has no such side file.
+        ValueError: If it is not the one that the marker lists.
+    """
+    marker, path = read_marker(folder), Path(folder) / name
+    if marker is None or name not in marker.get("side_files", {}):
+        raise FileNotFoundError(f"{str(folder)!r} has no side file {name!r}.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != marker["side_files"][name]:
+        raise ValueError(f"{path} is not the file that its marker lists: the sha256 differs. Build the folder again.")
+    return content.decode()
+
+
 def _check_splits(splits: Mapping[str, Dataset]) -> None:
     unknown = [split for split in splits if split not in SPLITS]
     if not splits or unknown:
