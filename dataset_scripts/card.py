@@ -95,12 +95,12 @@ def _info(splits: Mapping[str, Mapping[str, Any]], num_bytes: Mapping[str, int])
 
 
 def _loading(marker: Mapping[str, Any], repo_id: str) -> str:
-    names, splits = list(marker["configs"]), list(marker["splits"])
+    name, config = list(marker["configs"].items())[-1]
     return f"""```python
 from datasets import load_dataset
 
-rows = load_dataset("{repo_id}", split="{splits[0]}")
-rows = load_dataset("{repo_id}", "{names[-1]}", split="{splits[-1]}", streaming=True)
+rows = load_dataset("{repo_id}", split="{next(iter(marker["splits"]))}")
+rows = load_dataset("{repo_id}", "{name}", split="{next(iter(config["splits"]))}", streaming=True)
 ```
 
 Name a commit with `revision=` to get the same rows next year."""

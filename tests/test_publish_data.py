@@ -435,6 +435,29 @@ def test_generated_data_that_was_not_written_says_how_to_write_it(tmp_path: Path
         publish(options)
 
 
+def test_a_split_without_rows_is_left_out_of_a_configuration_and_the_card_loads_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw"
+    write_jsonl(raw)
+    write_picture(raw / "1.png")
+    sign = {"bbox": [0, 0.25, 0.5, 1], "name": "a sign"}
+    line = {"text": "Ann", "image": "1.png", "head": {"start": 0, "end": 3}, "tail": sign, "relation": "sees"}
+    (raw / "val.jsonl").write_text(json.dumps(line))
+    options = options_of(raw, dataset="jsonl", dry_run=True)
+    assert publish(options)["configs"] == {
+        "default": {"train": 1, "val": 1},
+        "text": {"train": 1},
+        "pictures": {"val": 1},
+        "objects": {"val": 1},
+    }
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    [snippet] = re.findall(r"```python\n(.*?)```", (options.folder / "README.md").read_text(), re.S)
+    told: dict[str, Any] = {}
+    exec(snippet.replace(REPO, str(options.folder)), told)
+    assert [row["tail"]["bbox"] for row in told["rows"]] == [sign["bbox"]]
+
+
 @pytest.mark.usefixtures("unread")
 def test_data_of_ones_own_goes_with_the_licence_that_is_stated(hub: LocalHub, tmp_path: Path) -> None:
     write_jsonl(raw := tmp_path / "raw")
