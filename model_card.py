@@ -1,0 +1,325 @@
+"""The model card: `README.md` of a Hub folder, written from the files of the run that trained the model.
+
+Every figure comes from a file of a run; the answers of the example come from the model itself, when the card is
+written. What is not known is said to be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
+from transformers.utils import CONFIG_NAME
+
+from roc import card_sections as sections
+from roc.configuration_roc import CUSTOM_PIPELINES
+from roc.files import atomic_write
+from roc.inference import load_model
+from roc.markdown_text import code, fence, prose
+from roc.pipeline_roc import RocPipeline
+from roc.resources import PACKAGE_ROOT
+from roc.run_records import SCORES, RunRecord, read_robustness, read_runs, read_test_scores
+
+TEMPLATE = PACKAGE_ROOT / "model_card.md"
+CARD = "README.md"
+(TASK,) = CUSTOM_PIPELINES
+TITLES = {"mnre": "MNRE", "more": "MORE", "fewrel": "FewRel", "jsonl": "JSON lines of the trainer"}
+TITLES |= {"synthetic": "ROC's generated picture-text set", "scenes": "ROC's generated scenes"}
+TOP_K = 2  # relations that the example prints for its pair
+
+# Written for the cards: nobody's posts, so that a card never shows data. `image` lies in the folder of the model.
+POST_OF_THE_DAY = "Picture of the day: Pavel, Kestra, town hall, yesterday."
+EXAMPLES: dict[str, list[dict[str, Any]]] = {
+    "synthetic": [
+        {"text": POST_OF_THE_DAY, "image": "assets/couple.png", "head": "Pavel", "tail": "Kestra"},
+        {"text": POST_OF_THE_DAY, "image": "assets/teammates.png", "head": "Pavel", "tail": "Kestra"},
+    ],
+    "more": [
+        {
+            "text": "Pavel at the opening of the town hall",
+            "image": "assets/couple.png",
+            "head": "Pavel",
+            "tail": {"bbox": [0.69, 0.34, 0.98, 0.59]},
+        }
+    ],
+    "fewrel": [{"text": "Albert Einstein was born in Ulm.", "head": "Albert Einstein", "tail": "Ulm"}],
+}
+OTHER_EXAMPLES = [
+    {"text": "Maria and her husband Tom are back from Lisbon", "head": "Maria", "tail": "Tom"},
+    {"text": "Had lunch with Ann near the Eiffel Tower", "head": "Ann", "tail": "Eiffel Tower"},
+]
+
+
+def write_model_card(
+    folder: str | Path,
+    runs: Sequence[str | Path],
+    *,
+    repo_id: str,
+    revision: str | None = None,
+    test_scores: Sequence[str | Path] = (),
+    robustness: str | Path | None = None,
+    examples: Sequence[Mapping[str, Any]] | None = None,
+    data_note: str | None = None,
+    dataset_id: str | None = None,
+    language: str | None = None,
+    license: str = "apache-2.0",
+) -> Path:
+    """Write `README.md` into the folder of a model that is to be published.
+
+    Args:
+        folder: The model with its code, as it will be on the Hub; the model answers the examples.
+        runs: Folders of `train.py`: of the run that trained this model, then of others that differ in the seed alone.
+        repo_id: USER/NAME on the Hub.
+        revision: Tag or commit that the example names; None for none.
+        test_scores: Per run, in their order, a file with what `score.py --split test` printed; fewer leave the last
+            runs without.
+        robustness: File with what `benchmarks/robustness.py` printed about the first run's model.
+        examples: Posts as the pipeline takes them, with `head` and `tail`, and `image` as a path in `folder`; the card
+            shows the first one's code, the widget all. None for some that suit the data set.
+        data_note: Markdown that says where the data come from and under which licence, which a run does not record.
+        dataset_id: The data set on the Hub, if it is there.
+        language: Code of the texts' language; None where it is not known and the data set is a user's own.
+        license: Licence of code and weights, as the Hub names it.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If a file of a run, the model or a picture is missing.
+        ValueError: If a file is malformed or of another model, the folder has no pipeline, or an example is no post.
+    """
+    folder = Path(folder)
+    validate_repo_id(repo_id)
+    records = read_runs(runs)
+    model, processor = load_model(str(folder))
+    _check_pipeline(folder)
+    tests = read_test_scores(test_scores, records, model.config.relation_names)
+    robust = None if robustness is None else read_robustness(robustness, records[0])
+    dataset = records[0].settings["dataset"]
+    posts = _posts(folder, examples, dataset, sees_pictures=model.config.vision_config is not None)
+    answers = _answers(RocPipeline(model=model, processor=processor), folder, posts)
+    data = CardData(
+        language=language or (None if dataset == "jsonl" else "en"),
+        license=license,
+        library_name="transformers",
+        pipeline_tag="text-classification" if model.config.vision_config is None else "visual-question-answering",
+        tags=_tags(model.config),
+        base_model=sections.base_models(records[0]) or None,
+        datasets=[dataset_id] if dataset_id else None,
+        metrics=["f1", "accuracy"],
+        widget=[_widget(post, answer) for post, answer in zip(posts, answers)],
+        model_name=repo_id.rpartition("/")[2],
+        eval_results=_eval_results(records[0], tests[0], dataset_id or dataset),
+    )
+    values = {
+        "name": prose(repo_id.rpartition("/")[2]),
+        **_how_to_use(repo_id, revision, posts[0], answers[0], is_own=examples is not None),
+        **_about_model(model.config, processor, records[0]),
+        **_about_results(records, tests, robust, model.config),
+        "dataset": dataset,
+        "dataset_code": code(dataset),
+        "dataset_id": dataset_id,
+        "data_note": data_note,
+        "license": prose(license),
+    }
+    card = RocModelCard.from_template(data, template_path=str(TEMPLATE), **values)
+    with atomic_write(folder / CARD) as file:
+        file.write(str(card).rstrip() + "\n")
+    return folder / CARD
+
+
+class CardData(ModelCardData):
+    """Front matter without `<`: what does not know front matter takes it for Markdown, and HTML in it for HTML."""
+
+    def to_yaml(self, *arguments: Any, **options: Any) -> str:
+        """The front matter; YAML reads `\\x3C` in double quotes as `<`."""
+        text = yaml.dump(self.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+        return text.rstrip().replace("<", r"\x3C")
+
+
+class RocModelCard(ModelCard):
+    """A card with such front matter."""
+
+    card_data_class = CardData
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts every text that has a `<` or several lines in double quotes, on one line."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if "<" in text or "\n" in text else None
+    ),
+)
+
+
+def _check_pipeline(folder: Path) -> None:
+    declared = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("custom_pipelines") or {}
+    file = declared.get(TASK, {}).get("impl", "").partition(".")[0] + ".py"
+    if not (folder / file).is_file():
+        raise ValueError(
+            f"{folder} has no pipeline {TASK!r}: its {CONFIG_NAME} names none, or the file is missing. Build it by "
+            "publish.py."
+        )
+
+
+def _posts(
+    folder: Path, examples: Sequence[Mapping[str, Any]] | None, dataset: str, *, sees_pictures: bool
+) -> list[dict[str, Any]]:
+    """The examples, with their pictures in the folder; without pictures for a model that sees none."""
+    if examples is not None and not examples:
+        raise ValueError("A card shows one example at least. Give one, or None for those that suit the data set.")
+    posts = [dict(post) for post in (EXAMPLES.get(dataset, OTHER_EXAMPLES) if examples is None else examples)]
+    for post in posts:
+        if not {"text", "head", "tail"} <= post.keys() <= {"text", "head", "tail", "image"}:
+            raise ValueError(f"An example has the keys text, head, tail, and image or not; given {sorted(post)}.")
+        if not sees_pictures:
+            post.pop("image", None)
+        elif "image" in post:
+            _bring_picture(folder, post["image"], is_own=examples is not None)
+    return posts
+
+
+def _bring_picture(folder: Path, name: str, *, is_own: bool) -> None:
+    """Copy one of ROC's pictures into the folder; a picture of the caller must lie there already."""
+    target = folder / name
+    if not is_own and not target.is_file():
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(PACKAGE_ROOT / "examples" / target.name, target)
+    if folder.resolve() not in target.resolve().parents or not target.is_file():
+        raise FileNotFoundError(f"The example's picture {name!r} is not in {folder}: put it there, such as in assets/.")
+
+
+def _answers(pipe: RocPipeline, folder: Path, posts: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    """What the model says about the examples."""
+    given = [post | ({"image": (folder / post["image"]).read_bytes()} if "image" in post else {}) for post in posts]
+    return [pipe(post, top_k=TOP_K) for post in given]
+
+
+def _how_to_use(
+    repo_id: str,
+    revision: str | None,
+    post: Mapping[str, Any],
+    answer: Sequence[Mapping[str, Any]],
+    *,
+    is_own: bool,
+) -> dict[str, str]:
+    """The example: its code, and what that prints."""
+    repo, pinned = json.dumps(repo_id), f", revision={json.dumps(revision)}" if revision else ""
+    entries = {key: json.dumps(value, ensure_ascii=False) for key, value in post.items() if key != "image"}
+    lines = ["from transformers import pipeline", ""]
+    lines += [f'extract = pipeline("{TASK}", model={repo}{pinned}, trust_remote_code=True)']
+    if "image" in post:
+        lines = ["from huggingface_hub import hf_hub_download", "from PIL import Image", *lines]
+        lines += [f"image = Image.open(hf_hub_download({repo}, {json.dumps(post['image'])}{pinned}))"]
+        entries = {"text": entries.pop("text"), "image": "image", **entries}
+    lines += ["post = {" + ", ".join(f'"{key}": {value}' for key, value in entries.items()) + "}"]
+    lines += [f"for found in extract(post, top_k={TOP_K}):"]
+    lines += ["    print(f\"{found['score']:.3f} {found['relation']}: {found['description']}\")"]
+    printed = [f"{found['score']:.3f} {found['relation']}: {found['description']}" for found in answer]
+    return {
+        "code": fence("\n".join(lines), "python"),
+        "output": fence("\n".join(printed), "text"),
+        "example_note": "The model itself gave this answer when this card was written."
+        + ("" if is_own else " The post was written for this card and is not of the data."),
+    }
+
+
+def _widget(post: Mapping[str, Any], answer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    title = " and ".join(post[side] if isinstance(post[side], str) else "a box" for side in ("head", "tail"))
+    return {
+        "text": post["text"],
+        **({"src": post["image"]} if "image" in post else {}),
+        "example_title": title,
+        "output": [{"label": found["relation"], "score": round(found["score"], 4)} for found in answer],
+    }
+
+
+def _tags(config: Any) -> list[str]:
+    kind = ["multimodal"] if config.vision_config is not None else []
+    return [
+        "relation-extraction",
+        *kind,
+        "retrieval" if config.head == "retrieval" else "classification",
+        "custom_code",
+    ]
+
+
+def _eval_results(run: RunRecord, test: Mapping[str, Any] | None, dataset: str) -> list[EvalResult]:
+    """The published weights' scores, validation and test apart."""
+    types = {"micro_f1": "f1", "macro_f1": "f1"}
+    splits = {"validation": run.metrics["val"], "test": test}
+    return [
+        EvalResult(
+            task_type="relation-extraction",
+            task_name="Multimodal relation extraction",
+            dataset_type=dataset,
+            dataset_name=TITLES.get(run.settings["dataset"], run.settings["dataset"]),
+            dataset_split=split,
+            metric_type=types.get(name, name),
+            metric_name=f"{label} ({split})",
+            metric_value=round(scores[name], 4),
+        )
+        for split, scores in splits.items()
+        if scores is not None
+        for name, label in SCORES.items()
+    ]
+
+
+def _about_model(config: Any, processor: Any, run: RunRecord) -> dict[str, Any]:
+    """What the model is made of, and what limits it."""
+    settings, typer = run.settings, processor.entity_typer
+    has_threshold = config.none_relation is None and config.none_threshold is not None
+    return {
+        "retrieves": config.head == "retrieval",
+        "sees_pictures": config.vision_config is not None,
+        "num_relations": config.num_relations,
+        "none_relation": code(config.none_relation) if config.none_relation else "",
+        "none_threshold": f"{config.none_threshold:.3f}" if has_threshold else "",
+        "relations": sections.relation_table(config, run.metrics["val"]),
+        "parts": sections.part_table(run),
+        "num_parameters": sections.parameter_counts(run.metrics),
+        "random_vision": config.vision_config is not None and not isinstance(settings["vision_model"], str),
+        "max_length": processor.max_length,
+        "max_regions": processor.max_regions,
+        "entity_typer": typer and _typer(typer),
+        "entity_finder": _typer(typer or "spacy"),
+        "missing_images": settings["missing_images"],
+        "swap_none_pairs": settings["swap_none_pairs"],
+        "settings": sections.setting_table(run),
+        "versions": sections.versions(run.environment),
+    }
+
+
+def _about_results(
+    runs: Sequence[RunRecord],
+    tests: Sequence[Mapping[str, Any] | None],
+    robust: Mapping[str, Any] | None,
+    config: Any,
+) -> dict[str, Any]:
+    """What was measured."""
+    first = runs[0]
+    return {
+        "none_counts": sections.none_counts(config),
+        "num_runs": len(runs),
+        "seed": first.seed,
+        "val_split": code(first.settings["val_split"]),
+        "val_scores": sections.score_table(runs, [run.metrics["val"] for run in runs]),
+        "test_scores": sections.score_table(runs, tests),
+        "calibration": sections.calibration(first.metrics.get("calibration")),
+        "robustness": sections.robustness(robust),
+        "costs": sections.costs(first.metrics),
+    }
+
+
+def _typer(name: str) -> str:
+    return "spaCy's small English model" if name == "spacy" else code(Path(name).name)
