@@ -99,10 +99,13 @@ def write_model_card(
 
     Raises:
         FileNotFoundError: If a file of a run, the model or a picture is missing.
-        ValueError: If a file is malformed or of another model, the folder has no pipeline, or an example is no post.
+        ValueError: If a file is malformed or of another model, the folder has no pipeline, an example is no post, or
+            what should name something on the Hub cannot.
     """
     folder = Path(folder)
-    validate_repo_id(repo_id)
+    for name in (repo_id, dataset_id):
+        if name is not None:
+            validate_repo_id(name)
     records = read_runs(runs)
     model, processor = load_model(str(folder))
     left_out = _settings_of(folder).get("encoder_sources")
@@ -337,4 +340,4 @@ def _about_results(
 
 
 def _typer(name: str) -> str:
-    return "spaCy's small English model" if name == "spacy" else code(Path(name).name)
+    return "spaCy's small English model" if name == "spacy" else code(sections.public(name))

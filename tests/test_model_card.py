@@ -507,6 +507,8 @@ def test_the_robustness_of_another_model_is_refused(made: Made, tmp_path: Path) 
 def test_a_folder_without_a_pipeline_and_a_name_that_is_none_are_refused(made: Made, hub: Path) -> None:
     with pytest.raises(ValueError, match="Repo id"):
         write_model_card(hub, made.runs, repo_id="a <b> c")
+    with pytest.raises(ValueError, match="Repo id"):
+        write_model_card(hub, made.runs, repo_id="user/roc-tiny", dataset_id="<b>")
     (hub / "pipeline_roc.py").unlink()
     with pytest.raises(ValueError, match=r"has no pipeline 'multimodal-relation-extraction'"):
         write_model_card(hub, made.runs, repo_id="user/roc-tiny")
