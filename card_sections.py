@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from roc.backbones_roc import PACKAGED_MODELS
 from roc.markdown_text import code, prose, table
-from roc.resources import PACKAGED_MODELS
 from roc.run_config import WITHOUT_EFFECT
 from roc.run_records import DEFAULTS, SCORES, RunRecord
 
@@ -31,6 +31,8 @@ def relation_table(config: Any, scores: Mapping[str, Any]) -> str:
         measured = ["", "0"] if own is None else [_percent(own["f1"]), f"{own['support']:,}"]
         rows.append([code(relation["name"]), prose(relation["descriptions"][0]), *measured])
     written = table(["relation", "description", "validation F1", "pairs"], rows)
+    if any(len(relation["descriptions"]) > 1 for relation in shown):
+        written += "\n\nOf several descriptions of a relation the first is shown; all are in `config.json`."
     if left := config.num_relations - len(shown):
         written += f"\n\n{left:,} more are in `config.json`."
     return written
@@ -172,6 +174,11 @@ def versions(environment: Mapping[str, Any]) -> str:
     return f"Trained with ROC at {said}; {libraries}."
 
 
+def public(name: str) -> str:
+    """A name; of a path on the trainer's machine the last part, which tells strangers less."""
+    return Path(name).name if name.startswith(("/", "~", ".")) or ":\\" in name else name
+
+
 def _origin(run: RunRecord, setting: str) -> list[str]:
     """Where an encoder comes from, and its revision."""
     name = run.settings[setting]
@@ -204,10 +211,7 @@ def _how_trained(settings: Mapping[str, Any], encoder: str) -> str:
 
 
 def _readable(value: Any) -> str:
-    """A value of a setting; of a path on the trainer's machine the last part."""
-    if isinstance(value, str):
-        return Path(value).name if value.startswith(("/", "~", ".")) or ":\\" in value else value
-    return json.dumps(value, ensure_ascii=False)
+    return public(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _percent(share: float) -> str:
