@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoProcessor, BertModel
 from roc.adapters import has_adapter, save_model, without_adapter
 from roc.inference import load_model
 from roc.modeling_roc import RocModel
+from roc.run_config import RunConfig, load_run_config
 from roc.small_checkpoints import main, save_small_checkpoint
 from roc.train import main as train
 
@@ -64,6 +65,13 @@ def test_its_files_hold_no_encoder_and_only_half_precision(run: Path, small: Pat
         "text_model",
         "relation_model",
     }
+
+
+def test_its_settings_are_the_runs_without_paths_of_the_machine(run: Path, small: Path) -> None:
+    settings, given = (load_run_config(str(folder / "run_config.yaml")) for folder in (small, run))
+    assert (settings.lora_rank, settings.learning_rate) == (given.lora_rank, given.learning_rate) == (2, 0.01)
+    assert settings.data_dir == RunConfig().data_dir != given.data_dir
+    assert str(run) not in (small / "run_config.yaml").read_text(encoding="utf-8")
 
 
 def test_auto_model_loads_it_without_a_warning_and_other_relations_are_encoded(
