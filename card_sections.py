@@ -174,6 +174,11 @@ def versions(environment: Mapping[str, Any]) -> str:
     return f"Trained with ROC at {said}; {libraries}."
 
 
+def public(name: str) -> str:
+    """A name; of a path on the trainer's machine the last part, which tells strangers less."""
+    return Path(name).name if name.startswith(("/", "~", ".")) or ":\\" in name else name
+
+
 def _origin(run: RunRecord, setting: str) -> list[str]:
     """Where an encoder comes from, and its revision."""
     name = run.settings[setting]
@@ -206,10 +211,7 @@ def _how_trained(settings: Mapping[str, Any], encoder: str) -> str:
 
 
 def _readable(value: Any) -> str:
-    """A value of a setting; of a path on the trainer's machine the last part."""
-    if isinstance(value, str):
-        return Path(value).name if value.startswith(("/", "~", ".")) or ":\\" in value else value
-    return json.dumps(value, ensure_ascii=False)
+    return public(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _percent(share: float) -> str:

@@ -9,14 +9,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, get_token
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, XetDownloadError
-from huggingface_hub.hf_api import ModelInfo, RepoFile
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from roc.hub_folder import hub_files
+
+Kind = Literal["model", "dataset"]
 
 HUB_TIMEOUT = 120.0  # seconds without a sign of life from the Hub; its client would wait for ever
 CLIENT_ERRORS = (HTTPError, OSError, RuntimeError, XetDownloadError)
@@ -47,8 +49,12 @@ def check_names(repo_id: str, tag: str) -> None:
         raise ValueError(f"tag={tag!r} does not name a version. Give letters, digits, dots and dashes, as in v0.1.0.")
 
 
-def check_login(api: HfApi) -> None:
+def check_login(api: HfApi, what: str = "Your model") -> None:
     """Refuse to begin without a login.
+
+    Args:
+        api: Client of the Hub.
+        what: What is not published in that case.
 
     Raises:
         OSError: If there is no token, or the Hub does not accept it.
@@ -57,7 +63,7 @@ def check_login(api: HfApi) -> None:
         raise OSError(
             "Nobody is logged in to the Hub. Type `hf auth login`, or set HF_TOKEN to a token that may write."
         )
-    with explained("Your model"):
+    with explained(what):
         api.whoami()
 
 
@@ -69,6 +75,7 @@ def publish_folder(
     tag: str,
     private: bool = False,
     check: Callable[[str, Path], Any],
+    kind: Kind = "model",
 ) -> str:
     """Upload a folder in one commit, after which the repository holds exactly its files, and tag it.
 
@@ -77,12 +84,13 @@ def publish_folder(
 
     Args:
         api: Client of the Hub.
-        folder: As `build_hub_folder` makes it.
+        folder: As `build_hub_folder` makes it; a dataset's as `export_dataset` does.
         repo_id: USER/NAME. It is made if there is none.
         tag: Name of the version.
         private: Whether nobody else may see it.
         check: Is called before the commit is tagged, with it and a cache into which it was downloaded; raises if what
             is there does not work.
+        kind: What is in the repository.
 
     Returns:
         The commit.
@@ -95,20 +103,22 @@ def publish_folder(
     with tempfile.TemporaryDirectory() as cache:
         with explained(f"{repo_id} {tag}"):
             get_session().timeout = HUB_TIMEOUT
-            there = _look(api, repo_id)
-            tagged = None if there is None else _same_version(api, folder, there, tag=tag, private=private)
-            commit = tagged or _upload(api, folder, repo_id, there, private=private, message=f"Publish {tag}")
-            api.snapshot_download(repo_id, revision=commit, cache_dir=cache)
+            there = _look(api, repo_id, kind)
+            tagged = None if there is None else _same_version(api, folder, there, kind, tag=tag, private=private)
+            commit = tagged or _upload(api, folder, repo_id, there, kind, private=private, message=f"Publish {tag}")
+            api.snapshot_download(repo_id, repo_type=kind, revision=commit, cache_dir=cache)
         check(commit, Path(cache))
     if tagged is None:
         with explained(f"{repo_id} {tag}"):
-            api.create_tag(repo_id, tag=tag, revision=commit)
+            api.create_tag(repo_id, repo_type=kind, tag=tag, revision=commit)
     return commit
 
 
-def differences(api: HfApi, folder: str | os.PathLike[str], repo_id: str, revision: str) -> list[str]:
+def differences(
+    api: HfApi, folder: str | os.PathLike[str], repo_id: str, revision: str, kind: Kind = "model"
+) -> list[str]:
     """The paths in which a revision is not the folder, by content."""
-    remote = _remote_files(api, repo_id, revision)
+    remote = _remote_files(api, repo_id, kind, revision)
     local = hub_files(folder)
     same = {path for path in local.keys() & remote.keys() if _is_content(Path(folder, path), remote[path])}
     return sorted((local.keys() | remote.keys()) - same)
@@ -148,7 +158,7 @@ def _explanation(error: BaseException) -> str:
 
 
 def _same_version(
-    api: HfApi, folder: str | os.PathLike[str], there: ModelInfo, *, tag: str, private: bool
+    api: HfApi, folder: str | os.PathLike[str], there: ModelInfo | DatasetInfo, kind: Kind, *, tag: str, private: bool
 ) -> str | None:
     """The commit of the tag, if the folder was published under it before; None if there is no such tag.
 
@@ -158,65 +168,77 @@ def _same_version(
     repo_id = there.id
     if private and not there.private:
         raise ValueError(f"{repo_id} is public. Make it private in its settings first, or leave out --private.")
-    tagged = next((own.target_commit for own in api.list_repo_refs(repo_id).tags if own.name == tag), None)
-    if tagged is not None and differences(api, folder, repo_id, tagged):
+    tagged = next(
+        (own.target_commit for own in api.list_repo_refs(repo_id, repo_type=kind).tags if own.name == tag), None
+    )
+    if tagged is not None and differences(api, folder, repo_id, tagged, kind):
         raise ValueError(
             f"{repo_id} has a version {tag} already, which is not this one. Give another --tag, or delete that one if "
-            f"nobody relies on it: `hf repos tag delete {repo_id} {tag}`."
+            f"nobody relies on it: `hf repos tag delete {repo_id} {tag} --type {kind}`."
         )
     return tagged
 
 
 def _upload(
-    api: HfApi, folder: str | os.PathLike[str], repo_id: str, there: ModelInfo | None, *, private: bool, message: str
+    api: HfApi,
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    there: ModelInfo | DatasetInfo | None,
+    kind: Kind,
+    *,
+    private: bool,
+    message: str,
 ) -> str:
     """Make the head of the repository the folder; returns the commit.
 
     Raises:
         ValueError: If what arrived is not what was sent.
     """
-    with _repository(api, repo_id, there, private=private) as head:
-        commit = _commit(api, folder, repo_id, parent=head, message=message)
-    if changed := differences(api, folder, repo_id, commit):
+    with _repository(api, repo_id, there, kind, private=private) as head:
+        commit = _commit(api, folder, repo_id, kind, parent=head, message=message)
+    if changed := differences(api, folder, repo_id, commit, kind):
         raise ValueError(f"{repo_id} does not hold what was sent: see {changed}. Nothing was tagged; run it again.")
     return commit
 
 
 @contextmanager
-def _repository(api: HfApi, repo_id: str, there: ModelInfo | None, *, private: bool) -> Iterator[str]:
+def _repository(
+    api: HfApi, repo_id: str, there: ModelInfo | DatasetInfo | None, kind: Kind, *, private: bool
+) -> Iterator[str]:
     """Make the repository if it is not there, and remove it again if nothing comes into it; gives its head."""
     if there is None:
-        api.create_repo(repo_id, private=private)
+        api.create_repo(repo_id, repo_type=kind, private=private)
     try:
-        yield (there or api.model_info(repo_id, timeout=HUB_TIMEOUT)).sha
+        yield (there or api.repo_info(repo_id, repo_type=kind, timeout=HUB_TIMEOUT)).sha
     except BaseException:
         with suppress(*CLIENT_ERRORS):  # what has gone wrong before is what counts
-            if there is None and not _remote_files(api, repo_id, "main"):
-                api.delete_repo(repo_id)
+            if there is None and not _remote_files(api, repo_id, kind, "main"):
+                api.delete_repo(repo_id, repo_type=kind)
         raise
 
 
-def _look(api: HfApi, repo_id: str) -> ModelInfo | None:
+def _look(api: HfApi, repo_id: str, kind: Kind) -> ModelInfo | DatasetInfo | None:
     try:
-        return api.model_info(repo_id, timeout=HUB_TIMEOUT)
+        return api.repo_info(repo_id, repo_type=kind, timeout=HUB_TIMEOUT)
     except RepositoryNotFoundError as error:
         if error.response.status_code == 401:  # the token, and not the name
             raise
         return None
 
 
-def _commit(api: HfApi, folder: str | os.PathLike[str], repo_id: str, *, parent: str, message: str) -> str:
+def _commit(api: HfApi, folder: str | os.PathLike[str], repo_id: str, kind: Kind, *, parent: str, message: str) -> str:
     """Make the head of the repository the folder, unless it is already; returns the commit."""
     files = hub_files(folder)
     operations: list[Any] = [CommitOperationAdd(path, str(Path(folder, path))) for path in files]
-    stale = _remote_files(api, repo_id, parent).keys() - files.keys()
+    stale = _remote_files(api, repo_id, kind, parent).keys() - files.keys()
     operations += [CommitOperationDelete(path) for path in sorted(stale)]
-    return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent).oid
+    done = api.create_commit(repo_id, operations, repo_type=kind, commit_message=message, parent_commit=parent)
+    return done.oid
 
 
-def _remote_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
+def _remote_files(api: HfApi, repo_id: str, kind: Kind, revision: str) -> dict[str, RepoFile]:
     """The files at a revision, but for the Hub's own."""
-    entries = api.list_repo_tree(repo_id, recursive=True, revision=revision)
+    entries = api.list_repo_tree(repo_id, repo_type=kind, recursive=True, revision=revision)
     return {file.path: file for file in entries if isinstance(file, RepoFile) and file.path not in KEPT_FILES}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,10 @@ def write_model_card(
     """Write `README.md` into the folder of a model that is to be published.
 
     Args:
-        folder: The model with its code, as it will be on the Hub; the model answers the examples.
+        folder: The model with its code, as it will be on the Hub, or a small checkpoint (`roc.small_checkpoints`); the
+            model answers the examples.
         runs: Folders of `train.py`: of the run that trained this model, then of others that differ in the seed alone.
-        repo_id: USER/NAME on the Hub.
+        repo_id: USER/NAME on the Hub; of a small checkpoint that stays in a repository, its folder there.
         revision: Tag or commit that the example names; None for none.
         test_scores: Per run, in their order, a file with what `score.py --split test` printed; fewer leave the last
             runs without.
@@ -98,13 +99,18 @@ def write_model_card(
 
     Raises:
         FileNotFoundError: If a file of a run, the model or a picture is missing.
-        ValueError: If a file is malformed or of another model, the folder has no pipeline, or an example is no post.
+        ValueError: If a file is malformed or of another model, the folder has no pipeline, an example is no post, or
+            what should name something on the Hub cannot.
     """
     folder = Path(folder)
-    validate_repo_id(repo_id)
+    for name in (repo_id, dataset_id):
+        if name is not None:
+            validate_repo_id(name)
     records = read_runs(runs)
     model, processor = load_model(str(folder))
-    _check_pipeline(folder)
+    left_out = _settings_of(folder).get("encoder_sources")
+    if not left_out:  # a small checkpoint has no code: ROC must be installed to load it
+        _check_pipeline(folder)
     tests = read_test_scores(test_scores, records, model.config.relation_names)
     robust = None if robustness is None else read_robustness(robustness, records[0])
     dataset = records[0].settings["dataset"]
@@ -113,21 +119,20 @@ def write_model_card(
     data = CardData(
         language=language or (None if dataset == "jsonl" else "en"),
         license=license,
-        library_name="transformers",
-        pipeline_tag="text-classification" if model.config.vision_config is None else "visual-question-answering",
-        tags=_tags(model.config),
-        base_model=sections.base_models(records[0]) or None,
         datasets=[dataset_id] if dataset_id else None,
-        metrics=["f1", "accuracy"],
-        widget=[_widget(post, answer) for post, answer in zip(posts, answers)],
         model_name=repo_id.rpartition("/")[2],
         eval_results=_eval_results(records[0], tests[0], dataset_id or dataset),
+        widget=[_widget(post, answer) for post, answer in zip(posts, answers)],
+        **_what_it_is(model.config, records[0], has_code=not left_out),
     )
     values = {
         "name": prose(repo_id.rpartition("/")[2]),
-        **_how_to_use(repo_id, revision, posts[0], answers[0], dataset=dataset, is_own=examples is not None),
+        "code": fence("\n".join(_code(repo_id, revision, posts[0], has_code=not left_out)), "python"),
+        "output": fence("\n".join(_printed(answers[0])), "text"),
+        "example_note": "" if examples is not None else NOTES.get(dataset, NOT_OF_THE_DATA),
         **_about_model(model.config, processor, records[0]),
         **_about_results(records, tests, robust, model.config),
+        "left_out": ", ".join({code(sections.public(source["name"])) for source in (left_out or {}).values()}),
         "dataset": dataset,
         "dataset_code": code(dataset),
         "dataset_id": dataset_id,
@@ -167,8 +172,13 @@ _Dumper.add_representer(
 )
 
 
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """`config.json` as it is: the configuration of a loaded model hides some of it."""
+    return json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+
+
 def _check_pipeline(folder: Path) -> None:
-    declared = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("custom_pipelines") or {}
+    declared = _settings_of(folder).get("custom_pipelines") or {}
     file = declared.get(TASK, {}).get("impl", "").partition(".")[0] + ".py"
     if not (folder / file).is_file():
         raise ValueError(
@@ -210,34 +220,33 @@ def _answers(pipe: RocPipeline, folder: Path, posts: Sequence[dict[str, Any]]) -
     return [pipe(post, top_k=TOP_K) for post in given]
 
 
-def _how_to_use(
-    repo_id: str,
-    revision: str | None,
-    post: Mapping[str, Any],
-    answer: Sequence[Mapping[str, Any]],
-    *,
-    dataset: str,
-    is_own: bool,
-) -> dict[str, str]:
-    """The example: its code, and what that prints."""
+def _code(repo_id: str, revision: str | None, post: Mapping[str, Any], *, has_code: bool) -> Iterator[str]:
+    """The lines that ask the model about a post: ten at most."""
     repo, pinned = json.dumps(repo_id), f", revision={json.dumps(revision)}" if revision else ""
-    entries = {key: json.dumps(value, ensure_ascii=False) for key, value in post.items() if key != "image"}
-    lines = ["from transformers import pipeline", ""]
-    lines += [f'extract = pipeline("{TASK}", model={repo}{pinned}, trust_remote_code=True)']
+    values = {key: json.dumps(value, ensure_ascii=False) for key, value in post.items()}
     if "image" in post:
-        lines = ["from huggingface_hub import hf_hub_download", "from PIL import Image", *lines]
-        lines += [f"image = Image.open(hf_hub_download({repo}, {json.dumps(post['image'])}{pinned}))"]
-        entries = {"text": entries.pop("text"), "image": "image", **entries}
-    lines += ["post = {" + ", ".join(f'"{key}": {value}' for key, value in entries.items()) + "}"]
-    lines += [f"for found in extract(post, top_k={TOP_K}):"]
-    lines += ["    print(f\"{found['score']:.3f} {found['relation']}: {found['description']}\")"]
-    printed = [f"{found['score']:.3f} {found['relation']}: {found['description']}" for found in answer]
-    return {
-        "code": fence("\n".join(lines), "python"),
-        "output": fence("\n".join(printed), "text"),
-        "example_note": "The model itself gave this answer when this card was written."
-        + ("" if is_own else f" {NOTES.get(dataset, NOT_OF_THE_DATA)}"),
-    }
+        if has_code:
+            yield "from huggingface_hub import hf_hub_download"
+        yield "from PIL import Image"
+    yield "from transformers import pipeline"
+    yield ""
+    if not has_code:
+        yield from ("import roc.register", "")
+    trusted = ", trust_remote_code=True" if has_code else ""
+    yield f'extract = pipeline("{TASK}", model={repo}{pinned}{trusted})'
+    if "image" in post:
+        file = f"hf_hub_download({repo}, {values['image']}{pinned})"
+        yield f"image = Image.open({file if has_code else json.dumps(repo_id + '/' + post['image'])})"
+        values["image"] = "image"
+    yield "post = {" + ", ".join(f'"{key}": {value}' for key, value in values.items()) + "}"
+    yield f"for found in extract(post, top_k={TOP_K}):"
+    yield "    print(f\"{found['score']:.3f} {found['relation']}: {found['description']}\")"
+
+
+def _printed(answer: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What those lines print."""
+    for found in answer:
+        yield f"{found['score']:.3f} {found['relation']}: {found['description']}"
 
 
 def _widget(post: Mapping[str, Any], answer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -250,19 +259,22 @@ def _widget(post: Mapping[str, Any], answer: Sequence[Mapping[str, Any]]) -> dic
     }
 
 
-def _tags(config: Any) -> list[str]:
-    kind = ["multimodal"] if config.vision_config is not None else []
-    return [
-        "relation-extraction",
-        *kind,
-        "retrieval" if config.head == "retrieval" else "classification",
-        "custom_code",
-    ]
+def _what_it_is(config: Any, run: RunRecord, *, has_code: bool) -> dict[str, Any]:
+    """Where the Hub lists the model. It has no task of relation extraction; with a picture, this one is the nearest."""
+    sees_pictures = config.vision_config is not None
+    tags = {"relation-extraction": True, "multimodal": sees_pictures, config.head: True, "custom_code": has_code}
+    return {
+        "library_name": "transformers",
+        "pipeline_tag": "visual-question-answering" if sees_pictures else "text-classification",
+        "tags": [tag for tag, applies in tags.items() if applies],
+        "base_model": sections.base_models(run) or None,
+        "metrics": ["f1", "accuracy"],
+    }
 
 
 def _eval_results(run: RunRecord, test: Mapping[str, Any] | None, dataset: str) -> list[EvalResult]:
     """The published weights' scores, validation and test apart."""
-    types = {"micro_f1": "f1", "macro_f1": "f1"}
+    kinds = {"micro_f1": "f1", "macro_f1": "f1"}  # as the Hub names metrics
     splits = {"validation": run.metrics["val"], "test": test}
     return [
         EvalResult(
@@ -271,7 +283,7 @@ def _eval_results(run: RunRecord, test: Mapping[str, Any] | None, dataset: str) 
             dataset_type=dataset,
             dataset_name=TITLES.get(run.settings["dataset"], run.settings["dataset"]),
             dataset_split=split,
-            metric_type=types.get(name, name),
+            metric_type=kinds.get(name, name),
             metric_name=f"{label} ({split})",
             metric_value=round(scores[name], 4),
         )
@@ -328,4 +340,4 @@ def _about_results(
 
 
 def _typer(name: str) -> str:
-    return "spaCy's small English model" if name == "spacy" else code(Path(name).name)
+    return "spaCy's small English model" if name == "spacy" else code(sections.public(name))

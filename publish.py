@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.utils import disable_progress_bars
 
 from roc.hub_check import check_in_clean_process, expected_answers
 from roc.hub_folder import build_hub_folder
 from roc.hub_upload import check_login, check_names, publish_folder
 from roc.inference import load_model
 from roc.model_card import write_model_card
-from roc.programs import run_program
+from roc.programs import run_program, shows_progress
 
 ASSETS = "assets"  # pictures of the card
+
+logger = logging.getLogger("roc.publish")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _publish(options: argparse.Namespace) -> dict[str, Any]:
     options.tag = options.tag or f"v{version('roc')}"
     check_names(options.repo_id, options.tag)
+    if not shows_progress():
+        disable_progress_bars()
     api = HfApi()
     if not options.dry_run:
         check_login(api)
@@ -48,8 +54,10 @@ def _publish(options: argparse.Namespace) -> dict[str, Any]:
         add=lambda folder: _add_card(folder, options),
         language=options.language,
     )
+    logger.info("%s is built: %d files, %.1f MB", options.build_dir, len(files), sum(files.values()) / 1e6)
     expected = expected_answers(model, processor)
     check_in_clean_process(options.build_dir, expected)
+    logger.info("it answers as the trained model where roc is not installed")
     result = {"repo_id": options.repo_id, "tag": options.tag, "build_dir": options.build_dir}
     if options.dry_run:
         return result | {"files": files, "bytes": sum(files.values())}

@@ -38,6 +38,7 @@ from roc.markdown_text import code, fence, prose, table
 from roc.model_card import EXAMPLES, write_model_card
 from roc.run_config import RUN_FILE, RunConfig
 from roc.run_records import read_robustness, read_runs, read_test_scores
+from roc.small_checkpoints import save_small_checkpoint
 from roc.training import TrainingRun
 
 EXPECTED = Path(__file__).with_name("expected_model_card.md")
@@ -95,6 +96,20 @@ def made(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
         robust = [*given, inputs / "data", "--output_dir", folder]
         robust_file = told_by(robustness.main, folder / "robustness.json", *robust)
     return Made(runs, scores, robust_file, shutil.copytree(runs[0], folder / "hub"))
+
+
+def train_again(inputs: Path, tmp_path: Path, *more: str, **settings: Any) -> Path:
+    """One more run, with other settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingRun, "_draw", lambda self, predictions: None)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+        AcceleratorState._reset_state(True)
+        told_by(
+            roc.train.main,
+            tmp_path / "told.json",
+            *arguments(inputs, tmp_path / "run", *more, num_epochs=1, **settings),
+        )
+    return tmp_path / "run"
 
 
 @pytest.fixture
@@ -375,13 +390,25 @@ def test_settings_are_those_that_differ_from_the_defaults_without_paths(made: Ma
         assert hidden not in written
 
 
-def test_a_text_model_shows_and_claims_no_pictures(inputs: Path, made: Made, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        patch.setattr(TrainingRun, "_draw", lambda self, predictions: None)
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-        AcceleratorState._reset_state(True)
-        run = tmp_path / "text"
-        assert roc.train.main(arguments(inputs, run, "--no-use_image", num_epochs=1, head="classification")) == 0
+def test_a_small_checkpoint_says_what_is_not_in_it_and_is_loaded_by_an_installed_roc(
+    inputs: Path, tmp_path: Path
+) -> None:
+    run, small = train_again(inputs, tmp_path, lora_rank=2), tmp_path / "small"
+    save_small_checkpoint(run, small)
+    tiny_picture().save(small / "red.png")
+    post = {"text": "ann kissed bob", "image": "red.png", "head": "ann", "tail": "bob"}
+    written = write_model_card(small, [small], repo_id="checkpoints/tiny", examples=[post]).read_text("utf-8")
+    assert "loading takes them from\n`text`, of the revision below" in written
+    assert not any(word in written for word in ("trust_remote_code", "custom_code", "hf_hub_download"))
+    (_, block), (_, promised), _ = BLOCK.findall(written)
+    assert len(block.splitlines()) <= 10
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(block.replace("checkpoints/tiny", str(small)), {})
+    assert printed.getvalue() == promised
+
+
+def test_a_text_model_shows_and_claims_no_pictures(inputs: Path, tmp_path: Path) -> None:
+    run = train_again(inputs, tmp_path, "--no-use_image", head="classification")
     change(run / RUN_FILE, dataset="synthetic")
     written = write_model_card(run, [run], repo_id="user/roc-tiny").read_text(encoding="utf-8")
     data = front_matter(written)
@@ -480,6 +507,8 @@ def test_the_robustness_of_another_model_is_refused(made: Made, tmp_path: Path) 
 def test_a_folder_without_a_pipeline_and_a_name_that_is_none_are_refused(made: Made, hub: Path) -> None:
     with pytest.raises(ValueError, match="Repo id"):
         write_model_card(hub, made.runs, repo_id="a <b> c")
+    with pytest.raises(ValueError, match="Repo id"):
+        write_model_card(hub, made.runs, repo_id="user/roc-tiny", dataset_id="<b>")
     (hub / "pipeline_roc.py").unlink()
     with pytest.raises(ValueError, match=r"has no pipeline 'multimodal-relation-extraction'"):
         write_model_card(hub, made.runs, repo_id="user/roc-tiny")

@@ -477,6 +477,23 @@ def test_other_answers_do_not_pass_the_check(part: str, monkeypatch: pytest.Monk
         check_in_clean_process("here", expected)
 
 
+def test_the_code_that_is_checked_sees_neither_token_nor_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, str] = {}
+
+    def run(*_: Any, env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
+        seen.update(env)
+        return subprocess.CompletedProcess([], 1, stdout="", stderr="stopped\n")
+
+    monkeypatch.setenv("HF_TOKEN", "hf_Secret")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))  # where a login is kept
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(ValueError, match="stopped"):
+        check_in_clean_process(NAME, {"posts": []}, revision="0" * 40, cache=tmp_path / "cache")
+    assert not [name for name, value in seen.items() if "hf_Secret" in value or value == str(tmp_path)]
+    assert seen["HF_HUB_CACHE"] == str(tmp_path / "cache")
+    assert seen["HF_HUB_OFFLINE"] == "1"
+
+
 @pytest.mark.parametrize(
     ("given", "expected", "same"),
     [
