@@ -7,7 +7,8 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,28 +101,19 @@ def publish_folder(
             or what arrived is not what was sent.
         OSError: If the Hub refuses or fails; the message says what to do.
     """
+    repository = HubRepository(api, repo_id, kind)
     with tempfile.TemporaryDirectory() as cache:
         with explained(f"{repo_id} {tag}"):
             get_session().timeout = HUB_TIMEOUT
-            there = _look(api, repo_id, kind)
-            tagged = None if there is None else _same_version(api, folder, there, kind, tag=tag, private=private)
-            commit = tagged or _upload(api, folder, repo_id, there, kind, private=private, message=f"Publish {tag}")
+            there = repository.look()
+            tagged = None if there is None else _same_version(repository, there, folder, tag=tag, private=private)
+            commit = tagged or _upload(repository, there, folder, private=private, message=f"Publish {tag}")
             api.snapshot_download(repo_id, repo_type=kind, revision=commit, cache_dir=cache)
         check(commit, Path(cache))
     if tagged is None:
         with explained(f"{repo_id} {tag}"):
             api.create_tag(repo_id, repo_type=kind, tag=tag, revision=commit)
     return commit
-
-
-def differences(
-    api: HfApi, folder: str | os.PathLike[str], repo_id: str, revision: str, kind: Kind = "model"
-) -> list[str]:
-    """The paths in which a revision is not the folder, by content."""
-    remote = _remote_files(api, repo_id, kind, revision)
-    local = hub_files(folder)
-    same = {path for path in local.keys() & remote.keys() if _is_content(Path(folder, path), remote[path])}
-    return sorted((local.keys() | remote.keys()) - same)
 
 
 @contextmanager
@@ -157,34 +149,98 @@ def _explanation(error: BaseException) -> str:
     return f"{WHAT_TO_DO.get(response.status_code, otherwise)} ({message})"
 
 
+@dataclass(frozen=True)
+class HubRepository:
+    """A repository on the Hub, which may not be there yet.
+
+    Args:
+        api: Client of the Hub.
+        name: USER/NAME.
+        kind: What is in it.
+    """
+
+    api: HfApi
+    name: str
+    kind: Kind
+
+    def look(self) -> ModelInfo | DatasetInfo | None:
+        """What the Hub says about it; None if it is not there."""
+        try:
+            return self.api.repo_info(self.name, repo_type=self.kind, timeout=HUB_TIMEOUT)
+        except RepositoryNotFoundError as error:
+            if error.response.status_code == 401:  # the token, and not the name
+                raise
+            return None
+
+    def files(self, revision: str) -> dict[str, RepoFile]:
+        """The files at a revision, but for the Hub's own."""
+        entries = self.api.list_repo_tree(self.name, repo_type=self.kind, recursive=True, revision=revision)
+        return {file.path: file for file in entries if isinstance(file, RepoFile) and file.path not in KEPT_FILES}
+
+    def differences(self, folder: str | os.PathLike[str], revision: str) -> list[str]:
+        """The paths in which a revision is not the folder, by content."""
+        remote, local = self.files(revision), hub_files(folder)
+        same = {path for path in local.keys() & remote.keys() if _is_content(Path(folder, path), remote[path])}
+        return sorted((local.keys() | remote.keys()) - same)
+
+    def commit_of(self, tag: str) -> str | None:
+        """What a tag names."""
+        tags = self.api.list_repo_refs(self.name, repo_type=self.kind).tags
+        return next((own.target_commit for own in tags if own.name == tag), None)
+
+    @contextmanager
+    def made(self, *, private: bool) -> Iterator[None]:
+        """Make it, and remove it again if nothing comes into it."""
+        self.api.create_repo(self.name, repo_type=self.kind, private=private)
+        try:
+            yield
+        except BaseException:
+            with suppress(*CLIENT_ERRORS):  # what has gone wrong before is what counts
+                if not self.files("main"):
+                    self.api.delete_repo(self.name, repo_type=self.kind)
+            raise
+
+    def commit(self, folder: str | os.PathLike[str], message: str) -> str:
+        """Make its head the folder, unless it is already; returns the commit."""
+        head = self.api.repo_info(self.name, repo_type=self.kind, timeout=HUB_TIMEOUT).sha
+        files = hub_files(folder)
+        operations: list[Any] = [CommitOperationAdd(path, str(Path(folder, path))) for path in files]
+        operations += [CommitOperationDelete(path) for path in sorted(self.files(head).keys() - files.keys())]
+        done = self.api.create_commit(
+            self.name, operations, repo_type=self.kind, commit_message=message, parent_commit=head
+        )
+        return done.oid
+
+
 def _same_version(
-    api: HfApi, folder: str | os.PathLike[str], there: ModelInfo | DatasetInfo, kind: Kind, *, tag: str, private: bool
+    repository: HubRepository,
+    there: ModelInfo | DatasetInfo,
+    folder: str | os.PathLike[str],
+    *,
+    tag: str,
+    private: bool,
 ) -> str | None:
     """The commit of the tag, if the folder was published under it before; None if there is no such tag.
 
     Raises:
         ValueError: If the folder may not be published there.
     """
-    repo_id = there.id
+    name = repository.name
     if private and not there.private:
-        raise ValueError(f"{repo_id} is public. Make it private in its settings first, or leave out --private.")
-    tagged = next(
-        (own.target_commit for own in api.list_repo_refs(repo_id, repo_type=kind).tags if own.name == tag), None
-    )
-    if tagged is not None and differences(api, folder, repo_id, tagged, kind):
+        raise ValueError(f"{name} is public. Make it private in its settings first, or leave out --private.")
+    tagged = repository.commit_of(tag)
+    if tagged is not None and repository.differences(folder, tagged):
         raise ValueError(
-            f"{repo_id} has a version {tag} already, which is not this one. Give another --tag, or delete that one if "
-            f"nobody relies on it: `hf repos tag delete {repo_id} {tag} --type {kind}`."
+            f"{name} has a version {tag} already, which is not this one. Give another --tag, or delete that one if "
+            f"nobody relies on it: `hf repos tag delete {name} {tag} --type {repository.kind}`."
         )
     return tagged
 
 
 def _upload(
-    api: HfApi,
-    folder: str | os.PathLike[str],
-    repo_id: str,
+    repository: HubRepository,
     there: ModelInfo | DatasetInfo | None,
-    kind: Kind,
+    folder: str | os.PathLike[str],
     *,
     private: bool,
     message: str,
@@ -194,52 +250,13 @@ def _upload(
     Raises:
         ValueError: If what arrived is not what was sent.
     """
-    with _repository(api, repo_id, there, kind, private=private) as head:
-        commit = _commit(api, folder, repo_id, kind, parent=head, message=message)
-    if changed := differences(api, folder, repo_id, commit, kind):
-        raise ValueError(f"{repo_id} does not hold what was sent: see {changed}. Nothing was tagged; run it again.")
+    with repository.made(private=private) if there is None else nullcontext():
+        commit = repository.commit(folder, message)
+    if changed := repository.differences(folder, commit):
+        raise ValueError(
+            f"{repository.name} does not hold what was sent: see {changed}. Nothing was tagged; run it again."
+        )
     return commit
-
-
-@contextmanager
-def _repository(
-    api: HfApi, repo_id: str, there: ModelInfo | DatasetInfo | None, kind: Kind, *, private: bool
-) -> Iterator[str]:
-    """Make the repository if it is not there, and remove it again if nothing comes into it; gives its head."""
-    if there is None:
-        api.create_repo(repo_id, repo_type=kind, private=private)
-    try:
-        yield (there or api.repo_info(repo_id, repo_type=kind, timeout=HUB_TIMEOUT)).sha
-    except BaseException:
-        with suppress(*CLIENT_ERRORS):  # what has gone wrong before is what counts
-            if there is None and not _remote_files(api, repo_id, kind, "main"):
-                api.delete_repo(repo_id, repo_type=kind)
-        raise
-
-
-def _look(api: HfApi, repo_id: str, kind: Kind) -> ModelInfo | DatasetInfo | None:
-    try:
-        return api.repo_info(repo_id, repo_type=kind, timeout=HUB_TIMEOUT)
-    except RepositoryNotFoundError as error:
-        if error.response.status_code == 401:  # the token, and not the name
-            raise
-        return None
-
-
-def _commit(api: HfApi, folder: str | os.PathLike[str], repo_id: str, kind: Kind, *, parent: str, message: str) -> str:
-    """Make the head of the repository the folder, unless it is already; returns the commit."""
-    files = hub_files(folder)
-    operations: list[Any] = [CommitOperationAdd(path, str(Path(folder, path))) for path in files]
-    stale = _remote_files(api, repo_id, kind, parent).keys() - files.keys()
-    operations += [CommitOperationDelete(path) for path in sorted(stale)]
-    done = api.create_commit(repo_id, operations, repo_type=kind, commit_message=message, parent_commit=parent)
-    return done.oid
-
-
-def _remote_files(api: HfApi, repo_id: str, kind: Kind, revision: str) -> dict[str, RepoFile]:
-    """The files at a revision, but for the Hub's own."""
-    entries = api.list_repo_tree(repo_id, repo_type=kind, recursive=True, revision=revision)
-    return {file.path: file for file in entries if isinstance(file, RepoFile) and file.path not in KEPT_FILES}
 
 
 def _is_content(path: Path, remote: RepoFile) -> bool:

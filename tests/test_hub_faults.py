@@ -10,7 +10,7 @@ from hub import LocalHub
 from huggingface_hub import CommitOperationAdd, HfApi
 
 import roc.hub_upload
-from roc.hub_upload import check_login, check_names, differences, publish_folder
+from roc.hub_upload import HubRepository, check_login, check_names, publish_folder
 
 NAME, TAG = "user/roc", "v0.1.0"
 FILES = {
@@ -277,13 +277,14 @@ def test_a_commit_of_somebody_else_in_the_middle_is_not_overwritten(
 
 def test_differences_are_by_content(hub_api: HfApi, local_hub: LocalHub, folder: Path) -> None:
     commit = publish(hub_api, folder)
-    assert differences(hub_api, folder, NAME, commit) == []
+    repository = HubRepository(hub_api, NAME, "model")
+    assert repository.differences(folder, commit) == []
     (folder / "config.json").write_bytes(b"[]")  # as long as it was
     (folder / "model.safetensors").write_bytes(FILES["model.safetensors"][::-1])
     (folder / "new.txt").write_bytes(b"")
     (folder / "README.md").unlink()
     expected = ["README.md", "config.json", "model.safetensors", "new.txt"]
-    assert differences(hub_api, folder, NAME, commit) == expected
+    assert repository.differences(folder, commit) == expected
 
 
 # ---------------------------------------------------------------------------------------------------------------------
