@@ -14,12 +14,14 @@ from typing import Any
 
 import datasets
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
+from transformers.utils import CONFIG_NAME
 
 from roc.adapters import add_lora
-from roc.backbones_roc import resolve_model
+from roc.backbones_roc import PACKAGED_MODELS, resolve_model
 from roc.checkpoints import checkpoint_folder, list_checkpoints
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.entities_roc import shorten
@@ -310,10 +312,26 @@ def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> 
         raise OSError(f"output_dir={config.output_dir!r} cannot be written ({error}). Choose another one.") from error
 
 
-def environment() -> dict[str, Any]:
-    """The commit (None outside a checkout) and the versions that a run was made with."""
+def environment(config: RunConfig) -> dict[str, Any]:
+    """What a run is made with: the commit (None outside a checkout), versions, and `base_revisions`.
+
+    Those are of `text_model` and `vision_model`: a commit of the Hub, the version of a package, or None where an
+    encoder comes from a folder, starts at random or is not there.
+    """
     versions = {library: version(library) for library in LIBRARIES}
-    return {"commit": _commit(), "python": sys.version.split()[0], **versions}
+    revisions = {name: _revision_of(getattr(config, name)) for name in ("text_model", "vision_model")}
+    return {"commit": _commit(), "base_revisions": revisions, "python": sys.version.split()[0], **versions}
+
+
+def _revision_of(encoder: str | dict[str, Any] | None) -> str | None:
+    if encoder is None or isinstance(encoder, dict):
+        return None
+    if encoder in PACKAGED_MODELS:
+        return version(encoder)
+    if Path(encoder).is_dir():
+        return None
+    file = try_to_load_from_cache(encoder, CONFIG_NAME)  # .../snapshots/COMMIT/config.json
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def _commit() -> str | None:

@@ -45,11 +45,12 @@ def build_backbone(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def load_backbone(name: str, **overrides: Any) -> PreTrainedModel:
+def load_backbone(name: str, *, use_safetensors: bool | None = None, **overrides: Any) -> PreTrainedModel:
     """A pretrained encoder in float32, without a pooling head.
 
     Args:
         name: Hub id or folder. Of a two-tower checkpoint (CLIP, SigLIP) the vision tower is taken.
+        use_safetensors: Whether no other format is read; None for safetensors where there are some.
         **overrides: Configuration values to change.
     """
     config = AutoConfig.from_pretrained(name, **overrides)
@@ -58,7 +59,8 @@ def load_backbone(name: str, **overrides: Any) -> PreTrainedModel:
     if overrides:  # weights that a smaller model leaves out are no news
         logging.set_verbosity_error()
     try:
-        model, loaded = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True)
+        options = {"dtype": torch.float32, "use_safetensors": use_safetensors, "output_loading_info": True}
+        model, loaded = AutoModel.from_pretrained(name, config=config, **options)
     finally:
         logging.set_verbosity(verbosity)
     _drop_pooler(model)
@@ -90,7 +92,7 @@ def fill_encoders(model: PreTrainedModel) -> None:
         ValueError: If an encoder is not the one that the checkpoint was made with.
     """
     for part, source in (model.config.encoder_sources or {}).items():
-        weights = load_backbone(resolve_model(source["name"])).state_dict()
+        weights = load_backbone(resolve_model(source["name"]), use_safetensors=True).state_dict()
         if weights_digest(weights) != source["sha256"]:
             raise ValueError(
                 f"The weights of {source['name']!r} here are not those that this checkpoint was trained on. Install "

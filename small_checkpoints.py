@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig
@@ -25,13 +26,14 @@ import roc.register  # noqa: F401  (AutoConfig knows ROC)
 from roc.backbones_roc import load_backbone, resolve_model, weights_digest
 from roc.files import replace_folder
 from roc.programs import run_program
-from roc.run_config import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, load_run_config
+from roc.run_config import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, WITHOUT_EFFECT, load_run_config
 
 LEFT_OUT = ("text_model", "relation_model")  # the vision encoder may have been trained, or be nobody's
 COPIED = (
     *("processor_config.json", "tokenizer.json", "tokenizer_config.json", ADAPTER_CONFIG_NAME),
-    *(RUN_FILE, METRICS_FILE, ENVIRONMENT_FILE),
+    *(METRICS_FILE, ENVIRONMENT_FILE),
 )
+LOCAL_SETTINGS = WITHOUT_EFFECT | {"data_dir", "vision_cache"}  # of the machine that trained: nobody else's business
 
 
 def save_small_checkpoint(run: str | Path, folder: str | Path) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def save_small_checkpoint(run: str | Path, folder: str | Path) -> dict[str, Any]
         _save_half(rest, new / SAFE_WEIGHTS_NAME)
         _save_half(load_file(run / ADAPTER_SAFE_WEIGHTS_NAME), new / ADAPTER_SAFE_WEIGHTS_NAME)
         (new / CONFIG_NAME).write_text(config.to_json_string(), encoding="utf-8")
+        (new / RUN_FILE).write_text(_settings(run), encoding="utf-8")
         for file in COPIED:
             if (run / file).is_file():
                 shutil.copy(run / file, new / file)
@@ -82,6 +85,12 @@ def _encoder_sources(weights: Mapping[str, Tensor], name: str) -> dict[str, dict
             if own is None or not torch.equal(own[: len(tensor)], tensor):
                 raise ValueError(f"{part}.{key} is not that of {name!r}: a small checkpoint could not bring it back.")
     return dict.fromkeys(parts, source)
+
+
+def _settings(run: Path) -> str:
+    settings = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
+    kept = {name: value for name, value in settings.items() if name not in LOCAL_SETTINGS}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
 def _save_half(tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -408,7 +408,8 @@ class TrainingRun:
             # the run as such: whether it replaced something, or was interrupted, is not part of it
             settings = replace(self.config, overwrite=False, resume=None)
             (folder / RUN_FILE).write_text(settings.to_yaml(), encoding="utf-8")
-            (folder / ENVIRONMENT_FILE).write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+            made_with = environment(self.config)
+            (folder / ENVIRONMENT_FILE).write_text(json.dumps(made_with, indent=2) + "\n", encoding="utf-8")
 
     def _calibrate_saved_model(self) -> Predictions:
         """Calibrate the folder just written; returns its predictions on the validation split, as `score.py`'s."""

@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 import roc.entity_typing_roc
 from roc.configuration_roc import did_you_mean
-from roc.dataset_scripts.export import Provenance, check_output_dir, export_dataset
+from roc.dataset_scripts.export import check_output_dir, export_dataset
+from roc.dataset_scripts.provenance import Provenance
 from roc.dataset_scripts.raw_files import check_picture, sha256_of_file
 from roc.dataset_scripts.schema import FEATURES, SPLITS, Entity, Row, check_row
 from roc.entity_typing_roc import EntityTyper, Span, load_entity_typer
@@ -73,6 +74,8 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
     TITLE: ClassVar[str]
     DESCRIPTION: ClassVar[str]
     LICENSE: ClassVar[str]
+    LICENSE_NOTE: ClassVar[str] = ""
+    LEAK_NOTE: ClassVar[str] = ""
     PICTURES_HINT: ClassVar[str] = "Put the pictures there."
     FLAGS: ClassVar[Mapping[str, str]] = {}  # further yes/no arguments of the builder, with their help
     VERSION = datasets.Version("1.0.0")
@@ -143,18 +146,23 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
             FileExistsError: If `output_dir` exists and is not such a folder.
             ValueError: If the raw files lie in `output_dir`, which is replaced, or a picture cannot be decoded.
         """
-        if self.raw_dir.is_relative_to(Path(output_dir).resolve()):
-            raise ValueError(f"The raw files are in {output_dir}, which would be replaced. Name another --output_dir.")
-        check_output_dir(output_dir)
-        return export_dataset(self.build(), output_dir, provenance=self._provenance(command))
+        check_output_dir(output_dir, source=self.raw_dir)
+        return export_dataset(self.build(), output_dir, provenance=self.provenance(command))
 
-    def _provenance(self, command: str) -> Provenance:
+    def provenance(self, command: str = "") -> Provenance:
+        """What card and marker say of the rows.
+
+        Args:
+            command: The command that the card names.
+        """
         return Provenance(
             builder=self.NAME,
             builder_version=str(self.VERSION),
             title=self.TITLE,
             description=self.DESCRIPTION,
             license=self.LICENSE,
+            license_note=self.LICENSE_NOTE,
+            leak_note=self.LEAK_NOTE,
             options=self._options(),
             entity_typer=None if self.entity_typer is None else self.entity_typer.name,
             source_files={self._relative(path): sha256_of_file(path) for path in self._annotation_files()},

@@ -7,60 +7,29 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetInfo, SplitDict, SplitInfo
-from datasets.info import DatasetInfosDict
+from datasets import Dataset
 from datasets.table import embed_table_storage
-from huggingface_hub import DatasetCardData
 
+from roc.dataset_scripts.card import write_card
+from roc.dataset_scripts.provenance import Provenance
+from roc.dataset_scripts.raw_files import sha256_of_file
 from roc.dataset_scripts.schema import FEATURES, SPLITS
+from roc.dataset_scripts.variants import DEFAULT, ROWS_PER_GROUP, Configuration, has_image
 from roc.files import atomic_write, replace_folder
 
 MARKER = "roc_dataset.json"
 
-# Changes when the schema or the marker's keys do, so that a reader can tell an older folder.
+# Changes when an older folder, or one for an older reader, would be misread; a further key of the marker does no harm.
 FORMAT_VERSION = 1
-
-# Rows with their pictures pass through memory in groups of this many.
-ROWS_PER_GROUP = 64
 
 # The Hub's viewer and streaming like Parquet files of at most about this size.
 SHARD_BYTES = 500_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Where a dataset comes from; goes into its card and its marker.
-
-    Args:
-        builder: Name of the builder, such as `mnre`.
-        builder_version: Its version.
-        title: Heading of the card.
-        description: Markdown that says what the data is, who made it and under which licence.
-        license: Licence identifier of the Hub, such as `apache-2.0` or `unknown`.
-        options: What the builder was told, JSON-able.
-        entity_typer: `name` of the typer that gave types to untyped text entities, or None.
-        source_files: sha256 of each raw file, by its name relative to the raw folder.
-        split_counts: Per split, further counts that only the builder knows, such as `missing_images`.
-        command: The command that wrote the folder.
-    """
-
-    builder: str
-    builder_version: str
-    title: str
-    description: str
-    license: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    entity_typer: str | None = None
-    source_files: Mapping[str, str] = field(default_factory=dict)
-    split_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    command: str = ""
 
 
 def export_dataset(
@@ -68,18 +37,22 @@ def export_dataset(
     output_dir: str | Path,
     *,
     provenance: Provenance,
+    variants: Mapping[str, Configuration] | None = None,
     side_files: Mapping[str, str] | None = None,
+    repo_id: str | None = None,
 ) -> dict[str, Any]:
     """Write a dataset as a folder: `data/*.parquet`, `README.md` and `roc_dataset.json`.
 
     The folder appears, or replaces an older one, when it is complete. `datasets.load_dataset(output_dir)` loads it.
 
     Args:
-        splits: Datasets with the features of `schema.FEATURES`, by split name.
+        splits: Datasets with the features of `schema.FEATURES`, by split name: the configuration `default`.
         output_dir: The folder to write. An existing one is replaced only if it is such a dataset.
         provenance: Where the data comes from.
+        variants: Further configurations by name, each written to a folder of that name.
         side_files: Content of further files by name: what is known of the rows but must not be in them. The marker
             lists the sha256 of each under `side_files`; loading the dataset does not open them.
+        repo_id: Where the folder will be on the Hub, for its card.
 
     Returns:
         The marker's content.
@@ -88,36 +61,39 @@ def export_dataset(
         ValueError: If there is no split, a split has an unknown name, or a dataset has other features.
         FileExistsError: If `output_dir` exists and holds something else.
     """
-    _check_splits(splits)
+    configs = {DEFAULT: Configuration("all rows", splits), **(variants or {})}
+    for config in configs.values():
+        _check_splits(config.splits)
     check_output_dir(output_dir)
     with replace_folder(output_dir) as folder:
-        (folder / "data").mkdir()
-        num_bytes = {split: _write_parquet(splits[split], folder / "data", split=split) for split in _ordered(splits)}
-        marker = _marker({split: splits[split] for split in _ordered(splits)}, provenance)
-        marker["side_files"] = {}
+        num_bytes = {name: _write_config(config, folder / folder_of(name)) for name, config in configs.items()}
         for name, content in (side_files or {}).items():
-            marker["side_files"][name] = hashlib.sha256(content.encode()).hexdigest()
-            with atomic_write(folder / name) as file:
-                file.write(content)
-        card = _card(marker, provenance, num_bytes=num_bytes)
-        with atomic_write(folder / "README.md") as file:
-            file.write(card)
-        with atomic_write(folder / MARKER) as file:
-            json.dump(marker, file, indent=2, ensure_ascii=False)
-            file.write("\n")
+            _write_text(folder / name, content)
+        marker = _marker(configs, provenance, folder=folder, side_files=side_files or {})
+        _write_text(folder / "README.md", write_card(marker, provenance, num_bytes=num_bytes, repo_id=repo_id))
+        _write_text(folder / MARKER, json.dumps(marker, indent=2, ensure_ascii=False) + "\n")
     return marker
 
 
-def check_output_dir(output_dir: str | Path) -> None:
-    """Refuse to replace a folder that is not a dataset of ours.
+def folder_of(config: str) -> str:
+    """Folder of the Parquet files of a configuration, in the dataset's folder."""
+    return "data" if config == DEFAULT else config
+
+
+def check_output_dir(output_dir: str | Path, *, source: Path | None = None) -> None:
+    """Refuse to replace a folder that is not a dataset of ours, or that holds what is to be read.
 
     Args:
         output_dir: The folder to be written.
+        source: The folder that the rows are read from.
 
     Raises:
         FileExistsError: If it exists, is not empty and has no marker file.
+        ValueError: If `source` lies in it.
     """
     path = Path(output_dir)
+    if source is not None and source.resolve().is_relative_to(path.resolve()):
+        raise ValueError(f"The raw files are in {output_dir}, which would be replaced. Name another --output_dir.")
     if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / MARKER).is_file())):
         raise FileExistsError(
             f"{path} exists and is not a dataset folder ({MARKER} is not in it), so it is not replaced. "
@@ -150,6 +126,26 @@ def read_marker(folder: str | Path) -> dict[str, Any] | None:
     return marker
 
 
+def read_side_file(folder: str | Path, name: str) -> str:
+    """Read a side file of a folder that `export_dataset` wrote.
+
+    Args:
+        folder: The folder.
+        name: Of the file.
+
+    Raises:
+        FileNotFoundError: If the folder has no such side file.
+        ValueError: If it is not the one that the marker lists.
+    """
+    marker, path = read_marker(folder), Path(folder) / name
+    if marker is None or name not in marker.get("side_files", {}):
+        raise FileNotFoundError(f"{str(folder)!r} has no side file {name!r}.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != marker["side_files"][name]:
+        raise ValueError(f"{path} is not the file that its marker lists: the sha256 differs. Build the folder again.")
+    return content.decode()
+
+
 def _check_splits(splits: Mapping[str, Dataset]) -> None:
     unknown = [split for split in splits if split not in SPLITS]
     if not splits or unknown:
@@ -161,6 +157,17 @@ def _check_splits(splits: Mapping[str, Dataset]) -> None:
 
 def _ordered(splits: Iterable[str]) -> list[str]:
     return sorted(splits, key=SPLITS.index)
+
+
+def _write_text(path: Path, content: str) -> None:
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def _write_config(config: Configuration, folder: Path) -> dict[str, int]:
+    """Write one configuration; returns the number of bytes of the rows of each split."""
+    folder.mkdir()
+    return {split: _write_parquet(config.splits[split], folder, split=split) for split in _ordered(config.splits)}
 
 
 def _write_parquet(dataset: Dataset, folder: Path, *, split: str) -> int:
@@ -204,19 +211,26 @@ def _image_bytes(image: Mapping[str, Any] | None) -> int:
     return len(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).stat().st_size
 
 
-def _marker(splits: Mapping[str, Dataset], provenance: Provenance) -> dict[str, Any]:
+def _marker(
+    configs: Mapping[str, Configuration], provenance: Provenance, *, folder: Path, side_files: Mapping[str, str]
+) -> dict[str, Any]:
+    counts = {
+        name: {split: count_rows(config.splits[split]) for split in _ordered(config.splits)}
+        for name, config in configs.items()
+    }
+    own_counts = provenance.split_counts
     return {
         "format_version": FORMAT_VERSION,
-        "builder": provenance.builder,
-        "builder_version": provenance.builder_version,
-        "command": provenance.command,
-        "options": dict(provenance.options),
-        "entity_typer": provenance.entity_typer,
-        "splits": {
-            split: {**count_rows(dataset), **provenance.split_counts.get(split, {})}
-            for split, dataset in splits.items()
+        **provenance.to_marker(),
+        "splits": {split: {**counted, **own_counts.get(split, {})} for split, counted in counts[DEFAULT].items()},
+        "configs": {
+            name: {"about": config.about, "folder": folder_of(name), "splits": counts[name]}
+            for name, config in configs.items()
         },
-        "source_files": dict(provenance.source_files),
+        "files": {
+            path.relative_to(folder).as_posix(): sha256_of_file(path) for path in sorted(folder.rglob("*.parquet"))
+        },
+        "side_files": {name: hashlib.sha256(content.encode()).hexdigest() for name, content in side_files.items()},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("datasets", "pyarrow")},
     }
 
@@ -230,97 +244,15 @@ def count_rows(dataset: Dataset) -> dict[str, Any]:
     Returns:
         `rows`, `rows_with_image`, `text_entities`, `untyped_text_entities`, `objects` and, per relation, `relations`.
     """
-    columns = dataset.with_format("arrow")
-    images = columns["image"]
+    columns = dataset.select_columns(["head", "tail", "relation"]).with_format("arrow")
     entities = [*columns["head"].to_pylist(), *columns["tail"].to_pylist()]
     in_text = [entity for entity in entities if entity["bbox"] is None]
     relations = Counter(columns["relation"].to_pylist())
     return {
         "rows": len(dataset),
-        "rows_with_image": len(dataset) - images.null_count,
+        "rows_with_image": sum(has_image(dataset)),
         "text_entities": len(in_text),
         "untyped_text_entities": sum(entity["type"] is None for entity in in_text),
         "objects": len(entities) - len(in_text),
         "relations": dict(sorted(relations.items(), key=lambda item: (-item[1], item[0]))),
     }
-
-
-def _card(marker: Mapping[str, Any], provenance: Provenance, *, num_bytes: Mapping[str, int]) -> str:
-    splits = marker["splits"]
-    data = DatasetCardData(
-        pretty_name=provenance.title,
-        license=provenance.license,
-        tags=["relation-extraction", "multimodal", "roc"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits],
-            }
-        ],
-    )
-    infos = [SplitInfo(name, num_bytes=num_bytes[name], num_examples=splits[name]["rows"]) for name in splits]
-    split_dict = SplitDict()
-    for info in infos:
-        split_dict.add(info)
-    DatasetInfosDict({"default": DatasetInfo(features=FEATURES, splits=split_dict)}).to_dataset_card_data(data)
-    return f"---\n{data.to_yaml()}\n---\n\n{_card_body(marker, provenance)}"
-
-
-def _card_body(marker: Mapping[str, Any], provenance: Provenance) -> str:
-    options = ", ".join(f"`{key}={value}`" for key, value in marker["options"].items()) or "none"
-    sources = "\n".join(f"| `{name}` | `{digest}` |" for name, digest in marker["source_files"].items())
-    return f"""# {provenance.title}
-
-{provenance.description.strip()}
-
-## Rows
-
-One row is one ordered pair of entities and the relation between them.
-
-| column | type | what |
-|---|---|---|
-| `id` | string | unique in its split |
-| `text` | string | the text |
-| `image` | image or null | the picture that belongs to it |
-| `head`, `tail` | struct | the two entities |
-| `relation` | string | the relation of head to tail |
-
-An entity has `name`, `start`, `end`, `type`, `bbox`. In the text, `start` and `end` are half-open character offsets
-into `text` (Unicode code points) and `bbox` is null. An object in the picture has a `bbox` (x0, y0, x1, y1) in [0, 1],
-origin top left, and null offsets. `type` is null or lower-case words; it was never read from the relation.
-
-## Counts
-
-{_count_table(marker["splits"])}
-
-{_relation_table(marker["splits"])}
-
-## How it was built
-
-- builder: `{marker["builder"]}` {marker["builder_version"]}, options: {options}
-- types of untyped text entities: {f"`{marker['entity_typer']}`" if marker["entity_typer"] else "left null"}
-- command: `{marker["command"] or "-"}`
-- versions: {", ".join(f"{name} {number}" for name, number in marker["versions"].items())}
-
-{f"| raw file | sha256 |{chr(10)}|---|---|{chr(10)}{sources}" if sources else ""}
-"""
-
-
-def _count_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
-    names = [name for name in next(iter(splits.values())) if name != "relations"]
-    lines = [f"| split | {' | '.join(name.replace('_', ' ') for name in names)} |", "|---" * (len(names) + 1) + "|"]
-    lines += [
-        f"| {split} | {' | '.join(str(counts.get(name, 0)) for name in names)} |" for split, counts in splits.items()
-    ]
-    return "\n".join(lines)
-
-
-def _relation_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
-    totals: Counter[str] = Counter()
-    for counts in splits.values():
-        totals.update(counts["relations"])
-    lines = [f"| relation | {' | '.join(splits)} |", "|---" * (len(splits) + 1) + "|"]
-    for relation, _ in totals.most_common():
-        cells = " | ".join(str(counts["relations"].get(relation, 0)) for counts in splits.values())
-        lines.append(f"| `{relation}` | {cells} |")
-    return "\n".join(lines)

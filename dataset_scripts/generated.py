@@ -15,7 +15,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from roc.dataset_scripts.export import Provenance, export_dataset
+from roc.dataset_scripts.export import export_dataset
+from roc.dataset_scripts.provenance import Provenance
 from roc.dataset_scripts.schema import FEATURES, SPLITS, Entity, Row
 from roc.dataset_scripts.symbols import Box, Canvas, Colour, shade
 

@@ -29,6 +29,7 @@ from typing import Any
 from roc.configuration_roc import did_you_mean
 from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.command_line import main
+from roc.dataset_scripts.provenance import NO_LICENSE
 from roc.dataset_scripts.raw_files import check_tokens, read_lines, token_offsets
 from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_bbox, check_span, object_entity, text_entity
 from roc.entities_roc import shorten
@@ -47,11 +48,10 @@ class JsonlBuilder(RocDatasetBuilder):
 
     NAME = "jsonl"
     TITLE = "Relations between entities of texts and pictures"
-    LICENSE = "unknown"
-    DESCRIPTION = """Built from a user's own JSON lines.
-
-**Licence: not known to the builder.** State it here before you publish this folder, with where the texts and pictures
-come from."""
+    LICENSE = NO_LICENSE
+    DESCRIPTION = "Built from a user's own JSON lines."
+    LICENSE_NOTE = """State the licence before you publish this folder, with where the texts and pictures come from:
+`python -m roc.dataset_scripts.publish --dataset jsonl --license ID --description FILE`."""
     PICTURES_HINT = "`image` is relative to the folder of the JSONL file, with '/' between folders."
 
     def find_splits(self) -> dict[str, list[Path]]:

@@ -27,6 +27,7 @@ BUILDERS: dict[str, type[RocDatasetBuilder]] = {
 
 # Generated data has no raw files: it is only ever loaded from a written folder.
 GENERATED = ("synthetic", "scenes")
+GENERATED_LICENSE = "apache-2.0"
 DATASETS = (*BUILDERS, *GENERATED)
 
 

@@ -54,6 +54,7 @@ from roc.dataset_scripts.instance_files import (
     warn_of_others,
     warn_unless_official,
 )
+from roc.dataset_scripts.provenance import NO_LICENSE
 from roc.dataset_scripts.raw_files import find_only_file, load_plain_pickle, read_json
 from roc.dataset_scripts.schema import SPLITS, Row, object_entity
 
@@ -92,16 +93,17 @@ class MoreBuilder(RocDatasetBuilder):
 
     NAME = "more"
     TITLE = "MORE"
-    LICENSE = "unknown"
+    LICENSE = NO_LICENSE
     DESCRIPTION = """Multimodal relation extraction on news: an entity of the title, and an object in the picture.
 From the raw files of [MORE](https://github.com/NJUNLP/MORE) (He et al., "MORE: A Multimodal Object-Entity Relation
 Extraction Dataset with a Benchmark Evaluation", ACM MM 2023).
 
-**Licence:** MORE's code is under MIT; the titles and pictures stay their publishers'. Do not publish this folder
-without their permission.
-
-The head is always the entity in the text and the tail the object, whatever the order of types in the label. `type` was
-not read from the label. A row holds its own object alone, with the box that its picture has for it."""
+The head is always the entity in the text and the tail the object, whatever the order of types in the label."""
+    LICENSE_NOTE = """**MORE's code is under MIT, its data under no licence that is known.** The titles and pictures
+stay their publishers'. Do not publish this folder without their permission."""
+    LEAK_NOTE = """The labels hold the gold types of both entities; `type` was not read from them. A row holds its own
+object alone, with the box that its picture has for it: the boxes that the raw lines state, and the other objects, their
+number and their order, could depend on the label."""
     PICTURES_HINT = (
         "MORE's pictures are a separate download (see https://github.com/NJUNLP/MORE): unpack them to img_org/train, "
         "img_org/valid and img_org/test in data_dir."

@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from roc.dataset_scripts.export import Provenance, check_output_dir
+from roc.dataset_scripts.export import check_output_dir
 from roc.dataset_scripts.generated import (
     GRID,
     NAMES,
@@ -38,6 +38,7 @@ from roc.dataset_scripts.generated import (
     to_png,
     write_set,
 )
+from roc.dataset_scripts.provenance import Provenance
 from roc.dataset_scripts.schema import Entity, Row, object_entity, text_entity
 from roc.dataset_scripts.symbols import COLOURS, Box, Colour, shade
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors, and pytest-xdist already has a process per core
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import datasets
+import huggingface_hub
 import pytest
 from accelerate.state import AcceleratorState
+from hub import LocalHub
 from tiny import tiny_model, tiny_processor
 from tiny_runs import write_inputs
 
@@ -60,3 +65,28 @@ def fresh_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the drawings, which take longer than the training."""
     monkeypatch.setattr(TrainingRun, "_draw", lambda self, folder: None)
+
+
+@pytest.fixture
+def local_hub() -> Iterator[LocalHub]:
+    """An empty Hub on the loopback interface; `local_hub.environment(home)` is that of a process that uses it."""
+    with LocalHub().running() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub_api(local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[huggingface_hub.HfApi]:
+    """The real client in this process: what it read from the environment when it was imported is set anew."""
+    settings = {
+        "ENDPOINT": local_hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": local_hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", local_hub.state.token)
+    impatient = SimpleNamespace(**vars(time) | {"sleep": lambda _: None})  # between tries
+    monkeypatch.setattr("huggingface_hub.utils._http.time", impatient)
+    yield huggingface_hub.HfApi()
+    huggingface_hub.get_session().timeout = None  # as it was: a test may have set one

@@ -13,8 +13,9 @@ import PIL.Image
 import pytest
 
 import roc.dataset_scripts.export
-from roc.dataset_scripts.export import MARKER, Provenance, export_dataset, read_marker
+from roc.dataset_scripts.export import MARKER, export_dataset, read_marker
 from roc.dataset_scripts.loading import load_dataset_splits
+from roc.dataset_scripts.provenance import Provenance
 from roc.dataset_scripts.raw_files import read_lines, token_offsets
 from roc.dataset_scripts.schema import FEATURES, check_bbox, check_row, check_span, object_entity, text_entity
 

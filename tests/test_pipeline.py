@@ -522,7 +522,7 @@ PAGE = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_the_page_s_python_runs(number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a small untrained model in place of the demo's."""
     processor = tiny_processor()
@@ -537,7 +537,7 @@ def test_the_page_s_python_runs(number: int, tmp_path: Path, capsys: pytest.Capt
         sys.path[:] = before
         sys.modules.pop("handler", None)
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == [2, 2, 1][number]
+    assert len(printed) == [2, 2, 2, 1][number]
 
 
 def test_the_page_shows_a_result_as_it_is(pipe: Any) -> None:

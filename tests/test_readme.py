@@ -18,8 +18,15 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.replace("\\\n", "").splitlines()]
 
 
-def of_kind(kind: str) -> list[str]:
-    return [block for own, block in BLOCKS if own == kind]
+def python_blocks(page: Path) -> list[tuple[str, str]]:
+    """The Python blocks of a page, each with the block of text that follows it: what it prints; else empty."""
+    blocks = r"^```python\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?"
+    return re.findall(blocks, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+PYTHON_BLOCKS = [
+    (page.relative_to(ROOT).as_posix(), number) for page in PAGES for number in range(len(python_blocks(page)))
+]
 
 
 @functools.cache
@@ -27,24 +34,39 @@ def help_of(module: str) -> str:
     return subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT).stdout
 
 
-@pytest.mark.parametrize("block", of_kind("python"))
-def test_a_python_block_runs_and_prints_what_it_promises(block: str, tmp_path: Path) -> None:
-    """With a small untrained model in place of the demo's: the lines have the promised form."""
-    processor = tiny_processor()
-    tiny_model(processor).save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
+@pytest.fixture(scope="module")
+def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained model in place of the demo's."""
+    folder, processor = tmp_path_factory.mktemp("demo"), tiny_processor()
+    tiny_model(processor).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("page", "number"), PYTHON_BLOCKS)
+def test_a_python_block_runs_and_prints_what_it_promises(page: str, number: int, tiny_demo: Path) -> None:
+    """The model is another one, so of the printed lines the number and the form are compared."""
+    block, promised = python_blocks(ROOT / page)[number]
     assert "outputs/demo/model" in block
-    code = block.replace("outputs/demo/model", str(tmp_path / "model"))
+    code = block.replace("outputs/demo/model", str(tiny_demo))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
-    promised = of_kind("text")[0].splitlines()
     form = re.compile(r"-?0\.\d{3} \S+: .+|1\.000 \S+: .+")
-    assert len(run.stdout.splitlines()) == len(promised)
-    assert all(form.fullmatch(line) for line in [*promised, *run.stdout.splitlines()])
+    assert run.stdout.splitlines()
+    if promised:
+        assert len(run.stdout.splitlines()) == len(promised.splitlines())
+    assert all(form.fullmatch(line) for line in [*promised.splitlines(), *run.stdout.splitlines()])
+
+
+def test_every_python_block_is_run() -> None:
+    """Also one that is indented, or has a word behind the language."""
+    num_blocks = sum(len(re.findall(r"^\s*```+\s*(?:python|py|pycon)\b", page.read_text(), re.M)) for page in PAGES)
+    assert len(PYTHON_BLOCKS) == num_blocks > 0
+    assert python_blocks(ROOT / "README.md")[0][1], "README's first example shows what it prints"
 
 
 def test_the_first_example_has_at_most_twelve_lines() -> None:
-    assert len(of_kind("python")[0].splitlines()) <= 12
+    assert len(python_blocks(ROOT / "README.md")[0][0].splitlines()) <= 12
 
 
 def test_the_make_targets_exist() -> None:

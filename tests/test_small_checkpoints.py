@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoModel, AutoProcessor, BertModel
 from roc.adapters import has_adapter, save_model, without_adapter
 from roc.inference import load_model
 from roc.modeling_roc import RocModel
+from roc.run_config import RunConfig, load_run_config
 from roc.small_checkpoints import main, save_small_checkpoint
 from roc.train import main as train
 
@@ -65,6 +67,13 @@ def test_its_files_hold_no_encoder_and_only_half_precision(run: Path, small: Pat
     }
 
 
+def test_its_settings_are_the_runs_without_paths_of_the_machine(run: Path, small: Path) -> None:
+    settings, given = (load_run_config(str(folder / "run_config.yaml")) for folder in (small, run))
+    assert (settings.lora_rank, settings.learning_rate) == (given.lora_rank, given.learning_rate) == (2, 0.01)
+    assert settings.data_dir == RunConfig().data_dir != given.data_dir
+    assert str(run) not in (small / "run_config.yaml").read_text(encoding="utf-8")
+
+
 def test_auto_model_loads_it_without_a_warning_and_other_relations_are_encoded(
     small: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,19 +100,29 @@ def test_a_loaded_one_is_saved_as_a_whole_model(small: Path, tmp_path: Path, mer
     torch.testing.assert_close(logits(again, small), logits(model, small), rtol=0, atol=1e-5)
 
 
-def test_other_weights_under_the_encoders_name_are_refused(small: Path) -> None:
-    text = small.parent / "inputs" / "text"
-    kept = small.parent / "kept"
-    shutil.copytree(text, kept)
-    weights = load_file(text / "model.safetensors")
+@pytest.fixture
+def text_encoder(small: Path) -> Iterator[Path]:
+    """The folder that the small checkpoint takes its encoders from; what a test does to it is undone."""
+    folder, kept = small.parent / "inputs" / "text", small.parent / "kept"
+    shutil.copytree(folder, kept)
+    yield folder
+    shutil.rmtree(folder)
+    kept.rename(folder)
+
+
+def test_other_weights_under_the_encoders_name_are_refused(small: Path, text_encoder: Path) -> None:
+    weights = load_file(text_encoder / "model.safetensors")
     weights["embeddings.LayerNorm.bias"][0] += 0.5
-    save_file(weights, text / "model.safetensors", metadata={"format": "pt"})
-    try:
-        with pytest.raises(ValueError, match="are not those that this checkpoint was trained on"):
-            AutoModel.from_pretrained(small)
-    finally:
-        shutil.rmtree(text)
-        kept.rename(text)
+    save_file(weights, text_encoder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="are not those that this checkpoint was trained on"):
+        AutoModel.from_pretrained(small)
+
+
+def test_the_encoders_are_read_from_safetensors_alone(small: Path, text_encoder: Path) -> None:
+    torch.save(load_file(text_encoder / "model.safetensors"), text_encoder / "pytorch_model.bin")
+    (text_encoder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        AutoModel.from_pretrained(small)
 
 
 def test_a_missing_package_of_the_encoder_is_named(

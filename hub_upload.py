@@ -1,0 +1,271 @@
+"""A folder to the Hub: one commit, verified, then a tag. What fails leaves nothing under the tag."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, get_token
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, XetDownloadError
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+from roc.hub_folder import hub_files
+
+Kind = Literal["model", "dataset"]
+
+HUB_TIMEOUT = 120.0  # seconds without a sign of life from the Hub; its client would wait for ever
+CLIENT_ERRORS = (HTTPError, OSError, RuntimeError, XetDownloadError)
+KEPT_FILES = {".gitattributes"}  # the Hub's own, which says what is LFS
+# of its errors: a link to a dictionary of status codes, and the signature of an address to which files may be written
+NOISE = re.compile(r"For more information check: \S+|(?<=\w)\?[\w%-]+=[^\s']*")
+WHAT_TO_DO = {
+    401: "The Hub does not accept the token. Type `hf auth login`, or set HF_TOKEN to a token that may write.",
+    403: "The token may not write there. Ask for access, or set HF_TOKEN to a token that may.",
+    409: "Somebody else is changing it. See what is there now.",
+    412: "Somebody else has changed it meanwhile. See what is there now.",
+    413: "The Hub does not take that much. Free some of the account's storage; --dry_run shows the sizes.",
+    429: "The Hub asks for a pause: too many requests.",
+}
+
+
+def check_names(repo_id: str, tag: str) -> None:
+    """Refuse what the Hub would refuse later.
+
+    Raises:
+        ValueError: If `repo_id` is not of the form USER/NAME, or `tag` no name for a tag.
+    """
+    validate_repo_id(repo_id)
+    if repo_id.count("/") != 1:
+        raise ValueError(f"repo_id={repo_id!r} has no user or organization. Give USER/NAME.")
+    is_name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) and not tag.endswith((".", ".lock")) and ".." not in tag
+    if not is_name or tag == "main" or re.fullmatch(r"[0-9a-f]{7,40}", tag):
+        raise ValueError(f"tag={tag!r} does not name a version. Give letters, digits, dots and dashes, as in v0.1.0.")
+
+
+def check_login(api: HfApi, what: str = "Your model") -> None:
+    """Refuse to begin without a login.
+
+    Args:
+        api: Client of the Hub.
+        what: What is not published in that case.
+
+    Raises:
+        OSError: If there is no token, or the Hub does not accept it.
+    """
+    if get_token() is None:
+        raise OSError(
+            "Nobody is logged in to the Hub. Type `hf auth login`, or set HF_TOKEN to a token that may write."
+        )
+    with explained(what):
+        api.whoami()
+
+
+def publish_folder(
+    api: HfApi,
+    folder: str | os.PathLike[str],
+    *,
+    repo_id: str,
+    tag: str,
+    private: bool = False,
+    check: Callable[[str, Path], Any],
+    kind: Kind = "model",
+) -> str:
+    """Upload a folder in one commit, after which the repository holds exactly its files, and tag it.
+
+    If something fails, the tag is not set and a repository that was made for it is removed again: the same call may be
+    repeated, and does what is left to do.
+
+    Args:
+        api: Client of the Hub.
+        folder: As `build_hub_folder` makes it; a dataset's as `export_dataset` does.
+        repo_id: USER/NAME. It is made if there is none.
+        tag: Name of the version.
+        private: Whether nobody else may see it.
+        check: Is called before the commit is tagged, with it and a cache into which it was downloaded; raises if what
+            is there does not work.
+        kind: What is in the repository.
+
+    Returns:
+        The commit.
+
+    Raises:
+        ValueError: If the tag exists and names something else, the repository is public though `private` is asked for,
+            or what arrived is not what was sent.
+        OSError: If the Hub refuses or fails; the message says what to do.
+    """
+    repository = HubRepository(api, repo_id, kind)
+    with tempfile.TemporaryDirectory() as cache:
+        with explained(f"{repo_id} {tag}"):
+            get_session().timeout = HUB_TIMEOUT
+            there = repository.look()
+            tagged = None if there is None else _same_version(repository, there, folder, tag=tag, private=private)
+            commit = tagged or _upload(repository, there, folder, private=private, message=f"Publish {tag}")
+            api.snapshot_download(repo_id, repo_type=kind, revision=commit, cache_dir=cache)
+        check(commit, Path(cache))
+    if tagged is None:
+        with explained(f"{repo_id} {tag}"):
+            api.create_tag(repo_id, repo_type=kind, tag=tag, revision=commit)
+    return commit
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into an `OSError` that says what to do, without the token.
+
+    Args:
+        what: What is not published in that case.
+    """
+    try:
+        yield
+    except CLIENT_ERRORS as error:
+        again = "The same command can be repeated."
+        raise OSError(f"{what} was not published. {hide_token(_explanation(error))} {again}") from error
+
+
+def hide_token(text: str) -> str:
+    """The text without the token, should the Hub or its client have put it there."""
+    token = get_token()
+    return text.replace(token, "<token>") if token else text
+
+
+def _explanation(error: BaseException) -> str:
+    """What to do, and what happened."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__  # the client wraps what happens to a file
+    message = " ".join(NOISE.sub("", str(error)).split())
+    response = getattr(error, "response", None)
+    if response is None:
+        what = "The connection to the Hub" if isinstance(error, (HTTPError, ConnectionError)) else "The upload"
+        return f"{what} failed ({type(error).__name__}: {message})."
+    otherwise = "The Hub has a problem of its own." if response.status_code >= 500 else "The Hub refused."
+    return f"{WHAT_TO_DO.get(response.status_code, otherwise)} ({message})"
+
+
+@dataclass(frozen=True)
+class HubRepository:
+    """A repository on the Hub, which may not be there yet.
+
+    Args:
+        api: Client of the Hub.
+        name: USER/NAME.
+        kind: What is in it.
+    """
+
+    api: HfApi
+    name: str
+    kind: Kind
+
+    def look(self) -> ModelInfo | DatasetInfo | None:
+        """What the Hub says about it; None if it is not there."""
+        try:
+            return self.api.repo_info(self.name, repo_type=self.kind, timeout=HUB_TIMEOUT)
+        except RepositoryNotFoundError as error:
+            if error.response.status_code == 401:  # the token, and not the name
+                raise
+            return None
+
+    def files(self, revision: str) -> dict[str, RepoFile]:
+        """The files at a revision, but for the Hub's own."""
+        entries = self.api.list_repo_tree(self.name, repo_type=self.kind, recursive=True, revision=revision)
+        return {file.path: file for file in entries if isinstance(file, RepoFile) and file.path not in KEPT_FILES}
+
+    def differences(self, folder: str | os.PathLike[str], revision: str) -> list[str]:
+        """The paths in which a revision is not the folder, by content."""
+        remote, local = self.files(revision), hub_files(folder)
+        same = {path for path in local.keys() & remote.keys() if _is_content(Path(folder, path), remote[path])}
+        return sorted((local.keys() | remote.keys()) - same)
+
+    def commit_of(self, tag: str) -> str | None:
+        """What a tag names."""
+        tags = self.api.list_repo_refs(self.name, repo_type=self.kind).tags
+        return next((own.target_commit for own in tags if own.name == tag), None)
+
+    @contextmanager
+    def made(self, *, private: bool) -> Iterator[None]:
+        """Make it, and remove it again if nothing comes into it."""
+        self.api.create_repo(self.name, repo_type=self.kind, private=private)
+        try:
+            yield
+        except BaseException:
+            with suppress(*CLIENT_ERRORS):  # what has gone wrong before is what counts
+                if not self.files("main"):
+                    self.api.delete_repo(self.name, repo_type=self.kind)
+            raise
+
+    def commit(self, folder: str | os.PathLike[str], message: str) -> str:
+        """Make its head the folder, unless it is already; returns the commit."""
+        head = self.api.repo_info(self.name, repo_type=self.kind, timeout=HUB_TIMEOUT).sha
+        files = hub_files(folder)
+        operations: list[Any] = [CommitOperationAdd(path, str(Path(folder, path))) for path in files]
+        operations += [CommitOperationDelete(path) for path in sorted(self.files(head).keys() - files.keys())]
+        done = self.api.create_commit(
+            self.name, operations, repo_type=self.kind, commit_message=message, parent_commit=head
+        )
+        return done.oid
+
+
+def _same_version(
+    repository: HubRepository,
+    there: ModelInfo | DatasetInfo,
+    folder: str | os.PathLike[str],
+    *,
+    tag: str,
+    private: bool,
+) -> str | None:
+    """The commit of the tag, if the folder was published under it before; None if there is no such tag.
+
+    Raises:
+        ValueError: If the folder may not be published there.
+    """
+    name = repository.name
+    if private and not there.private:
+        raise ValueError(f"{name} is public. Make it private in its settings first, or leave out --private.")
+    tagged = repository.commit_of(tag)
+    if tagged is not None and repository.differences(folder, tagged):
+        raise ValueError(
+            f"{name} has a version {tag} already, which is not this one. Give another --tag, or delete that one if "
+            f"nobody relies on it: `hf repos tag delete {name} {tag} --type {repository.kind}`."
+        )
+    return tagged
+
+
+def _upload(
+    repository: HubRepository,
+    there: ModelInfo | DatasetInfo | None,
+    folder: str | os.PathLike[str],
+    *,
+    private: bool,
+    message: str,
+) -> str:
+    """Make the head of the repository the folder; returns the commit.
+
+    Raises:
+        ValueError: If what arrived is not what was sent.
+    """
+    with repository.made(private=private) if there is None else nullcontext():
+        commit = repository.commit(folder, message)
+    if changed := repository.differences(folder, commit):
+        raise ValueError(
+            f"{repository.name} does not hold what was sent: see {changed}. Nothing was tagged; run it again."
+        )
+    return commit
+
+
+def _is_content(path: Path, remote: RepoFile) -> bool:
+    """Whether a file has the content of one on the Hub, which gives its SHA-256, or what Git calls it."""
+    if remote.lfs is not None:
+        digest, expected = hashlib.sha256(), remote.lfs.sha256
+    else:
+        digest, expected = hashlib.sha1(b"blob %d\0" % path.stat().st_size), remote.blob_id
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest() == expected
