@@ -241,8 +241,9 @@ def test_a_model_with_many_relations_of_its_own_may_be_asked() -> None:
 
 
 def test_the_model_refuses_two_relations_of_one_name(shared: answers.SharedModel, post: visitor.Post) -> None:
-    with pytest.raises(ValueError, match="appear more than once"):
-        shared.rank(post, [{"name": "a", "descriptions": ["x"]}] * 2)
+    for ask_model in (shared.rank, shared.explain):
+        with pytest.raises(ValueError, match="appear more than once"):
+            ask_model(post, [{"name": "a", "descriptions": ["x"]}] * 2)
 
 
 def scores_of(result: dict[str, Any]) -> list[tuple[str, float]]:
