@@ -25,6 +25,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, C
 import roc.register  # noqa: F401  (AutoConfig knows ROC)
 from roc.backbones_roc import load_backbone, resolve_model, weights_digest
 from roc.files import replace_folder
+from roc.model_card import write_model_card
 from roc.programs import run_program
 from roc.run_config import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, WITHOUT_EFFECT, load_run_config
 
@@ -36,12 +37,13 @@ COPIED = (
 LOCAL_SETTINGS = WITHOUT_EFFECT | {"data_dir", "vision_cache"}  # of the machine that trained: nobody else's business
 
 
-def save_small_checkpoint(run: str | Path, folder: str | Path) -> dict[str, Any]:
-    """Write a run's model without its text encoders.
+def save_small_checkpoint(run: str | Path, folder: str | Path, **card: Any) -> dict[str, Any]:
+    """Write a run's model without its text encoders, and its model card.
 
     Args:
         run: The folder of a run of `train.py` with `lora_rank`.
         folder: Where to; an earlier small checkpoint there is replaced.
+        **card: What the card says besides, as for `write_model_card`.
 
     Returns:
         `output_dir`, `bytes` in all files and `encoders`, the names of what is not in them.
@@ -69,6 +71,7 @@ def save_small_checkpoint(run: str | Path, folder: str | Path) -> dict[str, Any]
         for file in COPIED:
             if (run / file).is_file():
                 shutil.copy(run / file, new / file)
+        write_model_card(new, [new], repo_id="/".join(folder.resolve().parts[-2:]), **card)
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return {"output_dir": str(folder), "bytes": num_bytes, "encoders": dict.fromkeys(sources, name)}
 
@@ -114,8 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="small_checkpoints.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True, help="folder of a run with an adapter")
     parser.add_argument("--output_dir", required=True, help="where to write the checkpoint")
+    parser.add_argument("--data_note", help="file with Markdown about the data, for the card")
     options = parser.parse_args(arguments)
-    return run_program(lambda: save_small_checkpoint(options.model, options.output_dir))
+    return run_program(lambda: _save(options))
+
+
+def _save(options: argparse.Namespace) -> dict[str, Any]:
+    note = None if options.data_note is None else Path(options.data_note).read_text(encoding="utf-8")
+    return save_small_checkpoint(options.model, options.output_dir, data_note=note)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,13 @@ def test_the_command_replaces_an_earlier_one_and_nothing_else(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--model", str(run), "--output_dir", str(tmp_path / "out")]
+    (tmp_path / "note.md").write_text("Ten posts of nobody's.", encoding="utf-8")
+    arguments += ["--data_note", str(tmp_path / "note.md")]
     assert main(arguments) == main(arguments) == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "Ten posts of nobody's." in card
+    assert "This is a small checkpoint" in card
+    assert str(tmp_path / "out") not in card
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(result["encoders"]) == {"text_model", "relation_model"}
     assert result["bytes"] == sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
