@@ -63,7 +63,7 @@ def build_hub_folder(
         (folder / MARKER).write_text("Made by publish.py, which replaces this folder as a whole.\n", encoding="utf-8")
         save_model(model, folder, merge_adapter=True)
         processor.save_pretrained(folder)
-        _forget_paths(folder / CONFIG)
+        forget_paths(folder / CONFIG)
         code = code_files([*_entry_modules(folder), HANDLER])
         for path in [*code, PACKAGE_ROOT / LICENSE]:
             shutil.copyfile(path, folder / path.name)
@@ -133,8 +133,8 @@ def _pinned(package: str) -> str | None:
         return None  # an optional one
 
 
-def _forget_paths(file: Path) -> None:
-    """Encoders remember the folder from which they were loaded, which tells strangers of this machine."""
+def forget_paths(file: Path) -> None:
+    """Take out of a `config.json` the folders from which encoders were loaded, which tell strangers of this machine."""
     config = json.loads(file.read_text(encoding="utf-8"))
     for part in config.values():
         if isinstance(part, dict):

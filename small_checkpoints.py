@@ -25,6 +25,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, C
 import roc.register  # noqa: F401  (AutoConfig knows ROC)
 from roc.backbones_roc import load_backbone, resolve_model, weights_digest
 from roc.files import replace_folder
+from roc.hub_folder import forget_paths
 from roc.model_card import write_model_card
 from roc.programs import run_program
 from roc.run_config import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, WITHOUT_EFFECT, load_run_config
@@ -67,6 +68,7 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, **card: Any) -> d
         _save_half(rest, new / SAFE_WEIGHTS_NAME)
         _save_half(load_file(run / ADAPTER_SAFE_WEIGHTS_NAME), new / ADAPTER_SAFE_WEIGHTS_NAME)
         (new / CONFIG_NAME).write_text(config.to_json_string(), encoding="utf-8")
+        forget_paths(new / CONFIG_NAME)
         (new / RUN_FILE).write_text(_settings(run), encoding="utf-8")
         for file in COPIED:
             if (run / file).is_file():

@@ -68,6 +68,7 @@ def test_its_files_hold_no_encoder_and_only_half_precision(run: Path, small: Pat
 
 
 def test_its_settings_are_the_runs_without_paths_of_the_machine(run: Path, small: Path) -> None:
+    assert "_name_or_path" not in (small / "config.json").read_text(encoding="utf-8")
     settings, given = (load_run_config(str(folder / "run_config.yaml")) for folder in (small, run))
     assert (settings.lora_rank, settings.learning_rate) == (given.lora_rank, given.learning_rate) == (2, 0.01)
     assert settings.data_dir == RunConfig().data_dir != given.data_dir
