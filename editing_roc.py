@@ -121,7 +121,7 @@ class RelationEditing(nn.Module):
         Args:
             relations: As for `set_relations`.
             processor: As for `set_relations`.
-            none_relation: As for `set_relations`.
+            none_relation: Which of them means "none of these"; None for the one that is called as the model's, if any.
 
         Returns:
             A second model, with a configuration and a bank of its own.
@@ -130,6 +130,9 @@ class RelationEditing(nn.Module):
             ValueError: As `set_relations`.
         """
         self._need_retrieval("with_relations")
+        own_none = self.config.none_relation
+        if none_relation is None and own_none is not None and own_none in _names(relations):
+            none_relation = own_none
         other: Any = copy.copy(self)
         other.config = copy.deepcopy(self.config)
         other._modules = {**self._modules}
@@ -264,3 +267,9 @@ class RelationEditing(nn.Module):
         finally:
             self.train(was_training)
         return features
+
+
+def _names(relations: Any) -> list[Any]:
+    """Their names, as far as there are any: nobody has checked them yet."""
+    given = relations if isinstance(relations, Sequence) else []
+    return [relation.get("name") for relation in given if isinstance(relation, Mapping)]

@@ -102,9 +102,6 @@ class RocPipeline(Pipeline):
 
     def _model_with(self, relations: Sequence[Mapping[str, Any]], none_relation: str | None) -> Any:
         """The model with other relations, remembered for further calls."""
-        own_none = self.model.config.none_relation
-        if none_relation is None and own_none in _names(relations):
-            none_relation = own_none
         key = json.dumps([relations, none_relation, str(self.model.device)], default=repr)
         if key not in self._models_with:
             model = self.model.with_relations(relations, self.processor, none_relation=none_relation)
@@ -181,12 +178,6 @@ def _check_number(name: str, value: Any, kind: Any, least: int, most: float) -> 
     if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:  # false for NaN too
         allowed = f">= {least}" if most == math.inf else f"in [{least}, {most}]"
         raise ValueError(f"{name}={value!r} is out of range: give a number {allowed}.")
-
-
-def _names(relations: Any) -> list[Any]:
-    """Their names, as far as there are any: nobody has checked them yet."""
-    given = relations if isinstance(relations, Sequence) else []
-    return [relation.get("name") for relation in given if isinstance(relation, Mapping)]
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

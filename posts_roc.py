@@ -38,7 +38,7 @@ class Post:
     text: str
     image: Any
     entities: Sequence[Any]
-    pairs: tuple[tuple[int, int], ...]
+    pairs: Sequence[tuple[int, int]]
     where: str
 
 

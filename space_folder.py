@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from roc.files import replace_folder
 from roc.programs import run_program
 from roc.resources import PACKAGE_ROOT
 
@@ -27,7 +28,7 @@ REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def build_space(folder: str | os.PathLike[str], *, model: str) -> list[str]:
-    """Build a Space's folder.
+    """Build a Space's folder: complete, or not at all.
 
     Args:
         folder: Where; a folder that is not there yet, or empty.
@@ -48,16 +49,16 @@ def build_space(folder: str | os.PathLike[str], *, model: str) -> list[str]:
         raise FileNotFoundError(f"There is no folder {source}. Build the Space from a checkout of ROC's repository.")
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"The folder {folder} is not empty. Remove it, or name another one.")
-    folder.mkdir(parents=True, exist_ok=True)
-    for pattern in APP_FILES:
-        _copy(sorted(source.glob(pattern)), folder)
-    _copy(sorted(PACKAGE_ROOT.glob("*.py")), folder / "roc")
-    (folder / "roc" / "__init__.py").touch()  # so that this copy, and no installed one, is the package
-    _copy(sorted((PACKAGE_ROOT / "relations").glob("*.yaml")), folder / "roc" / "relations")
-    _copy([PACKAGE_ROOT / "examples" / name for name in _example_pictures(source)], folder / "examples")
-    _copy([PACKAGE_ROOT / "LICENSE"], folder)
-    page = (source / "README.md").read_text(encoding="utf-8")
-    (folder / "README.md").write_text(name_model(page, model), encoding="utf-8")
+    with replace_folder(folder) as new:
+        for pattern in APP_FILES:
+            _copy(sorted(source.glob(pattern)), new)
+        _copy(sorted(PACKAGE_ROOT.glob("*.py")), new / "roc")
+        (new / "roc" / "__init__.py").touch()  # so that this copy, and no installed one, is the package
+        _copy(sorted((PACKAGE_ROOT / "relations").glob("*.yaml")), new / "roc" / "relations")
+        _copy([PACKAGE_ROOT / "examples" / name for name in _example_pictures(source)], new / "examples")
+        _copy([PACKAGE_ROOT / "LICENSE"], new)
+        page = (source / "README.md").read_text(encoding="utf-8")
+        (new / "README.md").write_text(name_model(page, model), encoding="utf-8")
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 

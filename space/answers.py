@@ -14,12 +14,12 @@ from html import escape
 from typing import Any
 
 from PIL import Image, ImageDraw
-from visitor import Post
 
 from roc.drawing import draw_prediction, entity_color
 from roc.heat_map import AWAY, TOWARDS, Color, colour_of, opacity, with_heat
 from roc.inference import explain, predict
 from roc.modeling_roc import RocModel
+from roc.posts_roc import Post
 from roc.processing_roc import RocProcessor
 
 TOP_K = 5  # relations that are shown of one pair
@@ -32,46 +32,48 @@ class SharedModel:
     Args:
         model: The model; it stays as it is.
         processor: Its processor.
+        lock: That of another one with the same weights; None for a new one.
     """
 
-    def __init__(self, model: RocModel, processor: RocProcessor) -> None:
+    def __init__(self, model: RocModel, processor: RocProcessor, lock: threading.Lock | None = None) -> None:
         self.model, self.processor = model, processor
-        self._lock = threading.Lock()  # an explanation hooks into the shared encoders
+        self._lock = lock or threading.Lock()  # an explanation hooks into the shared encoders
 
     @property
     def relations(self) -> list[dict[str, Any]]:
         """The model's own relations."""
         return self.model.config.relations
 
-    def rank(self, post: Post, relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Rank relations for the pairs of a post: what `roc.inference.predict` returns.
+    def with_relations(self, relations: Sequence[Mapping[str, Any]]) -> SharedModel:
+        """The model with a visitor's relations, for one answer, beside the one that all share.
 
         Raises:
-            ValueError: If a relation or the post is refused by the model.
+            ValueError: If a relation is refused by the model.
         """
+        if list(relations) == self.relations:
+            return self
         with self._lock:
-            model = self._with_relations(relations)
-            return predict(
-                model, self.processor, post.text, post.entities, image=post.image, pairs=post.pairs, top_k=TOP_K
-            )
+            return SharedModel(self.model.with_relations(relations, self.processor), self.processor, self._lock)
 
-    def explain(self, post: Post, relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def rank(self, post: Post) -> dict[str, Any]:
+        """Rank the relations for the pairs of a post: what `roc.inference.predict` returns.
+
+        Raises:
+            ValueError: If the post is refused by the model.
+        """
+        given = {"image": post.image, "pairs": post.pairs, "top_k": TOP_K}
+        with self._lock:
+            return predict(self.model, self.processor, post.text, post.entities, **given)
+
+    def explain(self, post: Post) -> dict[str, Any]:
         """Explain the best relation of the post's first pair: what `roc.inference.explain` returns.
 
         Raises:
             ValueError: As `rank`.
         """
+        given = {"image": post.image, "pair": post.pairs[0]}
         with self._lock:
-            model = self._with_relations(relations)
-            return explain(model, self.processor, post.text, post.entities, image=post.image, pair=post.pairs[0])
-
-    def _with_relations(self, relations: Sequence[Mapping[str, Any]]) -> RocModel:
-        """The model with other relations, beside the one that all share."""
-        if list(relations) == self.relations:
-            return self.model
-        own_none = self.model.config.none_relation
-        is_kept = any(relation["name"] == own_none for relation in relations)
-        return self.model.with_relations(relations, self.processor, none_relation=own_none if is_kept else None)
+            return explain(self.model, self.processor, post.text, post.entities, **given)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -292,14 +292,14 @@ def _answer(
     """The ranks, and as soon as it is there the explanation beside them."""
     with _errors_shown():
         post = read_post(text, picture, entities, pair)
-        relations = relations_of_rows(rows, shared.relations)
-        result = shared.rank(post, relations)
+        own = shared.with_relations(relations_of_rows(rows, shared.relations))
+        result = own.rank(post)
         ranks = ranks_as_html(result)
         yield ranks, ""
         if len(post.pairs) > 1:
             yield ranks, "<p class='roc-note'>Choose one pair to see what decides.</p>"
         else:
-            yield ranks, explanation_as_html(post, result, shared.explain(post, relations))
+            yield ranks, explanation_as_html(post, result, own.explain(post))
 
 
 @contextlib.contextmanager

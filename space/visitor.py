@@ -11,12 +11,12 @@ import binascii
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
 from roc.images_roc import identify_image, open_image
+from roc.posts_roc import Post
 from roc.processing_roc import RocProcessor
 
 MAX_CHARACTERS = 1000  # of a text; a post on social media has fewer
@@ -33,23 +33,6 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP")  # MPO is the JPEG of some cameras
 PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
 NUMBERED = re.compile(r"(.+) #([1-9]\d{0,2})", re.DOTALL)
 BOX = re.compile(r"box ([1-9]\d?)")
-
-
-@dataclass(frozen=True)
-class Post:
-    """One checked request.
-
-    Args:
-        text: The text.
-        image: The picture, RGB and upright, or None.
-        entities: As `RocProcessor` takes them.
-        pairs: (head, tail) numbers into `entities`.
-    """
-
-    text: str
-    image: Image.Image | None
-    entities: list[dict[str, Any]]
-    pairs: list[tuple[int, int]]
 
 
 def read_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[str], pair: str | None) -> Post:
@@ -72,7 +55,7 @@ def read_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[s
     image, boxes = read_picture(picture)
     names = check_entities(entities)
     found = [find_entity(name, text, boxes) for name in names]
-    return Post(text, image, found, _asked_pairs(names, pair))
+    return Post(text, image, found, _asked_pairs(names, pair), "the post")
 
 
 def _asked_pairs(names: Sequence[str], pair: str | None) -> list[tuple[int, int]]:

@@ -199,7 +199,7 @@ def test_a_box_is_four_numbers(boxes: Any) -> None:
 def test_the_model_refuses_a_box_outside_the_picture(shared: answers.SharedModel, box: list[float]) -> None:
     post = visitor.read_post(TEXT, {**RED, "boxes": [box]}, ["Ann", "box 1"], None)
     with pytest.raises(ValueError, match="is not a box in the picture"):
-        shared.rank(post, shared.relations)
+        shared.rank(post)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -240,10 +240,9 @@ def test_a_model_with_many_relations_of_its_own_may_be_asked() -> None:
     assert visitor.relations_of_rows(visitor.rows_of_relations(many), many) == many
 
 
-def test_the_model_refuses_two_relations_of_one_name(shared: answers.SharedModel, post: visitor.Post) -> None:
-    for ask_model in (shared.rank, shared.explain):
-        with pytest.raises(ValueError, match="appear more than once"):
-            ask_model(post, [{"name": "a", "descriptions": ["x"]}] * 2)
+def test_the_model_refuses_two_relations_of_one_name(shared: answers.SharedModel) -> None:
+    with pytest.raises(ValueError, match="appear more than once"):
+        shared.with_relations([{"name": "a", "descriptions": ["x"]}] * 2)
 
 
 def scores_of(result: dict[str, Any]) -> list[tuple[str, float]]:
@@ -253,16 +252,17 @@ def scores_of(result: dict[str, Any]) -> list[tuple[str, float]]:
 def test_a_visitors_relations_change_his_answer_and_nobody_elses(
     shared: answers.SharedModel, post: visitor.Post
 ) -> None:
-    before = scores_of(shared.rank(post, shared.relations))
+    before = scores_of(shared.rank(post))
     names, bank = shared.model.config.relation_names, shared.model.relation_bank.features.clone()
     edited = [{**own, "descriptions": ["a couple kissed"]} for own in shared.relations[1:]]
-    [first, *_] = scores_of(shared.rank(post, [*edited, {"name": "new", "descriptions": ["bob visits paris"]}]))
+    others = shared.with_relations([*edited, {"name": "new", "descriptions": ["bob visits paris"]}])
+    [first, *_] = scores_of(others.rank(post))
     with pytest.raises(ValueError, match="needs at least one description"):
-        shared.rank(post, [{"name": "new", "descriptions": [""]}])
+        shared.with_relations([{"name": "new", "descriptions": [""]}])
     assert first not in before
     assert names == shared.model.config.relation_names
     assert torch.equal(bank, shared.model.relation_bank.features)
-    assert scores_of(shared.rank(post, shared.relations)) == before
+    assert scores_of(shared.rank(post)) == before
 
 
 def test_visitors_who_ask_at_once_get_what_each_would_get_alone(
@@ -270,10 +270,10 @@ def test_visitors_who_ask_at_once_get_what_each_would_get_alone(
 ) -> None:
     """Explaining hooks into the text encoder, which all share."""
     inventories = [shared.relations[:n] for n in (2, 3, 4)] * 3
-    alone = [(shared.rank(post, own), shared.explain(post, own)) for own in inventories]
+    alone = [(shared.with_relations(own).rank(post), shared.with_relations(own).explain(post)) for own in inventories]
     with ThreadPoolExecutor(4) as pool:
-        ranked = pool.map(lambda own: shared.rank(post, own), inventories)
-        explained = pool.map(lambda own: shared.explain(post, own), inventories)
+        ranked = pool.map(lambda own: shared.with_relations(own).rank(post), inventories)
+        explained = pool.map(lambda own: shared.with_relations(own).explain(post), inventories)
     assert list(zip(ranked, explained)) == alone
 
 
@@ -286,14 +286,15 @@ EVIL = "<img src=x onerror=alert(1)>"
 def test_what_visitors_wrote_is_shown_as_text(shared: answers.SharedModel) -> None:
     post = visitor.read_post(f"Ann {EVIL} & Bob", RED, ["Ann", EVIL], None)
     relations = [{"name": EVIL, "descriptions": [f"{EVIL} '\""]}, *shared.relations]
-    result, explanation = shared.rank(post, relations), shared.explain(post, relations[:1])
+    result = shared.with_relations(relations).rank(post)
+    explanation = shared.with_relations(relations[:1]).explain(post)
     for page in (answers.ranks_as_html(result), answers.explanation_as_html(post, result, explanation)):
         assert "<img src=x" not in page
         assert "&lt;img" in page
 
 
 def test_ranks_are_shown_best_first_with_their_descriptions(shared: answers.SharedModel, post: visitor.Post) -> None:
-    result = shared.rank(post, shared.relations)
+    result = shared.rank(post)
     page = answers.ranks_as_html(result)
     places = [page.index(f"<b>{entry['relation']}</b>") for entry in result["predictions"][0]["relations"]]
     assert places == sorted(places)
@@ -304,7 +305,7 @@ def test_ranks_are_shown_best_first_with_their_descriptions(shared: answers.Shar
 
 def test_of_all_pairs_the_best_relation_is_shown_likely_ones_first(shared: answers.SharedModel) -> None:
     post = visitor.read_post(TEXT, None, ["Ann", "Bob", "Eve"], visitor.ALL_PAIRS)
-    page = answers.ranks_as_html(shared.rank(post, shared.relations))
+    page = answers.ranks_as_html(shared.rank(post))
     scores = [float(part.split("</span>")[0]) for part in page.split("</b><span>")[1:]]
     assert len(scores) == 6
     assert scores == sorted(scores, reverse=True)
@@ -313,7 +314,7 @@ def test_of_all_pairs_the_best_relation_is_shown_likely_ones_first(shared: answe
 def test_a_pair_without_a_relation_and_a_text_that_was_cut_are_told(
     shared: answers.SharedModel, post: visitor.Post
 ) -> None:
-    result = shared.rank(post, shared.relations)
+    result = shared.rank(post)
     pair = {**result["predictions"][0], "relation": None}
     page = answers.ranks_as_html({**result, "predictions": [pair], "truncated": True})
     assert "no relation" in page
@@ -321,7 +322,7 @@ def test_a_pair_without_a_relation_and_a_text_that_was_cut_are_told(
 
 
 def test_an_explanation_shows_the_whole_text_and_the_picture(shared: answers.SharedModel, post: visitor.Post) -> None:
-    result, explanation = shared.rank(post, shared.relations), shared.explain(post, shared.relations)
+    result, explanation = shared.rank(post), shared.explain(post)
     page = answers.explanation_as_html(post, result, explanation)
     words = page.split("<p class='roc-words'>")[1].split("</p>")[0]
     shown = "".join(part.partition(">")[2] if at else part for at, part in enumerate(words.split("<")))
@@ -332,7 +333,7 @@ def test_an_explanation_shows_the_whole_text_and_the_picture(shared: answers.Sha
 
 def test_an_explanation_without_a_picture_shows_the_text(shared: answers.SharedModel) -> None:
     post = visitor.read_post(TEXT, None, ["Ann", "Bob"], None)
-    result, explanation = shared.rank(post, shared.relations), shared.explain(post, shared.relations)
+    result, explanation = shared.rank(post), shared.explain(post)
     assert "data:image/jpeg" not in answers.explanation_as_html(post, result, explanation)
 
 

@@ -65,7 +65,7 @@ import answers, serving, visitor
 from roc.inference import load_model
 shared = answers.SharedModel(*load_model(sys.argv[1]))
 post = visitor.read_post("Ann met Bob", None, ["Ann", "Bob"], None)
-print(shared.rank(post, shared.relations)["predictions"][0]["relations"][0]["relation"])
+print(shared.rank(post)["predictions"][0]["relations"][0]["relation"])
 print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "roc"), sep="\\n")
 """
 NOT_REQUIRED = (
