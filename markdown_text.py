@@ -20,7 +20,7 @@ def code(text: str) -> str:
     """A code span, for paragraphs and for table cells; HTML in it is shown, not read."""
     text = _on_one_line(text).replace("|", r"\|")
     ticks = "`" * (_longest_run(text) + 1)
-    space = " " if text.startswith("`") or text.endswith("`") else ""
+    space = " " if "`" in text else ""  # not shown; keeps a backtick at an end from the fence
     return f"{ticks}{space}{text}{space}{ticks}"
 
 

@@ -29,6 +29,7 @@ WITHOUT_EFFECT = frozenset(
     {"output_dir", "eval_batch_size", "num_workers", "num_threads", "activation_checkpointing", "checkpoint_steps"}
     | {"keep_checkpoints", "resume", "trackers", "tracking_dir", "dry_run", "overwrite"}
 )
+LOCAL_SETTINGS = WITHOUT_EFFECT | {"data_dir", "vision_cache"}  # likewise, and where the machine keeps things
 
 
 @dataclass(frozen=True)

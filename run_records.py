@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from roc.entities_roc import shorten
-from roc.run_config import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, WITHOUT_EFFECT, RunConfig
+from roc.run_config import ENVIRONMENT_FILE, LOCAL_SETTINGS, METRICS_FILE, RUN_FILE, RunConfig
 
 SCORES = {
     "accuracy": "accuracy",
@@ -20,7 +20,7 @@ SCORES = {
     "micro_f1": "micro-F1",
     "macro_f1": "macro-F1",
 }
-MAY_DIFFER = WITHOUT_EFFECT | {"seed", "data_dir", "vision_cache"}  # between runs that are called seeds of one
+MAY_DIFFER = LOCAL_SETTINGS | {"seed"}  # between runs that are called seeds of one
 DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
 
 

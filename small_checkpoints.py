@@ -28,14 +28,13 @@ from roc.files import replace_folder
 from roc.hub_folder import forget_paths
 from roc.model_card import write_model_card
 from roc.programs import run_program
-from roc.run_config import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, WITHOUT_EFFECT, load_run_config
+from roc.run_config import ENVIRONMENT_FILE, LOCAL_SETTINGS, METRICS_FILE, RUN_FILE, load_run_config
 
 LEFT_OUT = ("text_model", "relation_model")  # the vision encoder may have been trained, or be nobody's
 COPIED = (
     *("processor_config.json", "tokenizer.json", "tokenizer_config.json", ADAPTER_CONFIG_NAME),
     *(METRICS_FILE, ENVIRONMENT_FILE),
 )
-LOCAL_SETTINGS = WITHOUT_EFFECT | {"data_dir", "vision_cache"}  # of the machine that trained: nobody else's business
 
 
 def save_small_checkpoint(run: str | Path, folder: str | Path, **card: Any) -> dict[str, Any]:

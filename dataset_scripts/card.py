@@ -12,19 +12,25 @@ from huggingface_hub import DatasetCardData
 
 from roc.dataset_scripts.provenance import NO_LICENSE, Provenance
 from roc.dataset_scripts.schema import FEATURES
+from roc.markdown_text import code, table
 
-COLUMNS = """| column | type | what |
-|---|---|---|
-| `id` | string | unique in its split |
-| `text` | string | the text |
-| `image` | image or null | the picture that belongs to it: the bytes of its file, as they were found |
-| `head`, `tail` | struct | the two entities, each with the next five |
-| `head.name` | string | the text that the span covers, or what an object is called |
-| `head.start` | int32 or null | first character of the span in `text`, counted from 0 in Unicode code points |
-| `head.end` | int32 or null | one past its last character: `text[start:end] == name` |
-| `head.type` | string or null | lower-case words such as `person`; never read from the relation |
-| `head.bbox` | 4 x float32 or null | x0, y0, x1, y1 as shares of the picture's width and height, in [0, 1], origin top left, of the picture as shown (EXIF orientation applied) |
-| `relation` | string | the relation of head to tail |"""  # noqa: E501
+COLUMNS = (
+    ("`id`", "string", "unique in its split"),
+    ("`text`", "string", "the text"),
+    ("`image`", "image or null", "the picture that belongs to it: the bytes of its file, as they were found"),
+    ("`head`, `tail`", "struct", "the two entities, each with the next five"),
+    ("`head.name`", "string", "the text that the span covers, or what an object is called"),
+    ("`head.start`", "int32 or null", "first character of the span in `text`, counted from 0 in Unicode code points"),
+    ("`head.end`", "int32 or null", "one past its last character: `text[start:end] == name`"),
+    ("`head.type`", "string or null", "lower-case words such as `person`; never read from the relation"),
+    (
+        "`head.bbox`",
+        "4 x float32 or null",
+        "x0, y0, x1, y1 as shares of the picture's width and height, in [0, 1], origin top left, of the picture as "
+        "shown (EXIF orientation applied)",
+    ),
+    ("`relation`", "string", "the relation of head to tail"),
+)
 
 UNLICENSED = """**No licence is known for this data.** Without one nobody but the authors of its texts and pictures may
 copy or pass them on, and this copy gives you no such right. Ask them, or build the dataset from the raw files."""
@@ -109,7 +115,7 @@ Name a commit with `revision=` to get the same rows next year."""
 def _rows() -> str:
     return f"""One row is one ordered pair of entities and the relation between them.
 
-{COLUMNS}
+{table(("column", "type", "what"), COLUMNS)}
 
 An entity is in the text, and then has `start` and `end` and a null `bbox`; or it is an object in the picture, and then
 has a `bbox` and null offsets. The pairs of one text are rows of their own and share text and picture."""
@@ -121,8 +127,8 @@ def _configurations(configs: Mapping[str, Mapping[str, Any]]) -> str:
         for name, config in configs.items()
         for split, counts in config["splits"].items()
     ]
-    table = _table(("configuration", "what", "split", "rows", "with picture"), rows)
-    return f"{table}\n\nAll have the same columns; a row has the same `id` in each."
+    listed = _table(("configuration", "what", "split", "rows", "with picture"), rows)
+    return f"{listed}\n\nAll have the same columns; a row has the same `id` in each."
 
 
 def _count_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
@@ -136,7 +142,7 @@ def _relation_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
     for counts in splits.values():
         totals.update(counts["relations"])
     rows = [
-        (as_code(relation), *(counts["relations"].get(relation, 0) for counts in splits.values()))
+        (code(relation), *(counts["relations"].get(relation, 0) for counts in splits.values()))
         for relation, _ in totals.most_common()
     ]
     return _table(("relation", *splits), rows)
@@ -147,12 +153,11 @@ def _missing_pictures(marker: Mapping[str, Any]) -> str:
     if any(missing.values()):
         lost = {split: counts.get("dropped_rows", 0) for split, counts in marker["splits"].items()}
         cells = [(split, missing[split], lost[split], missing[split] - lost[split]) for split in missing]
-        table = _table(
+        listed = _table(
             ("split", "raw rows whose picture was not there", "of them dropped", "kept with a null `image`"), cells
         )
-        return (
-            f"Not all pictures were there when this was built, so figures on it may not compare with others.\n\n{table}"
-        )
+        note = "Not all pictures were there when this was built, so figures on it may not compare with others."
+        return f"{note}\n\n{listed}"
     without = sum(counts["rows"] - counts["rows_with_image"] for counts in marker["splits"].values())
     if without:
         return f"None: the raw data name no picture for the {without} rows whose `image` is null."
@@ -175,28 +180,9 @@ def _how_it_was_built(marker: Mapping[str, Any]) -> str:
 
 
 def _checksums(what: str, files: Mapping[str, str]) -> str:
-    return _table((what, "sha256"), [(as_code(name), f"`{digest}`") for name, digest in files.items()]) if files else ""
+    return _table((what, "sha256"), [(code(name), f"`{digest}`") for name, digest in files.items()]) if files else ""
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-def as_code(text: str) -> str:
-    """Text as it is, in a cell of a Markdown table: nothing in it is read as Markdown or HTML.
-
-    Args:
-        text: Any text, such as the name of a relation that a user chose.
-
-    Returns:
-        A code span whose fence is longer than any in the text.
-    """
-    flat = " ".join(text.split()).replace("|", "\\|")
-    fence = "`" * (1 + max((len(run) for run in _runs_of_backticks(flat)), default=0))
-    padding = " " if "`" in flat else ""
-    return f"{fence}{padding}{flat}{padding}{fence}"
-
-
-def _runs_of_backticks(text: str) -> list[str]:
-    return "".join(char if char == "`" else " " for char in text).split()
+    """A table of texts that are Markdown already, and of numbers."""
+    return table(header, [[str(cell) for cell in row] for row in rows])

@@ -31,8 +31,7 @@ from roc.dataset_scripts.read_back import check_published
 from roc.dataset_scripts.schema import SPLITS
 from roc.dataset_scripts.sources import configurations, read_source
 from roc.dataset_scripts.variants import DEFAULT, VARIANTS
-from roc.hub_folder import hub_files
-from roc.hub_upload import check_login, check_names, explained, publish_folder
+from roc.hub_upload import check_login, check_names, explained, hub_files, publish_folder
 from roc.programs import run_program
 
 Built = Mapping[str, Mapping[str, Dataset]]
