@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from posts import halves
-from tiny import RELATIONS, picture_bytes, png_that_claims, tiny_model, tiny_picture, tiny_processor, white_png
+from tiny import RELATIONS, picture_bytes, png_that_claims, save_tiny, tiny_picture, white_png
 from transformers import pipeline
 
 import roc.register  # noqa: F401  (Transformers knows ROC)
@@ -40,9 +40,7 @@ def base64_of(data: bytes) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
-    processor = tiny_processor()
-    tiny_model(processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save_tiny(folder)
     shutil.copy(ROOT / "handler.py", folder)
     return folder
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tiny import png_that_claims, tiny_model, tiny_processor, white_png
+from tiny import png_that_claims, save_tiny, tiny_model, tiny_processor, white_png
 from transformers import AutoModel, pipeline
 
 import roc.register  # noqa: F401  (Transformers knows ROC)
@@ -69,9 +69,7 @@ def pipe() -> Any:
 @pytest.fixture(scope="module")
 def handler(tmp_path_factory: pytest.TempPathFactory) -> EndpointHandler:
     folder = tmp_path_factory.mktemp("model")
-    processor = tiny_processor()
-    tiny_model(processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save_tiny(folder)
     return EndpointHandler(str(folder))
 
 

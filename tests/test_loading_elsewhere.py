@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +97,24 @@ def run_elsewhere(start: str, folder: Path, tmp_path: Path, *, program: str = PR
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     out = tmp_path / "logits.safetensors"
     arguments = [str(folder), str(out), TEXT, json.dumps(ENTITIES), json.dumps(OTHER_RELATIONS)]
+    return json.loads(printed_by(start + program, arguments, environment, cwd).splitlines()[-1]), out
+
+
+def printed_by(
+    program: str, arguments: Sequence[str], environment: dict[str, str], cwd: Path, *, timeout: float = 120
+) -> str:
+    """What a Python program prints in a process of its own, which has to end well."""
     done = subprocess.run(
-        [sys.executable, "-c", start + program, *arguments],
+        [sys.executable, "-c", program, *arguments],
         cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,  # a question whether to run remote code would fail, not wait
-        timeout=120,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1]), out
+    return done.stdout
 
 
 def expected_logits() -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model, tiny_processor
+from tiny import save_tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ("relations", "configs", "studies", "prompts", "metrics")  # folders of which everything is needed
@@ -118,9 +118,7 @@ def python(request: pytest.FixtureRequest, built: dict[str, Path], tmp_path: Pat
 
 def write_demo(folder: Path) -> None:
     """A tiny untrained model and the picture, where README's first example looks for the demo's."""
-    processor = tiny_processor()
-    tiny_model(processor).save_pretrained(folder / "outputs" / "demo" / "model")
-    processor.save_pretrained(folder / "outputs" / "demo" / "model")
+    save_tiny(folder / "outputs" / "demo" / "model")
     (folder / "examples").mkdir()
     shutil.copy(ROOT / "examples" / "couple.png", folder / "examples")
 

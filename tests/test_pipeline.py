@@ -20,7 +20,7 @@ import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from posts import halves
-from tiny import RELATIONS, louder, picture_bytes, tiny_model, tiny_processor
+from tiny import RELATIONS, louder, picture_bytes, save_tiny, tiny_model, tiny_processor
 from transformers import pipeline
 
 import roc.register  # noqa: F401  (Transformers knows ROC)
@@ -525,9 +525,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 @pytest.mark.parametrize("number", range(4))
 def test_the_page_s_python_runs(number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a small untrained model in place of the demo's."""
-    processor = tiny_processor()
-    save_model(tiny_model(processor), tmp_path)
-    processor.save_pretrained(tmp_path)
+    save_tiny(tmp_path)
     shutil.copy(ROOT / "handler.py", tmp_path)
     block = [own for kind, own in BLOCKS if kind == "python"][number]
     before = [*sys.path]

@@ -19,7 +19,7 @@ from hub import LocalHub
 from hub.storage import StoredFile
 from huggingface_hub import HfApi
 from safetensors.torch import load, load_file, save
-from test_loading_elsewhere import ENTITIES, TEXT, WITH_ROC, WITHOUT_ROC
+from test_loading_elsewhere import ENTITIES, TEXT, WITH_ROC, WITHOUT_ROC, printed_by
 from tiny import picture_bytes, tiny_model, tiny_picture, tiny_processor
 from tiny_runs import arguments, error_of
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -29,7 +29,8 @@ import roc.train
 from roc import hub_check
 from roc.adapters import add_lora, save_model
 from roc.hub_check import check_in_clean_process, expected_answers
-from roc.hub_folder import MARKER, build_hub_folder, check_safe, code_files, hub_files, pinned
+from roc.hub_folder import build_hub_folder, check_safe, code_files, pinned
+from roc.hub_upload import MARKER, hub_files
 from roc.inference import load_model
 from roc.modeling_roc import RocModel
 from roc.pipeline_roc import RocPipeline
@@ -98,17 +99,9 @@ def published(trained: Path, hub: LocalHub, tmp_path_factory: pytest.TempPathFac
 
 def run_program(start: str, environment: dict[str, str], cwd: Path, *revisions: str, name: str = NAME) -> list[Any]:
     """What a user's program says about each revision; and, behind that, all that it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", start + PROGRAM, name, TEXT, json.dumps(ENTITIES), *revisions],
-        env=environment,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,  # a question whether to run remote code would fail, not wait
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [*(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")), done.stdout]
+    arguments = [name, TEXT, json.dumps(ENTITIES), *revisions]
+    printed = printed_by(start + PROGRAM, arguments, environment, cwd, timeout=200)
+    return [*(json.loads(line) for line in printed.splitlines() if line.startswith("{")), printed]
 
 
 Answers = tuple[torch.Tensor, list[dict[str, Any]]]

@@ -6,6 +6,7 @@ import io
 import string
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,6 +113,14 @@ def tiny_model(
         relations = [dict(relation) for relation in model.config.relations]
         model.set_relations(relations, processor, none_relation=model.config.none_relation)
     return model
+
+
+def save_tiny(folder: Path, **kwargs: Any) -> RocProcessor:
+    """Save such a model and its processor; returns the processor."""
+    processor = tiny_processor()
+    tiny_model(processor, **kwargs).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return processor
 
 
 def louder(model: RocModel) -> RocModel:
