@@ -23,6 +23,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from recorded_processes import record
+from safetensors.torch import load_file
 from tiny import tiny_processor
 from tiny_runs import NAMES, arguments, line, write_inputs
 
@@ -194,6 +195,25 @@ def test_sharded_weights_train_as_whole_ones(
     check_equal(two, on_one_process(inputs, tmp_path / "one", capsys, **settings))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
+@pytest.mark.parametrize("config", ["cpu_two_processes.yaml", "fsdp.yaml"])
+def test_an_adapter_trains_on_two_processes_as_on_one(
+    config: str,
+    merge: bool,
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    settings = {"lora_rank": 4, "merge_adapter": merge}
+    two = on_two_processes(CONFIGS / config, inputs, tmp_path / "two", **settings)
+    check_equal(two, on_one_process(inputs, tmp_path / "one", capsys, **settings))
+
+
 FAILING = """
 import os, sys, roc.train, roc.training
 step = roc.training.TrainingRun._step
@@ -216,6 +236,35 @@ def test_an_error_on_one_process_ends_the_others_that_wait_for_it(inputs: Path, 
     assert done.stdout == ""
     assert "error on process 1: a broken row" in done.stderr.splitlines()
     assert not (tmp_path / "model").exists()
+
+
+KILLED = """
+import os, signal, sys, roc.train, roc.training
+step = roc.training.TrainingRun._step
+def killed_step(self, batches):
+    if self.progress.step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batches)
+roc.training.TrainingRun._step = killed_step
+sys.exit(roc.train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_killed_processes_go_on_as_if_nothing_had_happened(inputs: Path, tmp_path: Path) -> None:
+    script, config = tmp_path / "killed.py", CONFIGS / "cpu_two_processes.yaml"
+    script.write_text(KILLED, encoding="utf-8")
+    random: dict[str, Any] = {"batch_size": 2, "average_decay": 0.9, "token_dropout": 0.2, "picture_dropout": 0.3}
+    whole = arguments(inputs, tmp_path / "whole", **random)
+    parts = arguments(inputs, tmp_path / "parts", "--resume", "auto", checkpoint_steps=1, **random)
+    assert launch(config, str(script), parts, tmp_path).returncode != 0
+    assert [path.name for path in sorted((tmp_path / "parts.checkpoints").iterdir())][-1].endswith("-step-000000004")
+    results = [launch(config, roc.train.__file__, options, tmp_path) for options in (whole, parts)]
+    assert [done.returncode for done in results] == [0, 0], results[1].stderr[-3000:]
+    assert "going on from" in results[1].stderr
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert not (tmp_path / "parts.checkpoints").exists()
 
 
 # --- files for `accelerate launch` -------------------------------------------------------------------------------

@@ -84,7 +84,13 @@ def run_settings(inputs: Path) -> dict[str, Any]:
 def arguments(inputs: Path, output_dir: Path, *more: str, **changes: Any) -> list[str]:
     """The command line of such a run."""
     settings = {"output_dir": output_dir} | run_settings(inputs) | {"vision_model": json.dumps(VISION)} | changes
-    return [*itertools.chain(*((f"--{name}", str(value)) for name, value in settings.items())), *more]
+    return [*itertools.chain(*(_option(name, value) for name, value in settings.items())), *more]
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", str(value)]
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
