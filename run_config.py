@@ -62,7 +62,7 @@ class RunConfig:
         freeze_text_layers: Freeze the text encoder's embeddings, the markers' too, and its first so many layers; null
             to train all of it.
         lora_rank: Train a LoRA adapter of this rank in place of `lora_encoders`; null to train these themselves. Wants
-            a larger learning rate, about 10 times. See `adapters`.
+            a larger learning rate, 10 to 20 times. See `adapters`.
         lora_alpha: The adapter's corrections are multiplied by lora_alpha / lora_rank.
         lora_encoders: Which encoders the adapter is for.
         merge_adapter: Save the adapter merged into the encoders: a plain model, which needs no PEFT.

@@ -35,6 +35,7 @@ COMPILED = "torch.compile"  # what `accelerate launch --dynamo_backend inductor`
 OPTIONS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "lora_rank=16": {"lora_rank": 16},
+    "lora_rank=16, lora_encoders=both": {"lora_rank": 16, "lora_encoders": "both"},
     "freeze_text_layers=3": {"freeze_text_layers": 3},
     "freeze_vision": {"freeze_vision": True},
     "activation_checkpointing": {"activation_checkpointing": True},
