@@ -1,7 +1,8 @@
 """Compare variants of a run over seeds: `python study.py studies/mnre_ablations.yaml --data_dir DIR`.
 
 Trains every variant with every seed, each as a run of train.py, and writes a table with mean and spread (`study.md`,
-`study.json`) and a plot (`study.png`). Started again, it runs only what has not finished.
+`study.json`) and a plot (`study.png`). Started again, it runs only what has not finished, and goes on with what was
+under way.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def _study(options: argparse.Namespace) -> dict[str, Any]:
     num_finished = len(runs) - len(missing)
     logger.info("%d of %d runs have finished already", num_finished, len(runs))
     bar = tqdm(total=len(runs), initial=num_finished, unit="run", disable=not sys.stderr.isatty())
-    with bar, closing(StudyRunner(study, jobs=options.jobs).run(missing)) as ended:
+    runner = StudyRunner(study, jobs=options.jobs, resume=not options.overwrite)
+    with bar, closing(runner.run(missing)) as ended:
         for result in ended:
             results[str(result.run)] = result
             write_report(study, summarise(study, [*results.values()]))
@@ -139,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs", type=_at_least_one, default=1, help="runs beside each other, which share the processor's cores"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="run anew what has finished with settings that have changed since"
+        "--overwrite",
+        action="store_true",
+        help="run anew what has finished with settings that have changed since, and what was under way",
     )
     parser.add_argument("--dry_run", action="store_true", help="check everything, list what would run, run nothing")
     return parser

@@ -21,7 +21,7 @@ from typing import IO, Any
 from roc.assembly import available_cores
 from roc.files import atomic_write
 from roc.resources import PACKAGE_ROOT
-from roc.run_config import ENVIRONMENT_FILE, METRICS_FILE, RunConfig
+from roc.run_config import ENVIRONMENT_FILE, METRICS_FILE, RunConfig, load_run_config
 from roc.study_plan import TRAINED, WITHOUT_EFFECT, Study, StudyRun, effective_settings
 
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1")
@@ -91,10 +91,11 @@ class StudyRunner:
     Args:
         study: The study.
         jobs: Runs beside each other; where the settings give no `num_threads`, they share the processor's cores.
+        resume: Whether a run that was begun with the same settings goes on from its last checkpoint.
     """
 
-    def __init__(self, study: Study, *, jobs: int = 1) -> None:
-        self._study, self._jobs = study, jobs
+    def __init__(self, study: Study, *, jobs: int = 1, resume: bool = True) -> None:
+        self._study, self._jobs, self._resume = study, jobs, resume
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = False
         self._lock = threading.Lock()
@@ -124,7 +125,7 @@ class StudyRunner:
         log.truncate(0)
         settings = effective_settings(run.config)  # now: a relation file may be edited while the run goes on
         # what an earlier run left is replaced: it was not finished, or the caller has agreed
-        config = dataclasses.replace(run.config, overwrite=True)
+        config = dataclasses.replace(run.config, overwrite=True, resume="auto" if self._goes_on(run) else None)
         if config.num_threads is None and self._jobs > 1:
             config = dataclasses.replace(config, num_threads=max(1, available_cores() // self._jobs))
         with atomic_write(settings_file(run)) as file:
@@ -132,6 +133,13 @@ class StudyRunner:
         self._call(train_command(run), log)
         with atomic_write(run.folder / RECORD) as file:
             file.write(json.dumps(settings, ensure_ascii=False) + "\n")
+
+    def _goes_on(self, run: StudyRun) -> bool:
+        try:
+            begun = load_run_config(str(settings_file(run)))
+            return self._resume and effective_settings(begun) == effective_settings(run.config)
+        except (FileNotFoundError, ValueError):  # it was not begun, or by a version of ROC with other settings
+            return False
 
     def _score(self, run: StudyRun, name: str, log: IO[str]) -> None:
         told = self._call(score_command(run, self._study.scorings[name]), log)

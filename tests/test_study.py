@@ -293,6 +293,21 @@ def test_a_failed_run_is_reported_and_the_others_go_on(made: StudyFolder, capsys
     assert made.ran() == ["killed 0 null", "wrong 0 null"], "what failed is tried again, and only that"
 
 
+def test_a_run_that_was_begun_goes_on_unless_its_settings_have_changed(made: StudyFolder) -> None:
+    def resume(path: str, *more: str) -> str | None:
+        made.run(path, *more)
+        [run] = load_study(path, output_dir=str(made.output)).runs
+        return load_run_config(str(settings_file(run))).resume
+
+    path = made.write({"killed": {"max_steps": 1}}, seeds=[0])
+    assert resume(path) is None
+    assert resume(path) == resume(path, "--jobs", "2") == "auto"
+    assert resume(path, "--overwrite") is None
+    made.relations.write_text("relations: [{name: a, descriptions: more about a}]", encoding="utf-8")
+    assert resume(path) == "auto", "the checkpoint itself tells whether it was of other relations"
+    assert resume(made.write({"killed": {"max_steps": 1, "learning_rate": 0.25}}, seeds=[0])) is None
+
+
 def test_a_study_of_which_nothing_finished_has_a_table_without_a_plot(made: StudyFolder) -> None:
     assert made.run(made.write({"wrong": {"max_steps": 2}}, seeds=[0])) == 1
     assert "| wrong | 0 of 1, 1 failed |" in made.table()
@@ -538,3 +553,29 @@ def test_a_real_study_trains_and_reports(inputs: Path, tmp_path: Path, monkeypat
     written = log_file(run).stat().st_mtime_ns
     assert study.main(options) == 0
     assert log_file(run).stat().st_mtime_ns == written, "a finished run ran again"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_a_terminal")
+def test_a_real_study_that_was_stopped_goes_on_within_its_run(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(run_settings(inputs) | {"num_epochs": 60}), encoding="utf-8")
+    content = {"base": str(tmp_path / "base.yaml"), "seeds": [3], "variants": [{"name": "all"}]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    options = [str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out")]
+    [run] = load_study(options[0], output_dir=options[2]).runs
+
+    def stop() -> None:
+        wait_for(lambda: list(run.folder.parent.glob("*.checkpoints/epoch-*")))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    with pytest.raises(SystemExit):
+        study.main(options)
+    stopping.join()
+    assert study.main(options) == 0
+    assert "going on from" in log_file(run).read_text(encoding="utf-8")
+    assert {path.name for path in run.folder.parent.iterdir()} == {"seed_3", "seed_3.log", "seed_3.yaml"}
