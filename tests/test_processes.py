@@ -278,6 +278,8 @@ def test_accelerate_reads_every_shipped_file(path: Path) -> None:
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert (arguments.num_processes, arguments.num_machines) == (written["num_processes"], written["num_machines"])
     if arguments.num_processes > 1:
+        fixed = arguments.num_machines > 1
+        assert (arguments.main_process_port != 0) == fixed, "two runs on one machine would meet"
         arguments.main_process_port = 0  # 29500 may be taken
         environment = prepare_multi_gpu_env(arguments)
         assert int(arguments.nproc_per_node) * arguments.num_machines == arguments.num_processes
