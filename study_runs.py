@@ -125,7 +125,8 @@ class StudyRunner:
         log.truncate(0)
         settings = effective_settings(run.config)  # now: a relation file may be edited while the run goes on
         # what an earlier run left is replaced: it was not finished, or the caller has agreed
-        config = dataclasses.replace(run.config, overwrite=True, resume="auto" if self._goes_on(run) else None)
+        goes_on = self._resume and _was_begun(run, settings)
+        config = dataclasses.replace(run.config, overwrite=True, resume="auto" if goes_on else None)
         if config.num_threads is None and self._jobs > 1:
             config = dataclasses.replace(config, num_threads=max(1, available_cores() // self._jobs))
         with atomic_write(settings_file(run)) as file:
@@ -133,13 +134,6 @@ class StudyRunner:
         self._call(train_command(run), log)
         with atomic_write(run.folder / RECORD) as file:
             file.write(json.dumps(settings, ensure_ascii=False) + "\n")
-
-    def _goes_on(self, run: StudyRun) -> bool:
-        try:
-            begun = load_run_config(str(settings_file(run)))
-            return self._resume and effective_settings(begun) == effective_settings(run.config)
-        except (FileNotFoundError, ValueError):  # it was not begun, or by a version of ROC with other settings
-            return False
 
     def _score(self, run: StudyRun, name: str, log: IO[str]) -> None:
         told = self._call(score_command(run, self._study.scorings[name]), log)
@@ -220,6 +214,14 @@ def failure_reason(log: str, code: int) -> str:
 
 def _is_trained(run: StudyRun) -> bool:
     return (run.folder / RECORD).is_file() and not changed_settings(run)
+
+
+def _was_begun(run: StudyRun, settings: Mapping[str, Any]) -> bool:
+    """Whether the run was begun with these effective settings: it may have left checkpoints."""
+    try:
+        return effective_settings(load_run_config(str(settings_file(run)))) == settings
+    except (FileNotFoundError, ValueError):  # not begun, or by a version of ROC with other settings
+        return False
 
 
 def _open_scorings(run: StudyRun, scorings: Mapping[str, Sequence[str]]) -> list[str]:
