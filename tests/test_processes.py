@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import pytest
 import torch
 import yaml
@@ -25,14 +24,14 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from recorded_processes import record
 from safetensors.torch import load_file
 from tiny import tiny_processor
-from tiny_runs import NAMES, arguments, line, write_inputs
+from tiny_runs import NAMES, VISION, arguments, line, weights, write_inputs, write_lines
 
 import roc.processes
 import roc.train
-from roc.modeling_roc import RocModel
 from roc.processes import start_accelerator
 from roc.resources import PACKAGE_ROOT
 from roc.samples import LengthBucketBatchSampler, ProcessShares, SampleCollator
+from roc.vision_cache import read_features
 
 CONFIGS = PACKAGE_ROOT / "configs" / "accelerate"
 NUM_TRAIN, NUM_VAL, NUM_EPOCHS = 13, 5, 3
@@ -106,6 +105,7 @@ def launch(config: Path, script: str, options: Sequence[str], folder: Path) -> s
 
 
 def on_two_processes(config: Path, inputs: Path, folder: Path, **settings: Any) -> Finished:
+    folder.mkdir()
     train, score = program_arguments(inputs, folder, **settings)
     options = [str(folder), *train, "--and--", *score]
     done = launch(config, str(Path(__file__).with_name("recorded_processes.py")), options, folder)
@@ -115,6 +115,7 @@ def on_two_processes(config: Path, inputs: Path, folder: Path, **settings: Any) 
 
 
 def on_one_process(inputs: Path, folder: Path, capsys: pytest.CaptureFixture[str], **settings: Any) -> Finished:
+    folder.mkdir()
     AcceleratorState._reset_state(True)
     record(folder, *program_arguments(inputs, folder, batch_size=4, **settings))
     printed = capsys.readouterr()
@@ -147,7 +148,7 @@ def check_equal(two: Finished, one: Finished) -> None:
         assert own["loss"] == pytest.approx(expected["loss"], abs=1e-5)
     temperatures = [run.metrics["calibration"]["probability_temperature"] for run in (two, one)]
     assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-3)
-    models = [RocModel.from_pretrained(run.folder / "model").state_dict() for run in (two, one)]
+    models = [weights(run.folder / "model") for run in (two, one)]
     for name, tensor in models[0].items():
         torch.testing.assert_close(tensor, models[1][name], rtol=0, atol=1e-3, msg=name)
     trained, scores = two.printed
@@ -169,102 +170,129 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_inputs(tmp_path_factory.mktemp("inputs"), num_train=NUM_TRAIN, num_val=NUM_VAL)
 
 
+def compare(config: str, inputs: Path, folder: Path, capsys: pytest.CaptureFixture[str], **settings: Any) -> Finished:
+    """Check that both give the same; returns the run of two processes."""
+    two = on_two_processes(CONFIGS / config, inputs, folder / "two", **settings)
+    check_equal(two, on_one_process(inputs, folder / "one", capsys, **settings))
+    return two
+
+
+@pytest.mark.usefixtures("fresh_state")
 def test_two_processes_train_and_score_as_one_with_the_same_global_batch(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    two = on_two_processes(CONFIGS / "cpu_two_processes.yaml", inputs, tmp_path / "two")
-    check_equal(two, on_one_process(inputs, tmp_path / "one", capsys))
+    two = compare("cpu_two_processes.yaml", inputs, tmp_path, capsys)
     assert two.errors.count("INFO epoch 1:") == 1, "only the main process logs"
     written = {path.name for path in two.folder.iterdir()}
     assert written == {"model", "predictions.jsonl", "cache", "0.json", "1.json"}, "temporary files were left behind"
 
 
 @pytest.mark.slow
-def test_sharded_weights_train_as_whole_ones(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("fresh_state")
+def test_sharded_weights_train_as_whole_ones(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """FSDP on the CPU. Batches without a picture meet batches with one, and parameters are unused on one process."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    settings = {"average_decay": 0.9, "early_stopping_patience": 2}
-    two = on_two_processes(CONFIGS / "fsdp.yaml", inputs, tmp_path / "two", **settings)
-    check_equal(two, on_one_process(inputs, tmp_path / "one", capsys, **settings))
+    compare("fsdp.yaml", inputs, tmp_path, capsys, average_decay=0.9, early_stopping_patience=2)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_state")
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
 @pytest.mark.parametrize("config", ["cpu_two_processes.yaml", "fsdp.yaml"])
 def test_an_adapter_trains_on_two_processes_as_on_one(
-    config: str,
-    merge: bool,
-    inputs: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    config: str, merge: bool, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    settings = {"lora_rank": 4, "merge_adapter": merge}
-    two = on_two_processes(CONFIGS / config, inputs, tmp_path / "two", **settings)
-    check_equal(two, on_one_process(inputs, tmp_path / "one", capsys, **settings))
+    compare(config, inputs, tmp_path, capsys, lora_rank=4, merge_adapter=merge)
 
 
-FAILING = """
-import os, sys, roc.train, roc.training
+# --- two processes that end before their time --------------------------------------------------------------------
+
+BROKEN = """
+import os, signal, sys, roc.train, roc.training
 step = roc.training.TrainingRun._step
-def failing_step(self, batches):
-    if os.environ["RANK"] == "1" and self.progress.step == 1:
-        raise ValueError("a broken row")
+def broken_step(self, batches):
+    {fault}
     return step(self, batches)
-roc.training.TrainingRun._step = failing_step
+roc.training.TrainingRun._step = broken_step
 sys.exit(roc.train.main(sys.argv[1:]))
 """
 
 
+def launch_broken(fault: str, options: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A run of `train.py` on two processes with a line of Python before each step."""
+    script = folder / "broken.py"
+    script.write_text(BROKEN.format(fault=fault), encoding="utf-8")
+    return launch(CONFIGS / "cpu_two_processes.yaml", str(script), options, folder)
+
+
 @pytest.mark.slow
 def test_an_error_on_one_process_ends_the_others_that_wait_for_it(inputs: Path, tmp_path: Path) -> None:
-    script = tmp_path / "failing.py"
-    script.write_text(FAILING, encoding="utf-8")
-    options = arguments(inputs, tmp_path / "model", batch_size=2)
-    done = launch(CONFIGS / "cpu_two_processes.yaml", str(script), options, tmp_path)  # would time out
+    fault = "if os.environ['RANK'] == '1' and self.progress.step == 1: raise ValueError('a broken row')"
+    done = launch_broken(fault, arguments(inputs, tmp_path / "model", batch_size=2), tmp_path)  # would time out
     assert done.returncode == 1
     assert done.stdout == ""
     assert "error on process 1: a broken row" in done.stderr.splitlines()
     assert not (tmp_path / "model").exists()
 
 
-KILLED = """
-import os, signal, sys, roc.train, roc.training
-step = roc.training.TrainingRun._step
-def killed_step(self, batches):
-    if self.progress.step == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batches)
-roc.training.TrainingRun._step = killed_step
-sys.exit(roc.train.main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.slow
 def test_two_killed_processes_go_on_as_if_nothing_had_happened(inputs: Path, tmp_path: Path) -> None:
-    script, config = tmp_path / "killed.py", CONFIGS / "cpu_two_processes.yaml"
-    script.write_text(KILLED, encoding="utf-8")
     random: dict[str, Any] = {"batch_size": 2, "average_decay": 0.9, "token_dropout": 0.2, "picture_dropout": 0.3}
     whole = arguments(inputs, tmp_path / "whole", **random)
     parts = arguments(inputs, tmp_path / "parts", "--resume", "auto", checkpoint_steps=1, **random)
-    assert launch(config, str(script), parts, tmp_path).returncode != 0
+    fault = "if self.progress.step == 4: os.kill(os.getpid(), signal.SIGKILL)"
+    assert launch_broken(fault, parts, tmp_path).returncode != 0
     assert [path.name for path in sorted((tmp_path / "parts.checkpoints").iterdir())][-1].endswith("-step-000000004")
+    config = CONFIGS / "cpu_two_processes.yaml"
     results = [launch(config, roc.train.__file__, options, tmp_path) for options in (whole, parts)]
     assert [done.returncode for done in results] == [0, 0], results[1].stderr[-3000:]
     assert "going on from" in results[1].stderr
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert not (tmp_path / "parts.checkpoints").exists()
+
+
+# --- two processes with few pictures, or with features of them ---------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vision_model", [json.dumps(VISION), None], ids=["pictures in some batches", "no objects"])
+def test_two_processes_train_one_model_and_print_one_result(
+    vision_model: str | None, inputs: Path, tmp_path: Path
+) -> None:
+    """Batches without a picture, and data without an object, leave parameters without a gradient."""
+    options = arguments(inputs, tmp_path / "model", batch_size=2)
+    if vision_model is None:
+        (tmp_path / "data").mkdir()
+        for split, number in (("train", 12), ("val", 5)):
+            lines = [{**line(entry, split), "image": None} for entry in range(number)]
+            for entry in lines:
+                entry.update(entities=entry["entities"][:3], relations=entry["relations"][:2])
+            write_lines(tmp_path / "data" / f"{split}.jsonl", lines)
+        options = arguments(inputs, tmp_path / "model", batch_size=2, vision_model="null", data_dir=tmp_path / "data")
+    train_on_two_processes(options, tmp_path)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "model").values())
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_vision_cache_and_read_all_of_it(inputs: Path, tmp_path: Path) -> None:
+    options = arguments(inputs, tmp_path / "model", "--freeze_vision", vision_cache=tmp_path / "features", batch_size=2)
+    train_on_two_processes(options, tmp_path)
+    [folder] = (tmp_path / "features").iterdir()
+    assert len(list(folder.iterdir())) == 2, "one file for the picture of each process"
+    assert len(read_features(folder)) == 2
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "model").values())
+
+
+def train_on_two_processes(options: Sequence[str], tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment["HF_DATASETS_CACHE"] = str(tmp_path / "cache")
+    done = subprocess.run(
+        [*launch, roc.train.__file__, *options], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(done.stdout.splitlines()) == 1
+    assert json.loads(done.stdout)["output_dir"] == str(tmp_path / "model")
 
 
 # --- files for `accelerate launch` -------------------------------------------------------------------------------

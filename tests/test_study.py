@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -426,19 +427,30 @@ def in_a_terminal() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@contextmanager
+def signalled_once(
+    condition: Callable[[], bool], number: signal.Signals
+) -> Iterator[pytest.ExceptionInfo[SystemExit | KeyboardInterrupt]]:
+    """Send this process a signal as soon as a condition holds; the block ends by it."""
+
+    def stop() -> None:
+        wait_for(condition)
+        os.kill(os.getpid(), number)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:
+        yield stopped
+    stopping.join()
+
+
 @pytest.mark.usefixtures("in_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_study_that_is_stopped_stops_its_runs(made: StudyFolder, number: signal.Signals) -> None:
-    def stop() -> None:
-        wait_for(lambda: is_under_way(made))
-        os.kill(os.getpid(), number)
-
     path = made.write({"full": {"max_steps": 3}}, seeds=[0, 1])
-    stopping, before = threading.Thread(target=stop), signal.getsignal(number)
-    stopping.start()
-    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:
+    before = signal.getsignal(number)
+    with signalled_once(lambda: is_under_way(made), number) as stopped:
         made.run(path)
-    stopping.join()
     if number != signal.SIGINT:
         assert stopped.value.code == 128 + number
     assert signal.getsignal(number) == before
@@ -533,14 +545,20 @@ def test_the_command_for_scoring_is_one_of_score(made: StudyFolder) -> None:
     assert (options.model, options.split, options.seed) == (str(run.folder), "val", 3)
 
 
+def write_real_study(folder: Path, base: Mapping[str, Any], variant: Mapping[str, Any]) -> list[str]:
+    """A study of one run; returns its command line."""
+    (folder / "base.yaml").write_text(yaml.safe_dump(dict(base)), encoding="utf-8")
+    content = {"base": str(folder / "base.yaml"), "seeds": [3], "variants": [dict(variant)]}
+    (folder / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return [str(folder / "study.yaml"), "--output_dir", str(folder / "out")]
+
+
 def test_a_real_study_trains_and_reports(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run of the documented command."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(run_settings(inputs)), encoding="utf-8")
-    variants = [{"name": "labels", "settings": {"described_by": "labels"}}]
-    content = {"base": str(tmp_path / "base.yaml"), "seeds": [3], "variants": variants}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    options = [str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out")]
+    options = write_real_study(
+        tmp_path, run_settings(inputs), {"name": "labels", "settings": {"described_by": "labels"}}
+    )
     assert study.main(options) == 0
     [run] = load_study(options[0], output_dir=options[2]).runs
     metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
@@ -561,21 +579,11 @@ def test_a_real_study_that_was_stopped_goes_on_within_its_run(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(run_settings(inputs) | {"num_epochs": 60}), encoding="utf-8")
-    content = {"base": str(tmp_path / "base.yaml"), "seeds": [3], "variants": [{"name": "all"}]}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    options = [str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out")]
+    options = write_real_study(tmp_path, run_settings(inputs) | {"num_epochs": 60}, {"name": "all"})
     [run] = load_study(options[0], output_dir=options[2]).runs
-
-    def stop() -> None:
-        wait_for(lambda: list(run.folder.parent.glob("*.checkpoints/epoch-*")))
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    stopping = threading.Thread(target=stop)
-    stopping.start()
-    with pytest.raises(SystemExit):
+    with signalled_once(lambda: bool(list(run.folder.parent.glob("*.checkpoints/epoch-*"))), signal.SIGTERM) as stopped:
         study.main(options)
-    stopping.join()
+    assert stopped.type is SystemExit
     assert study.main(options) == 0
     assert "going on from" in log_file(run).read_text(encoding="utf-8")
     assert {path.name for path in run.folder.parent.iterdir()} == {"seed_3", "seed_3.log", "seed_3.yaml"}

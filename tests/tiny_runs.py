@@ -12,7 +12,10 @@ import pytest
 import torch
 import yaml
 from tiny import RELATIONS, tiny_picture, tiny_tokenizer
+from torch import Tensor
 from transformers import BertConfig, BertModel
+
+from roc.modeling_roc import RocModel
 
 NAMES = [relation["name"] for relation in RELATIONS]
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
@@ -101,3 +104,11 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
     printed = capsys.readouterr()
     assert printed.out == "", "a failed run printed a result"
     return printed.err.splitlines()[-1]
+
+
+def everything_under(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return RocModel.from_pretrained(folder).state_dict()
