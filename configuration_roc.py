@@ -3,8 +3,6 @@
 # No `from __future__ import annotations`: @strict skips annotations that are strings, and would check no type at all.
 
 import copy
-import difflib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +10,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .entities_roc import shorten
+from .messages_roc import did_you_mean
+from .processing_entities_roc import ENTITY_TYPES
+from .relations_roc import normalise_relations
 
 # What Transformers' `pipeline` reads: which file of a model's folder has the pipeline.
 CUSTOM_PIPELINES = {
@@ -22,9 +22,7 @@ CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
-ENTITY_TYPES = ("person", "organization", "location", "miscellaneous", "object")
 PROBABILITIES = ("dropout", "label_smoothing", "relation_dropout", "picture_dropout", "wrong_pictures", "token_dropout")
-RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
 
 
 @strict
@@ -229,93 +227,6 @@ class RocConfig(PretrainedConfig):
         for key in unknown:
             if key not in fields and (hint := did_you_mean(key, fields)):
                 raise ValueError(f"RocConfig has no field {key!r}.{hint}")
-
-
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"` for the closest allowed name, or an empty string where none is close."""
-    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.8)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
-
-
-def normalise_relations(
-    relations: Sequence[Mapping[str, Any]],
-    none_relation: str | None,
-    entity_types: Sequence[str] = ENTITY_TYPES,
-) -> list[dict[str, Any]]:
-    """Check relations and bring them into one form.
-
-    Args:
-        relations: Mappings of `name`, `descriptions`, and optionally `head_types`, `tail_types`.
-        none_relation: Name of the relation that means "none of these", or None.
-        entity_types: The words that `head_types` and `tail_types` may use.
-
-    Returns:
-        A list of plain dictionaries with all four keys, in the given order.
-
-    Raises:
-        ValueError: If a name is missing, empty or given twice; a relation has no description or an empty one; a key
-            or type is unknown; or `none_relation` is not among the names.
-    """
-    if not isinstance(relations, Sequence) or isinstance(relations, str):
-        raise ValueError(f"relations is a list of mappings with the keys {RELATION_KEYS}; given {relations!r}.")
-    if none_relation is not None and not isinstance(none_relation, str):
-        raise ValueError(f"none_relation must be a name or null; given {none_relation!r}. In YAML, quote the name.")
-    normalised = [_normalise_relation(relation, entity_types) for relation in relations]
-    names = [relation["name"] for relation in normalised]
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
-        raise ValueError(f"Relation names must differ, but {repeated} appear more than once. Rename or merge them.")
-    if normalised and none_relation is not None and none_relation not in names:
-        raise ValueError(
-            f"none_relation={none_relation!r} is not among the relations {shorten(str(names))}."
-            f"{did_you_mean(none_relation, names)} Name one of them, or set none_relation to null."
-        )
-    return normalised
-
-
-def _normalise_relation(relation: Mapping[str, Any], entity_types: Sequence[str]) -> dict[str, Any]:
-    if not isinstance(relation, Mapping):
-        raise ValueError(f"A relation is a mapping with the keys {RELATION_KEYS}; given {relation!r}.")
-    for key in relation:
-        if key not in RELATION_KEYS:
-            raise ValueError(
-                f"Relation {relation.get('name')!r} has an unknown key {key!r}; allowed are {RELATION_KEYS}."
-                + did_you_mean(key, RELATION_KEYS)
-            )
-    name = relation.get("name")
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"A relation needs a non-empty name; given {name!r} in {dict(relation)!r}.")
-    return {
-        "name": name,
-        "descriptions": _normalise_descriptions(name, relation.get("descriptions")),
-        "head_types": _normalise_types(name, "head_types", relation.get("head_types"), entity_types),
-        "tail_types": _normalise_types(name, "tail_types", relation.get("tail_types"), entity_types),
-    }
-
-
-def _normalise_descriptions(name: str, descriptions: Any) -> list[str]:
-    if isinstance(descriptions, str):
-        descriptions = [descriptions]
-    texts = descriptions if isinstance(descriptions, (list, tuple)) else []
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(
-            f"Relation {name!r} needs at least one description and no empty one; given {descriptions!r}. "
-            "Write one sentence that says what holds between the head and the tail entity."
-        )
-    return [text.strip() for text in texts]
-
-
-def _normalise_types(name: str, key: str, types: Any, entity_types: Sequence[str]) -> list[str]:
-    types = [types] if isinstance(types, str) else types or []
-    if not isinstance(types, (list, tuple)):
-        raise ValueError(f"Relation {name!r}: {key} is a list of entity types; given {types!r}.")
-    for entity_type in types:
-        if entity_type not in entity_types:
-            raise ValueError(
-                f"Relation {name!r}: {key} holds {entity_type!r}; allowed are {list(entity_types)} "
-                f"(the configuration's `entity_types`).{did_you_mean(str(entity_type), entity_types)}"
-            )
-    return list(types)
 
 
 RocConfig.register_for_auto_class()

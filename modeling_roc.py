@@ -20,24 +20,23 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, cached_file, find_adapter_config_file, is_peft_available, logging
 
-from .backbones_roc import build_backbone, fill_encoders, load_backbone, load_vision
 from .configuration_roc import RocConfig
-from .editing_roc import RelationEditing
-from .explaining_roc import Explaining
-from .index_roc import RelationIndex
-from .input_dropout_roc import corrupt_inputs
-from .retrieval_roc import (
+from .loss_roc import drop_relations, retrieval_loss
+from .modeling_backbones_roc import build_backbone, fill_encoders, load_backbone, load_vision
+from .modeling_dropout_roc import corrupt_inputs
+from .modeling_explaining_roc import Explaining
+from .modeling_vision_roc import UNUSED_PARTS, RocImageEmbeddings, check_patches, encode_patches
+from .relations_bank_roc import (
     RelationBank,
     descriptions_of,
-    drop_relations,
     nearest_descriptions,
     nearest_similarities,
     pool_descriptions,
     relation_index_of,
-    retrieval_loss,
     type_mismatches,
 )
-from .vision_roc import UNUSED_PARTS, RocImageEmbeddings, check_patches, encode_patches
+from .relations_editing_roc import RelationEditing
+from .relations_index_roc import RelationIndex
 
 if TYPE_CHECKING:  # never run; but Transformers reads here which files to save beside a model
     from .pipeline_roc import RocPipeline  # noqa: F401

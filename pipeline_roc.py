@@ -10,7 +10,7 @@ from typing import Any
 from transformers import Pipeline
 from transformers.utils import logging
 
-from .posts_roc import POST_KEYS, Post, rank_posts, read_post
+from .pipeline_posts_roc import POST_KEYS, Post, rank_posts, read_post
 
 logger = logging.get_logger(__name__)
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from roc.drawing import draw_prediction
-from roc.images_roc import open_image
-from roc.inference import explain, find_entities, load_model, parse_entity, predict
+from roc.inference.drawing import draw_prediction
+from roc.inference.posts import explain, find_entities, load_model, parse_entity, predict
+from roc.processing_images_roc import open_image
 from roc.processing_roc import RocProcessor
-from roc.programs import run_program
-from roc.relation_files import load_relations
+from roc.relations.files import load_relations
+from roc.support.programs import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,12 +11,20 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 
-from .configuration_roc import ENTITY_TYPES
-from .entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words, shorten
-from .entity_typing_roc import load_entity_typer
-from .images_roc import open_image
-from .marking_roc import MARKERS, NO_SPAN, EntitiesTooFarApart, MarkedText, encode_marked
-from .retrieval_roc import NO_LABEL
+from .loss_roc import NO_LABEL
+from .messages_roc import shorten
+from .processing_entities_roc import (
+    ENTITY_TYPES,
+    Entity,
+    check_entity,
+    check_number_of_regions,
+    check_pairs,
+    is_int,
+    join_words,
+)
+from .processing_images_roc import open_image
+from .processing_marking_roc import MARKERS, NO_SPAN, EntitiesTooFarApart, MarkedText, encode_marked
+from .processing_typing_roc import load_entity_typer
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.utils import disable_progress_bars
 
-from roc.hub_check import check_in_clean_process, expected_answers
-from roc.hub_folder import build_hub_folder
-from roc.hub_upload import check_login, check_names, publish_folder
-from roc.inference import load_model
-from roc.model_card import write_model_card
-from roc.programs import run_program, shows_progress
+from roc.inference.posts import load_model
+from roc.publishing.card import write_model_card
+from roc.publishing.check import check_in_clean_process, expected_answers
+from roc.publishing.folder import build_hub_folder
+from roc.support.hub_upload import check_login, check_names, publish_folder
+from roc.support.programs import run_program, shows_progress
 
 ASSETS = "assets"  # pictures of the card
 

@@ -14,20 +14,21 @@ from typing import Any, get_args
 
 import yaml
 
-from roc.assembly import set_num_threads
-from roc.dataset_scripts.base import MissingImages
+from roc.dataset_scripts.building.builder import MissingImages
 from roc.dataset_scripts.loading import DATASETS, load_dataset_splits
-from roc.evaluation import predict_relations, score_predictions
-from roc.files import atomic_write
-from roc.inference import load_model
+from roc.evaluation.predictions import predict_relations, score_predictions
+from roc.evaluation.zero_shot import restrict_inventory, restrict_rows, unseen_relations
+from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
-from roc.processes import start_accelerator
 from roc.processing_roc import RocProcessor
-from roc.programs import run_program
-from roc.relation_files import load_relations
-from roc.run_config import RUN_FILE
-from roc.samples import GroupedSamples, check_relations_known
-from roc.zero_shot import restrict_inventory, restrict_rows, unseen_relations
+from roc.relations.files import load_relations
+from roc.samples.grouping import GroupedSamples
+from roc.samples.splitting import check_relations_known
+from roc.support.files import atomic_write
+from roc.support.machine import set_num_threads
+from roc.support.programs import run_program
+from roc.training.processes import start_accelerator
+from roc.training.settings import RUN_FILE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

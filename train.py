@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 
 import roc.register  # noqa: F401  (AutoModel and AutoProcessor know ROC)
-from roc.programs import run_program
-from roc.run_config import parse_run_config
-from roc.training import train
+from roc.support.programs import run_program
+from roc.training.loop import train
+from roc.training.settings import parse_run_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from roc.dataset_scripts.evidence import Evidence, load_evidence
+from roc.dataset_scripts.generating.evidence import Evidence, load_evidence
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.inference import load_model
+from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
-from roc.programs import run_program
-from roc.samples import GroupedSamples, SampleCollator
+from roc.samples.batching import SampleCollator
+from roc.samples.grouping import GroupedSamples
+from roc.support.programs import run_program
 
 NUM_DELETED = 4  # patches: about what one object covers
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from roc.plotting import plot_scores_by_share
-from roc.run_config import METRICS_FILE, RUN_FILE
+from roc.evaluation.plots import plot_scores_by_share
+from roc.training.settings import METRICS_FILE, RUN_FILE
 
 LABELS = {"retrieval": "retrieval over descriptions", "classification": "classification"}
 SCORES = ("micro_f1", "macro_f1")

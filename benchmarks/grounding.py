@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from roc.corruptions import CorruptedSamples, without_picture
-from roc.dataset_scripts.evidence import Evidence, load_evidence
+from roc.dataset_scripts.generating.evidence import Evidence, load_evidence
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.evaluation import Predictions, predict_relations
-from roc.inference import load_model
-from roc.programs import run_program
-from roc.samples import GroupedSamples, Sample
+from roc.evaluation.corruptions import CorruptedSamples, without_picture
+from roc.evaluation.predictions import Predictions, predict_relations
+from roc.inference.posts import load_model
+from roc.samples.grouping import GroupedSamples, Sample
+from roc.support.programs import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

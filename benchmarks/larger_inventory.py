@@ -13,14 +13,14 @@ import json
 import random
 from typing import Any
 
-from roc.assembly import unrelated_descriptions
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.evaluation import predict_relations, score_predictions
-from roc.inference import load_model
+from roc.evaluation.predictions import predict_relations, score_predictions
+from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relation_files import load_relations
-from roc.samples import GroupedSamples
+from roc.relations.files import load_relations
+from roc.samples.grouping import GroupedSamples
+from roc.training.building import unrelated_descriptions
 
 
 def main() -> None:

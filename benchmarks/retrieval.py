@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import alternate, build, report
 
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.index_roc import RelationIndex
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relation_files import load_relations
-from roc.retrieval_roc import descriptions_of
+from roc.relations.files import load_relations
+from roc.relations_bank_roc import descriptions_of
+from roc.relations_index_roc import RelationIndex
 
 BATCH_SIZE = 64
 

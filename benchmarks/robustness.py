@@ -1,9 +1,9 @@
 """What trained models still get right where something is wrong with the posts:
 `python benchmarks/robustness.py --model DIR [--model DIR ...] --dataset NAME --data_dir DIR --split val`.
 
-Scores them on the split as it is and under every condition of `roc.corruptions`, and checks that the order of the
-relations does not matter. Prints one JSON line; writes a table, `robustness.md`, and a plot, `robustness.png`. The exit
-code is 1 if the order did matter.
+Scores them on the split as it is and under every condition of `roc.evaluation.corruptions`, and checks that the
+order of the relations does not matter. Prints one JSON line; writes a table, `robustness.md`, and a plot,
+`robustness.png`. The exit code is 1 if the order did matter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any, get_args
 
 from tqdm.auto import tqdm
 
-from roc.corruptions import (
+from roc.dataset_scripts.building.builder import MissingImages
+from roc.dataset_scripts.loading import DATASETS, load_dataset_splits
+from roc.evaluation.corruptions import (
     Condition,
     CorruptedSamples,
     input_conditions,
@@ -25,16 +27,15 @@ from roc.corruptions import (
     share_inside,
     shuffled_relations,
 )
-from roc.dataset_scripts.base import MissingImages
-from roc.dataset_scripts.loading import DATASETS, load_dataset_splits
-from roc.evaluation import Predictions, predict_relations, score_predictions
-from roc.files import atomic_write
-from roc.inference import load_model
+from roc.evaluation.plots import plot_scores_by_condition
+from roc.evaluation.predictions import Predictions, predict_relations, score_predictions
+from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
-from roc.plotting import plot_scores_by_condition
 from roc.processing_roc import RocProcessor
-from roc.programs import run_program
-from roc.samples import GroupedSamples, Sample, check_relations_known
+from roc.samples.grouping import GroupedSamples, Sample
+from roc.samples.splitting import check_relations_known
+from roc.support.files import atomic_write
+from roc.support.programs import run_program
 
 SCORES = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "accuracy": "accuracy"}
 CLEAN, SHUFFLED = "clean", "shuffled relation order"

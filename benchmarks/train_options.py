@@ -25,10 +25,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 from common import collate, post, report
 
-from roc.assembly import build_model, build_optimizer, build_processor
-from roc.relation_files import load_relations
-from roc.run_config import RunConfig, load_run_config
-from roc.run_costs import count_parameters, peak_memory_mib
+from roc.relations.files import load_relations
+from roc.training.building import build_model, build_optimizer, build_processor
+from roc.training.costs import count_parameters, peak_memory_mib
+from roc.training.settings import RunConfig, load_run_config
 
 PLAIN = "plain"
 COMPILED = "torch.compile"  # what `accelerate launch --dynamo_backend inductor` does

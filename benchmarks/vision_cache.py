@@ -27,15 +27,16 @@ from accelerate import Accelerator
 sys.path.insert(0, str(Path(__file__).parent))
 from common import SMALL_VIT, alternate, post, report
 
-from roc.assembly import build_model, build_processor, choose_precision
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.schema import FEATURES, text_entity
 from roc.modeling_roc import RocModel
-from roc.relation_files import load_relations
-from roc.run_config import RunConfig, load_run_config
-from roc.samples import GroupedSamples, SampleCollator
-from roc.training import TrainingRun
-from roc.vision_cache import use_vision_cache
+from roc.relations.files import load_relations
+from roc.samples.batching import SampleCollator
+from roc.samples.grouping import GroupedSamples
+from roc.samples.vision_cache import use_vision_cache
+from roc.training.building import build_model, build_processor, choose_precision
+from roc.training.loop import TrainingRun
+from roc.training.settings import RunConfig, load_run_config
 
 
 def main() -> None:

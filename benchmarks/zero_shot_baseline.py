@@ -22,13 +22,13 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parent))
 from common import TEXT_MODEL
 
-from roc.backbones_roc import load_backbone, resolve_model
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.wikidata import relations_of_split
+from roc.evaluation.scoring import relation_scores
+from roc.evaluation.zero_shot import unseen_relations
+from roc.modeling_backbones_roc import load_backbone, resolve_model
 from roc.modeling_roc import mean_of_tokens
-from roc.relation_files import RelationInventory
-from roc.scoring import relation_scores
-from roc.zero_shot import unseen_relations
+from roc.relations.files import RelationInventory
 
 
 def main() -> None:

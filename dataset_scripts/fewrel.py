@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
-from roc.dataset_scripts.command_line import main
-from roc.dataset_scripts.raw_files import check_tokens, read_json, token_offsets
+from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
+from roc.dataset_scripts.building.command_line import main
+from roc.dataset_scripts.building.raw_files import check_tokens, read_json, token_offsets
 from roc.dataset_scripts.schema import Entity, Row, text_entity
 
 FILE_NAMES = {"train": "train_wiki.json", "val": "val_wiki.json"}  # the test file is not public

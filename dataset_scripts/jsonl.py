@@ -26,13 +26,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from roc.configuration_roc import did_you_mean
-from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
-from roc.dataset_scripts.command_line import main
-from roc.dataset_scripts.provenance import NO_LICENSE
-from roc.dataset_scripts.raw_files import check_tokens, read_lines, token_offsets
+from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
+from roc.dataset_scripts.building.command_line import main
+from roc.dataset_scripts.building.raw_files import check_tokens, read_lines, token_offsets
+from roc.dataset_scripts.exporting.provenance import NO_LICENSE
 from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_bbox, check_span, object_entity, text_entity
-from roc.entities_roc import shorten
+from roc.messages_roc import did_you_mean, shorten
 
 FILE_NAMES = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}
 

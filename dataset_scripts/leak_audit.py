@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from roc.dataset_scripts.building.raw_files import load_plain_pickle
 from roc.dataset_scripts.mnre import find_text_file, read_instances
-from roc.dataset_scripts.raw_files import load_plain_pickle
 from roc.dataset_scripts.schema import SPLITS, Row
 
 # HVPNeT, MKGformer, IFAformer and HVFormer take this many crops and zero-pad.

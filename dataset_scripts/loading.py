@@ -9,15 +9,15 @@ from typing import Any
 
 import datasets
 
-from roc.configuration_roc import did_you_mean
-from roc.dataset_scripts.base import MissingImages, RocDatasetBuilder, check_missing_images
-from roc.dataset_scripts.export import MARKER, read_marker
+from roc.dataset_scripts.building.builder import MissingImages, RocDatasetBuilder, check_missing_images
+from roc.dataset_scripts.exporting.folder import MARKER, read_marker
 from roc.dataset_scripts.fewrel import FewrelBuilder
 from roc.dataset_scripts.jsonl import JsonlBuilder
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.more import MoreBuilder
 from roc.dataset_scripts.schema import FEATURES
-from roc.entity_typing_roc import EntityTyper
+from roc.messages_roc import did_you_mean
+from roc.processing_typing_roc import EntityTyper
 
 logger = logging.getLogger("roc.dataset_scripts")
 

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
-from roc.dataset_scripts.command_line import main
-from roc.dataset_scripts.instance_files import (
+from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
+from roc.dataset_scripts.building.command_line import main
+from roc.dataset_scripts.building.instance_files import (
     NAMES_DIFFER,
     Instance,
     check_text_entity,
@@ -32,8 +32,8 @@ from roc.dataset_scripts.instance_files import (
     warn_of_others,
     warn_unless_official,
 )
-from roc.dataset_scripts.provenance import NO_LICENSE
-from roc.dataset_scripts.raw_files import find_only_file
+from roc.dataset_scripts.building.raw_files import find_only_file
+from roc.dataset_scripts.exporting.provenance import NO_LICENSE
 from roc.dataset_scripts.schema import SPLITS, Row
 
 logger = logging.getLogger("roc.dataset_scripts.mnre")

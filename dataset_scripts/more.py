@@ -41,10 +41,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from roc.configuration_roc import did_you_mean
-from roc.dataset_scripts.base import RawRow, RocDatasetBuilder
-from roc.dataset_scripts.command_line import main
-from roc.dataset_scripts.instance_files import (
+from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
+from roc.dataset_scripts.building.command_line import main
+from roc.dataset_scripts.building.instance_files import (
     NAMES_DIFFER,
     Instance,
     other_names,
@@ -54,9 +53,10 @@ from roc.dataset_scripts.instance_files import (
     warn_of_others,
     warn_unless_official,
 )
-from roc.dataset_scripts.provenance import NO_LICENSE
-from roc.dataset_scripts.raw_files import find_only_file, load_plain_pickle, read_json
+from roc.dataset_scripts.building.raw_files import find_only_file, load_plain_pickle, read_json
+from roc.dataset_scripts.exporting.provenance import NO_LICENSE
 from roc.dataset_scripts.schema import SPLITS, Row, object_entity
+from roc.messages_roc import did_you_mean
 
 Box = tuple[float, float, float, float]
 Objects = Mapping[str, Mapping[str, Any]]

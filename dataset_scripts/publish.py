@@ -22,17 +22,17 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from roc.configuration_roc import did_you_mean
-from roc.dataset_scripts.base import MissingImages
-from roc.dataset_scripts.export import check_output_dir, export_dataset
+from roc.dataset_scripts.building.builder import MissingImages
+from roc.dataset_scripts.exporting.folder import check_output_dir, export_dataset
+from roc.dataset_scripts.exporting.provenance import NO_LICENSE, Provenance
+from roc.dataset_scripts.exporting.read_back import check_published
+from roc.dataset_scripts.exporting.sources import configurations, read_source
+from roc.dataset_scripts.exporting.variants import DEFAULT, VARIANTS
 from roc.dataset_scripts.loading import BUILDERS, DATASETS, GENERATED_LICENSE
-from roc.dataset_scripts.provenance import NO_LICENSE, Provenance
-from roc.dataset_scripts.read_back import check_published
 from roc.dataset_scripts.schema import SPLITS
-from roc.dataset_scripts.sources import configurations, read_source
-from roc.dataset_scripts.variants import DEFAULT, VARIANTS
-from roc.hub_upload import check_login, check_names, explained, hub_files, publish_folder
-from roc.programs import run_program
+from roc.messages_roc import did_you_mean
+from roc.support.hub_upload import check_login, check_names, explained, hub_files, publish_folder
+from roc.support.programs import run_program
 
 Built = Mapping[str, Mapping[str, Dataset]]
 

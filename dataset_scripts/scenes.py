@@ -13,8 +13,8 @@ There are three kinds of pairs:
 Each sentence comes with `PICTURES_PER_SENTENCE` pictures, all with the same boxes. Each of its text-object and
 text-text pairs has each relation of its kind exactly once; each misleading sentence sees each cue exactly once. So
 text, boxes and row order say nothing about the relation of the former, and the cue between the two persons nothing
-about that of the latter. What decides is written to `evidence.jsonl` (`roc.dataset_scripts.evidence`), never into the
-rows.
+about that of the latter. What decides is written to `evidence.jsonl`
+(`roc.dataset_scripts.generating.evidence`), never into the rows.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from roc.dataset_scripts.evidence import EVIDENCE_FILE, Evidence, evidence_lines
-from roc.dataset_scripts.export import check_output_dir
-from roc.dataset_scripts.generated import (
+from roc.dataset_scripts.exporting.folder import check_output_dir
+from roc.dataset_scripts.exporting.provenance import Provenance
+from roc.dataset_scripts.generating.common import (
     GRID,
     NAMES,
     PLACES,
@@ -48,9 +48,9 @@ from roc.dataset_scripts.generated import (
     to_png,
     write_set,
 )
-from roc.dataset_scripts.provenance import Provenance
+from roc.dataset_scripts.generating.evidence import EVIDENCE_FILE, Evidence, evidence_lines
+from roc.dataset_scripts.generating.symbols import COLOURS, Box, Canvas, Colour, shade
 from roc.dataset_scripts.schema import Entity, Row, object_entity, text_entity
-from roc.dataset_scripts.symbols import COLOURS, Box, Canvas, Colour, shade
 
 IMAGE_SIZE = 96  # pixels; an 8 x 8 grid of 12-pixel patches
 CELL = IMAGE_SIZE // GRID  # pixels; each thing has its own cell

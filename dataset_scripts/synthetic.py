@@ -21,8 +21,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from roc.dataset_scripts.export import check_output_dir
-from roc.dataset_scripts.generated import (
+from roc.dataset_scripts.exporting.folder import check_output_dir
+from roc.dataset_scripts.exporting.provenance import Provenance
+from roc.dataset_scripts.generating.common import (
     GRID,
     NAMES,
     PLACES,
@@ -38,9 +39,8 @@ from roc.dataset_scripts.generated import (
     to_png,
     write_set,
 )
-from roc.dataset_scripts.provenance import Provenance
+from roc.dataset_scripts.generating.symbols import COLOURS, Box, Colour, shade
 from roc.dataset_scripts.schema import Entity, Row, object_entity, text_entity
-from roc.dataset_scripts.symbols import COLOURS, Box, Colour, shade
 
 IMAGE_SIZE = 64  # pixels; an 8 x 8 grid of the 8-pixel patches of a tiny vision transformer
 CELL = IMAGE_SIZE // GRID  # pixels; each thing has its own cell

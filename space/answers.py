@@ -15,11 +15,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from roc.drawing import draw_prediction, entity_color
-from roc.heat_map import AWAY, TOWARDS, Color, colour_of, opacity, with_heat
-from roc.inference import explain, predict
+from roc.inference.drawing import draw_prediction, entity_color
+from roc.inference.heat_map import AWAY, TOWARDS, Color, colour_of, opacity, with_heat
+from roc.inference.posts import explain, predict
 from roc.modeling_roc import RocModel
-from roc.posts_roc import Post
+from roc.pipeline_posts_roc import Post
 from roc.processing_roc import RocProcessor
 
 TOP_K = 5  # relations that are shown of one pair
@@ -56,7 +56,7 @@ class SharedModel:
             return SharedModel(self.model.with_relations(relations, self.processor), self.processor, self._lock)
 
     def rank(self, post: Post) -> dict[str, Any]:
-        """Rank the relations for the pairs of a post: what `roc.inference.predict` returns.
+        """Rank the relations for the pairs of a post: what `roc.inference.posts.predict` returns.
 
         Raises:
             ValueError: If the post is refused by the model.
@@ -66,7 +66,7 @@ class SharedModel:
             return predict(self.model, self.processor, post.text, post.entities, **given)
 
     def explain(self, post: Post) -> dict[str, Any]:
-        """Explain the best relation of the post's first pair: what `roc.inference.explain` returns.
+        """Explain the best relation of the post's first pair: what `roc.inference.posts.explain` returns.
 
         Raises:
             ValueError: As `rank`.

@@ -37,7 +37,7 @@ from visitor import (
     with_boxes,
 )
 
-from roc.inference import load_model
+from roc.inference.posts import load_model
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parent / "examples") if folder.is_dir()), HERE)

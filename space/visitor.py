@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from roc.images_roc import identify_image, open_image
-from roc.posts_roc import Post
+from roc.pipeline_posts_roc import Post
+from roc.processing_images_roc import identify_image, open_image
 from roc.processing_roc import RocProcessor
 
 MAX_CHARACTERS = 1000  # of a text; a post on social media has fewer

@@ -22,7 +22,7 @@ from tiny_runs import write_inputs
 
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.training import TrainingRun
+from roc.training.loop import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[1]
 

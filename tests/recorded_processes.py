@@ -15,8 +15,8 @@ from accelerate.utils import DistributedType
 
 import roc.score
 import roc.train
-from roc.samples import SampleCollator
-from roc.training import TrainingRun
+from roc.samples.batching import SampleCollator
+from roc.training.loop import TrainingRun
 
 
 def record(folder: Path, train_arguments: Sequence[str], score_arguments: Sequence[str]) -> None:

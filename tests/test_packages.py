@@ -18,7 +18,7 @@ import pytest
 from tiny import save_tiny
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ("relations", "configs", "studies", "prompts", "metrics")  # folders of which everything is needed
+DATA = ("relations", "configs", "studies")  # folders of which everything is needed
 EXAMPLES = ("examples/couple.png", "examples/teammates.png")  # what model cards show
 WITHOUT_NETWORK = {"PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1"}
 FIRST_BLOCK = re.compile(r"^```python\n(.*?)^```\n+```text\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -19,7 +19,7 @@ import roc.predict
 import roc.score
 import roc.train
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.training import TrainingRun
+from roc.training.loop import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = ROOT / "docs" / "your_data.md"

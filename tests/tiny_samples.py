@@ -13,10 +13,10 @@ from tiny_runs import NAMES
 from roc.dataset_scripts.schema import FEATURES, object_entity, text_entity
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relation_files import RelationInventory
-from roc.run_config import RunConfig
-from roc.samples import GroupedSamples
-from roc.training import TrainingRun
+from roc.relations.files import RelationInventory
+from roc.samples.grouping import GroupedSamples
+from roc.training.loop import TrainingRun
+from roc.training.settings import RunConfig
 
 
 def row(row_id: str, text: str, head: str, tail: str, relation: str, image: bytes | None = None) -> dict[str, Any]:

@@ -1,0 +1,358 @@
+"""What the builders share: splits, pictures, entity types, caching and export.
+
+A builder of one source says where its files are (`find_splits`) and how to read them (`read_split`); the rest is here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import json
+import logging
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import datasets
+from datasets.exceptions import DatasetGenerationError
+from tqdm.auto import tqdm
+
+import roc.dataset_scripts
+import roc.processing_typing_roc
+from roc.dataset_scripts.building.raw_files import check_picture, sha256_of_file
+from roc.dataset_scripts.exporting.folder import check_output_dir, export_dataset
+from roc.dataset_scripts.exporting.provenance import Provenance
+from roc.dataset_scripts.schema import FEATURES, SPLITS, Entity, Row, check_row
+from roc.messages_roc import did_you_mean
+from roc.processing_typing_roc import EntityTyper, Span, load_entity_typer
+
+logger = logging.getLogger("roc.dataset_scripts")
+
+MissingImages = Literal["error", "skip", "no_image"]
+
+TEXTS_PER_TYPING_BATCH = 256
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row as a source states it, before its picture is opened and its entities are typed.
+
+    Args:
+        row: A row of the schema; `image` is the picture's name in the source, or None where the row has none.
+        where: Where it comes from, such as `train.txt:12`.
+        image_paths: Where its picture may lie, the preferred path first; empty where the row has none.
+    """
+
+    row: Row
+    where: str
+    image_paths: tuple[Path, ...] = ()
+
+
+class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
+    """Builds the rows of one source.
+
+    The raw files are read and checked when the builder is made; pictures are opened and entities typed by `build`.
+
+    Args:
+        data_dir: Folder of the raw files.
+        splits: Splits to build; None for those that exist.
+        missing_images: What to do where a row's picture is not there: `"error"` stops, `"skip"` drops the row,
+            `"no_image"` keeps it without a picture (and drops it if one of its entities is an object in the picture).
+        entity_typer: A typer, or the name of one, for text entities without a type; None leaves them untyped.
+        cache_dir: Where built datasets are kept; None for the default of `datasets`.
+
+    Raises:
+        FileNotFoundError: If `data_dir` or a split is not there, or a picture is missing and the policy is `"error"`.
+        ValueError: If an option is unknown, a raw file is malformed, or a split has no row.
+    """
+
+    NAME: ClassVar[str]
+    TITLE: ClassVar[str]
+    DESCRIPTION: ClassVar[str]
+    LICENSE: ClassVar[str]
+    LICENSE_NOTE: ClassVar[str] = ""
+    LEAK_NOTE: ClassVar[str] = ""
+    PICTURES_HINT: ClassVar[str] = "Put the pictures there."
+    FLAGS: ClassVar[Mapping[str, str]] = {}  # further yes/no arguments of the builder, with their help
+    VERSION = datasets.Version("1.0.0")
+
+    def __init__(
+        self,
+        data_dir: str | Path,
+        *,
+        splits: Sequence[str] | None = None,
+        missing_images: MissingImages = "error",
+        entity_typer: str | EntityTyper | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        check_missing_images(missing_images)
+        self.raw_dir = _existing_folder(data_dir)
+        self.missing_images: MissingImages = missing_images
+        self._entity_typer = entity_typer
+        self.split_files = _select_splits(self.find_splits(), splits, folder=self.raw_dir)
+        self.split_counts: dict[str, Counter[str]] = {split: Counter() for split in self.split_files}
+        self._rows = {split: self._read(split) for split in self.split_files}
+        super().__init__(
+            cache_dir=None if cache_dir is None else str(cache_dir), dataset_name=self.NAME, hash=self._fingerprint()
+        )
+
+    @abstractmethod
+    def find_splits(self) -> dict[str, list[Path]]:
+        """Find the annotation files of each split that exists in `self.raw_dir`."""
+
+    @abstractmethod
+    def read_split(self, split: str) -> Iterable[RawRow]:
+        """Read the rows of one split from `self.split_files[split]`; may add to `self.split_counts[split]`."""
+
+    @cached_property
+    def entity_typer(self) -> EntityTyper | None:
+        """The typer, loaded at first use."""
+        return load_entity_typer(self._entity_typer) if isinstance(self._entity_typer, str) else self._entity_typer
+
+    def build(self) -> datasets.DatasetDict:
+        """Build the splits, or load them from the cache if nothing has changed since.
+
+        Returns:
+            The splits.
+
+        Raises:
+            ValueError: If a picture cannot be decoded.
+        """
+        try:
+            self.download_and_prepare()
+        except DatasetGenerationError as error:
+            # The wrapper says only "An error occurred"; what happened is its cause.
+            raise error.__cause__ or error from None
+        for split, counts in self.split_counts.items():
+            counted = {"rows": len(self._rows[split]), **counts}
+            logger.info("%s, split %s: %s", self.NAME, split, ", ".join(f"{key} {n}" for key, n in counted.items()))
+        return self.as_dataset()
+
+    def export(self, output_dir: str | Path, *, command: str = "") -> dict[str, Any]:
+        """Build the splits and write them as a folder of Parquet files with the pictures inside.
+
+        Args:
+            output_dir: The folder to write.
+            command: The command that the card names.
+
+        Returns:
+            The content of the folder's marker file.
+
+        Raises:
+            FileExistsError: If `output_dir` exists and is not such a folder.
+            ValueError: If the raw files lie in `output_dir`, which is replaced, or a picture cannot be decoded.
+        """
+        check_output_dir(output_dir, source=self.raw_dir)
+        return export_dataset(self.build(), output_dir, provenance=self.provenance(command))
+
+    def provenance(self, command: str = "") -> Provenance:
+        """What card and marker say of the rows.
+
+        Args:
+            command: The command that the card names.
+        """
+        return Provenance(
+            builder=self.NAME,
+            builder_version=str(self.VERSION),
+            title=self.TITLE,
+            description=self.DESCRIPTION,
+            license=self.LICENSE,
+            license_note=self.LICENSE_NOTE,
+            leak_note=self.LEAK_NOTE,
+            options=self._options(),
+            entity_typer=None if self.entity_typer is None else self.entity_typer.name,
+            source_files={self._relative(path): sha256_of_file(path) for path in self._annotation_files()},
+            split_counts=self.split_counts,
+            command=command,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        named = {"missing_images": self.missing_images, "entity_typer": _typer_name(self._entity_typer)}
+        return named | {flag: getattr(self, flag) for flag in self.FLAGS}
+
+    def _read(self, split: str) -> list[tuple[RawRow, Path | None]]:
+        """The checked rows of a split that are kept, each with the path of its picture."""
+        rows = list(self.read_split(split))
+        seen: dict[str, str] = {}
+        for raw in rows:
+            check_row(raw.row, raw.where)
+            first = seen.setdefault(raw.row["id"], raw.where)
+            if first != raw.where:
+                raise ValueError(f"{raw.where}: the id {raw.row['id']!r} is also the id of {first}. Ids must differ.")
+        kept = self._apply_picture_policy(rows, split)
+        if not kept:
+            raise ValueError(
+                f"Split {split!r} of {self.raw_dir} has no row{' with a picture' if rows else ''}"
+                f"{' (missing_images=' + repr(self.missing_images) + ')' if rows else ''}."
+            )
+        return kept
+
+    def _apply_picture_policy(self, rows: Sequence[RawRow], split: str) -> list[tuple[RawRow, Path | None]]:
+        found = [(raw, _first_file(raw.image_paths)) for raw in rows]
+        missing = [raw for raw, path in found if raw.image_paths and path is None]
+        if missing and self.missing_images == "error":
+            raise FileNotFoundError(self._missing_message(missing, split=split, total=len(rows)))
+        lost = {id(raw) for raw in missing if self.missing_images == "skip" or _has_object(raw.row)}
+        self.split_counts[split].update(missing_images=len(missing), dropped_rows=len(lost))
+        if missing:
+            logger.warning(
+                "%s, split %s: %d of %d rows lack their picture; missing_images=%r drops %d of them and keeps %d.",
+                *(self.NAME, split, len(missing), len(rows), self.missing_images, len(lost), len(missing) - len(lost)),
+            )
+        return [(raw, path) for raw, path in found if id(raw) not in lost]
+
+    def _missing_message(self, missing: Sequence[RawRow], *, split: str, total: int) -> str:
+        first = missing[0]
+        return (
+            f"{first.where}: the picture {first.row['image']!r} of row {first.row['id']!r} is not there; tried "
+            f"{', '.join(map(str, first.image_paths))}. {len(missing)} of {total} rows of split {split!r} lack their "
+            f"picture. {self.PICTURES_HINT} Or choose missing_images='skip' (drop those rows) or "
+            "missing_images='no_image' (keep them without a picture); on the command line: --missing_images no_image."
+        )
+
+    def _fingerprint(self) -> str:
+        """A hash of all that the built rows depend on: `datasets` would else serve old rows after a change."""
+        parts = [
+            [str(self.raw_dir), self._options()],
+            [sha256_of_file(path) for path in self._code_files()],
+            [[split, *map(str, files), *map(sha256_of_file, files)] for split, files in self.split_files.items()],
+            [_stat(path) for rows in self._rows.values() for path in dict.fromkeys(path for _, path in rows if path)],
+            [_stat(path) for path in _typer_files(self._entity_typer)],
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _code_files(self) -> list[Path]:
+        files = {*Path(roc.dataset_scripts.__file__).parent.rglob("*.py"), Path(inspect.getfile(type(self)))}
+        return sorted(files | {Path(inspect.getfile(roc.processing_typing_roc))})
+
+    def _annotation_files(self) -> list[Path]:
+        return list(dict.fromkeys(path for files in self.split_files.values() for path in files))
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.raw_dir).as_posix() if path.is_relative_to(self.raw_dir) else path.name
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(description=self.DESCRIPTION, features=FEATURES)
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator(name=split, gen_kwargs={"split": split}) for split in self._rows]
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, Row]]:
+        rows = self._rows[split]
+        _check_pictures(rows, split=split)
+        types = {} if self.entity_typer is None else predict_types((raw.row for raw, _ in rows), self.entity_typer)
+        for index, (raw, path) in enumerate(rows):
+            row = dict(raw.row, image=None if path is None else str(path))
+            for role in ("head", "tail"):
+                row[role] = _typed(row[role], types.get((row["text"], _span(row[role]))))
+            check_row(row, raw.where)
+            yield index, row
+
+
+def predict_types(rows: Iterable[Row], entity_typer: EntityTyper) -> dict[tuple[str, Span | None], str | None]:
+    """Predict the types of text entities that have none; a text is tagged once, however many rows it has.
+
+    Args:
+        rows: Rows of the schema.
+        entity_typer: The typer.
+
+    Returns:
+        Type by text and span.
+    """
+    spans: dict[str, dict[Span, None]] = {}
+    for row in rows:
+        for entity in (row["head"], row["tail"]):
+            if entity["type"] is None and (span := _span(entity)) is not None:
+                spans.setdefault(row["text"], {})[span] = None
+    types: dict[tuple[str, Span | None], str | None] = {}
+    texts = list(spans)
+    for start in tqdm(range(0, len(texts), TEXTS_PER_TYPING_BATCH), desc="typing entities", disable=None):
+        batch = texts[start : start + TEXTS_PER_TYPING_BATCH]
+        for text, predicted in zip(batch, entity_typer(batch, [list(spans[text]) for text in batch]), strict=True):
+            types.update({(text, span): word for span, word in zip(spans[text], predicted, strict=True)})
+    return types
+
+
+def check_missing_images(missing_images: str) -> None:
+    """Check the name of a picture policy.
+
+    Args:
+        missing_images: What the user gave.
+
+    Raises:
+        ValueError: If there is no such policy.
+    """
+    allowed = get_args(MissingImages)
+    if missing_images not in allowed:
+        raise ValueError(
+            f"missing_images must be one of {list(allowed)}, got {missing_images!r}."
+            f"{did_you_mean(str(missing_images), allowed)}"
+        )
+
+
+def _existing_folder(data_dir: str | Path) -> Path:
+    folder = Path(data_dir).expanduser().resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder. Give the folder of the raw files.")
+    return folder
+
+
+def _select_splits(
+    found: Mapping[str, list[Path]], wanted: Sequence[str] | None, *, folder: Path
+) -> dict[str, list[Path]]:
+    if not found:
+        raise FileNotFoundError(f"No split found in {folder}: looked for the raw files of {', '.join(SPLITS)}.")
+    missing = [split for split in wanted or () if split not in found]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has no split {missing[0]!r}; it has {list(found)}. Ask for those with splits=."
+        )
+    return {split: found[split] for split in SPLITS if split in (found if wanted is None else wanted)}
+
+
+def _first_file(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _has_object(row: Row) -> bool:
+    return any(row[role]["bbox"] is not None for role in ("head", "tail"))
+
+
+def _check_pictures(rows: Sequence[tuple[RawRow, Path | None]], *, split: str) -> None:
+    first_row = {path: raw for raw, path in reversed(rows) if path is not None}
+    for path, raw in tqdm(first_row.items(), desc=f"checking pictures of {split}", disable=None):
+        check_picture(path, f"{raw.where} (row {raw.row['id']!r})")
+
+
+def _span(entity: Entity) -> Span | None:
+    return None if entity["start"] is None else (entity["start"], entity["end"])
+
+
+def _typed(entity: Entity, predicted: str | None) -> Entity:
+    return entity if entity["type"] is not None else dict(entity, type=predicted)
+
+
+def _typer_name(entity_typer: str | EntityTyper | None) -> str | None:
+    return entity_typer if entity_typer is None or isinstance(entity_typer, str) else entity_typer.name
+
+
+def _typer_files(entity_typer: str | EntityTyper | None) -> list[Path]:
+    """The files of the model that a typer's name stands for, as far as they lie on this machine under that name."""
+    if entity_typer is None:
+        return []
+    kind, _, package = (_typer_name(entity_typer) or "").partition(":")
+    folder = Path(kind)
+    if kind == "spacy":
+        spec = importlib.util.find_spec(package or "en_core_web_sm")
+        folder = Path(spec.origin).parent if spec is not None and spec.origin else Path()
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() and folder.name else []
+
+
+def _stat(path: Path) -> list[str | int]:
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns]

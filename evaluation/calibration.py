@@ -1,0 +1,214 @@
+"""Calibration on a validation split: honest probabilities, and when a pair gets no relation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional
+
+from roc.evaluation.predictions import Predictions, predict_relations
+from roc.evaluation.scoring import relation_scores
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+from roc.samples.grouping import GroupedSamples
+
+NUM_BINS = 15  # Guo et al.
+NUM_HALVES = 2
+
+
+def calibrate(
+    model: RocModel, predictions: Predictions, by_label: Predictions | None = None, *, seed: int = 0
+) -> dict[str, Any]:
+    """Choose `probability_temperature` and `none_threshold` on predictions, and say what they are worth.
+
+    Both are chosen on all predictions and written into the model's configuration. What they are worth is measured on
+    each half of the predictions with what the other half chooses.
+
+    The threshold is for relations that training has not seen, whose descriptions lie farther from their pairs than
+    those that it has read hundreds of times. Relations described by their labels alone, which training does not read,
+    stand in for them.
+
+    Args:
+        model: The model; its configuration is changed.
+        predictions: Its predictions on the validation split, whose pairs without a relation carry `none_relation`.
+        by_label: The same with relations described by their labels (`predict_by_label`); None to choose no threshold.
+        seed: Of the halves.
+
+    Returns:
+        `probability_temperature`, `calibration_error` (`before` and `after`: see `expected_calibration_error`),
+        `reliability` (per bin `confidence`, `accuracy` and `share` of the pairs, after calibration); and where there
+        are unrelated pairs and `by_label`, `none_threshold`, `abstention` (per way to say "none", `micro_f1` and
+        `macro_f1`: `described`, the description of "none" wins; `threshold`, the best other relation's cosine is too
+        low; `both`, either) and `abstention_by_label` (the same of `threshold` and of `never`).
+    """
+    config, names = model.config, model.config.relation_names
+    logits = predictions.logits
+    labels = torch.tensor([names.index(name) for name in predictions.expected])
+    halves = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)) % NUM_HALVES)
+    fitted = [fit_temperature(logits[halves != half], labels[halves != half]) for half in range(NUM_HALVES)]
+    before, is_right = logits.softmax(dim=-1).amax(dim=-1), logits.argmax(dim=-1) == labels
+    after = (logits / torch.tensor(fitted)[halves][:, None]).softmax(dim=-1).amax(dim=-1)
+    config.probability_temperature = fit_temperature(logits, labels)
+    report: dict[str, Any] = {
+        "probability_temperature": config.probability_temperature,
+        "calibration_error": {
+            "before": expected_calibration_error(before, is_right),
+            "after": expected_calibration_error(after, is_right),
+        },
+        "reliability": reliability(after, is_right),
+    }
+    none_relation = config.none_relation
+    if by_label is not None and none_relation in predictions.expected and len(names) > 1:
+        seen, unseen = (
+            _Abstention(own.logits * model.temperature, names, none_relation, predictions.expected)
+            for own in (predictions, by_label)
+        )
+        config.none_threshold = report["none_threshold"] = unseen.fit("threshold", torch.arange(len(labels)))
+        report["abstention"] = {way: seen.scores_of_halves(way, halves) for way in ("described", "threshold", "both")}
+        report["abstention_by_label"] = {way: unseen.scores_of_halves(way, halves) for way in ("threshold", "never")}
+    return report
+
+
+def predict_by_label(
+    model: RocModel,
+    processor: RocProcessor,
+    samples: GroupedSamples,
+    *,
+    batch_size: int = 64,
+    accelerator: Accelerator | None = None,
+) -> Predictions:
+    """Predictions of a model whose relations are described by their labels alone: `/per/org/member_of` as "member of".
+
+    Args:
+        model: A model that retrieves; it has its own descriptions again afterwards.
+        processor: Its processor.
+        samples: The split.
+        batch_size: Samples per forward pass.
+        accelerator: See `predict_relations`.
+    """
+    relations, none_relation = model.config.relations, model.config.none_relation
+    by_label = [
+        {**own, "descriptions": [own["name"].rsplit("/", 1)[-1].replace("_", " ") or own["name"]]} for own in relations
+    ]
+    model.set_relations(by_label, processor, none_relation=none_relation)
+    try:
+        return predict_relations(model, processor, samples, batch_size=batch_size, accelerator=accelerator)
+    finally:
+        model.set_relations(relations, processor, none_relation=none_relation)
+
+
+class _Abstention:
+    """Ways to say "none" on the same cosines.
+
+    Args:
+        cosines: `(pairs, relations)`.
+        names: The relations.
+        none_relation: The one that means "none of these".
+        expected: The true relation of each pair.
+    """
+
+    def __init__(self, cosines: Tensor, names: Sequence[str], none_relation: str, expected: Sequence[str]) -> None:
+        none = names.index(none_relation)
+        others = cosines.clone()
+        others[:, none] = -torch.inf
+        self.best, numbers = others.max(dim=-1)
+        self.none_is_nearest = cosines[:, none] > self.best
+        self.candidates = [names[number] for number in numbers.tolist()]
+        self.none_relation, self.expected = none_relation, expected
+
+    def decide(self, way: str, threshold: float, rows: Tensor) -> list[str]:
+        """The relations of `rows`."""
+        is_none = torch.zeros(len(rows), dtype=torch.bool)
+        if way in ("described", "both"):
+            is_none = self.none_is_nearest[rows]
+        if way in ("threshold", "both"):
+            is_none = is_none | (self.best[rows] < threshold)
+        return [self.none_relation if no else self.candidates[row] for row, no in zip(rows.tolist(), is_none.tolist())]
+
+    def fit(self, way: str, rows: Tensor) -> float:
+        """The threshold with the best micro-F1 on `rows`, half-way between two cosines; the lowest of the best."""
+        rows = rows[self.best[rows].argsort(descending=True)]
+        kept = rows[~self.none_is_nearest[rows]] if way == "both" else rows
+        if not len(kept):
+            return 1.0
+        cosines = torch.cat([self.best[kept], torch.tensor([-1.0])])
+        is_right = torch.tensor([self.candidates[row] == self.expected[row] for row in kept.tolist()])
+        num_related = sum(self.expected[row] != self.none_relation for row in rows.tolist())
+        f1 = 2 * is_right.cumsum(0) / (torch.arange(1, len(kept) + 1) + num_related)
+        f1[cosines[:-1] == cosines[1:]] = -1  # equal cosines cannot be told apart
+        last = torch.nonzero(f1 == f1.max())[-1].item()
+        return cosines[last : last + 2].mean().item()
+
+    def scores_of_halves(self, way: str, halves: Tensor) -> dict[str, float]:
+        """The scores with thresholds that the other half of the pairs chose."""
+        rows = [torch.nonzero(halves == half)[:, 0] for half in range(NUM_HALVES)]
+        decided = [self.decide(way, self.fit(way, rows[1 - half]), rows[half]) for half in range(NUM_HALVES)]
+        scores = self._score([name for own in decided for name in own], torch.cat(rows))
+        return {key: scores[key] for key in ("micro_f1", "macro_f1")}
+
+    def _score(self, predicted: Sequence[str], rows: Tensor) -> dict[str, Any]:
+        return relation_scores(
+            predicted, [self.expected[row] for row in rows.tolist()], none_relation=self.none_relation
+        )
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature t that minimises the cross-entropy of `softmax(logits / t)`.
+
+    Args:
+        logits: `(pairs, relations)`.
+        labels: `(pairs,)` int64.
+
+    Returns:
+        t, in [0.05, 20].
+
+    Source:
+        Guo et al., "On Calibration of Modern Neural Networks" (2017), section 4.2. The loss is convex in 1/t: each
+        round of the search zooms in on the best of a grid.
+    """
+    lowest, highest = 0.05, 20.0
+    for _ in range(4):
+        grid = torch.logspace(np.log10(lowest), np.log10(highest), 25)
+        losses = [functional.cross_entropy(logits / t, labels).item() for t in grid]
+        best = int(np.argmin(losses))
+        lowest, highest = grid[max(best - 1, 0)].item(), grid[min(best + 1, len(grid) - 1)].item()
+    return grid[best].item()
+
+
+def reliability(confidences: Tensor, is_right: Tensor) -> list[dict[str, float]]:
+    """How often predictions of like confidence are right.
+
+    Args:
+        confidences: `(pairs,)` in [0, 1], the probability of the predicted relation.
+        is_right: `(pairs,)` bool.
+
+    Returns:
+        Per bin of width 1/15 that holds a pair, its mean `confidence`, its `accuracy` and its `share` of the pairs.
+    """
+    bins = (confidences * NUM_BINS).ceil().clamp(1, NUM_BINS)
+    return [
+        {
+            "confidence": confidences[own].mean().item(),
+            "accuracy": is_right[own].float().mean().item(),
+            "share": own.float().mean().item(),
+        }
+        for own in (bins == number for number in bins.unique())
+    ]
+
+
+def expected_calibration_error(confidences: Tensor, is_right: Tensor) -> float:
+    """The mean distance between confidence and accuracy: sum over bins of `share * |accuracy - confidence|`.
+
+    Args:
+        confidences: As for `reliability`.
+        is_right: As for `reliability`.
+
+    Source:
+        Guo et al. (2017), equation 3, with their 15 bins.
+    """
+    return sum(own["share"] * abs(own["accuracy"] - own["confidence"]) for own in reliability(confidences, is_right))

@@ -1,0 +1,396 @@
+"""What may be wrong with a post, as transformations of samples: missing, wrong or damaged pictures, wrong types, typos.
+
+Every corruption maps an item of `GroupedSamples`, a sample and the bytes of its picture, to another item and leaves the
+given one as it was. Pairs, relations and row ids always stay, and so does the order of the entities. What is drawn at
+random depends on the seed and the id of the sample's first row only, not on the order of the samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from PIL import Image, ImageFilter
+
+from roc.modeling_roc import RocModel
+from roc.processing_entities_roc import Entity
+from roc.processing_images_roc import open_image
+from roc.samples.grouping import GroupedSamples, Sample
+
+Item = tuple[Sample, bytes | None]
+Box = tuple[float, float, float, float]
+
+CROPPED_BORDER = 0.1  # of width and height, at each side: 64 % of the picture is left
+# sigma 6 at 224 pixels: Gaussian blur of the highest severity in ImageNet-C (Hendrycks & Dietterich, 2019)
+BLUR_RADIUS = 6 / 224
+JPEG_QUALITY = 10
+MISSPELT_SHARE = 0.2
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A corruption with its name.
+
+    Args:
+        name: Short name.
+        description: What it does, in one sentence.
+        corrupt: The corruption.
+        is_of_pictures: Whether it concerns pictures, so that a model without a vision encoder cannot notice it.
+    """
+
+    name: str
+    description: str
+    corrupt: Callable[[Item], Item]
+    is_of_pictures: bool = False
+
+
+class CorruptedSamples(GroupedSamples):
+    """Samples seen through a corruption, item by item.
+
+    Args:
+        samples: The samples; `self.samples` are theirs, as they were before.
+        corrupt: The corruption.
+    """
+
+    def __init__(self, samples: GroupedSamples, corrupt: Callable[[Item], Item]) -> None:
+        self.samples = samples.samples
+        self._intact = samples
+        self._corrupt = corrupt
+
+    def __getitem__(self, index: int) -> Item:
+        """The corrupted sample and picture."""
+        return self._corrupt(self._intact[index])
+
+
+def input_conditions(samples: GroupedSamples, *, entity_types: Sequence[str], seed: int = 0) -> list[Condition]:
+    """The corruptions of this module, as the robustness suite scores them.
+
+    Args:
+        samples: The samples that are to be corrupted; other posts' pictures come from them.
+        entity_types: As `wrong_entity_types`.
+        seed: Of what is drawn.
+
+    Returns:
+        The conditions.
+    """
+    kept = (1 - 2 * CROPPED_BORDER) ** 2
+    return [
+        Condition("no picture", "The picture is left out.", without_picture, True),
+        Condition("wrong picture", "The picture is that of another post.", WrongPicture(samples, seed=seed), True),
+        Condition(
+            "cropped",
+            f"{CROPPED_BORDER:.0%} of width and height are cut away at each side, {kept:.0%} of the picture is left; "
+            "boxes move along and are clipped.",
+            cropped,
+            True,
+        ),
+        Condition(
+            "blurred", f"Gaussian blur with a radius of {BLUR_RADIUS:.1%} of the picture's shorter side.", blurred, True
+        ),
+        Condition(
+            f"JPEG quality {JPEG_QUALITY}", f"The picture is saved as JPEG of quality {JPEG_QUALITY}.", as_jpeg, True
+        ),
+        Condition(
+            "wrong entity types",
+            "The type of each typed text entity is another one.",
+            partial(wrong_entity_types, entity_types=entity_types, seed=seed),
+        ),
+        Condition(
+            "typos",
+            f"{MISSPELT_SHARE:.0%} of the words outside entities (at least one) have two letters swapped, or a letter "
+            "missing or doubled; names of entities stay as they are.",
+            partial(misspelt, seed=seed),
+        ),
+    ]
+
+
+def share_changed(samples: GroupedSamples, condition: Condition) -> float:
+    """The share of the pairs whose text or picture a condition changes. Pictures are not decoded for that."""
+    changed = 0
+    for index in range(len(samples)):
+        item = samples[index]
+        # Cropping, blurring and compressing changes the bytes of every picture; no need to do it.
+        is_changed = item[1] is not None if condition.corrupt in _REWRITING else condition.corrupt(item) != item
+        changed += is_changed * len(item[0].pairs)
+    return changed / max(1, samples.num_pairs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def without_picture(item: Item) -> Item:
+    """Leave the picture out; entities that are boxes in it stay."""
+    return item[0], None
+
+
+class WrongPicture:
+    """Replaces each picture by that of another post, never by one with the same bytes.
+
+    Where there is no other picture, and where a sample has none, an item stays as it is.
+
+    Args:
+        samples: Where the pictures come from.
+        seed: With the id of a sample's first row, it decides which picture the sample gets.
+    """
+
+    def __init__(self, samples: GroupedSamples, *, seed: int = 0) -> None:
+        self._samples = samples
+        self._seed = seed
+        self._first: dict[bytes, int] = {}  # content of a picture -> first sample that has it
+        for index in range(len(samples)):
+            image = samples[index][1]
+            if image is not None:
+                self._first.setdefault(_digest(image), index)
+
+    def __call__(self, item: Item) -> Item:
+        """Give the sample another picture."""
+        sample, image = item
+        if image is None:
+            return item
+        own = _digest(image)
+        others = [index for content, index in self._first.items() if content != own]
+        return (sample, self._samples[_generator(sample, self._seed).choice(others)][1]) if others else item
+
+
+def cropped(item: Item, *, border: float = CROPPED_BORDER) -> Item:
+    """Cut away the border of the picture, and move the boxes along.
+
+    Args:
+        item: The sample and its picture.
+        border: Share of width and of height that is cut away at each side, in [0, 0.5); rounded down to whole pixels.
+
+    Returns:
+        The sample with its boxes as shares of what is left, clipped to it, and what is left as PNG. A box that lies
+        outside altogether becomes a strip of one pixel at the nearest edge, so that its pairs can still be asked for.
+
+    Raises:
+        ValueError: If `border` is out of range, or the picture cannot be decoded.
+    """
+    if not 0 <= border < 0.5:
+        raise ValueError(f"border={border} is out of range: give a share in [0, 0.5), of which twice is cut away.")
+    sample, image = item
+    if image is None:
+        return item
+    picture = _decoded(sample, image)
+    width, height = picture.size
+    left, top = int(border * width), int(border * height)
+    window = (left, top, width - left, height - top)
+    entities = [
+        entity if entity.bbox is None else replace(entity, bbox=_box_within(entity.bbox, window, picture.size))
+        for entity in sample.entities
+    ]
+    return replace(sample, entities=entities), _encoded(picture.crop(window))
+
+
+def blurred(item: Item, *, radius: float = BLUR_RADIUS) -> Item:
+    """Blur the picture.
+
+    Args:
+        item: The sample and its picture.
+        radius: Standard deviation of the Gaussian, as a share of the picture's shorter side, > 0.
+
+    Returns:
+        The sample, and the blurred picture as PNG.
+
+    Raises:
+        ValueError: If `radius` is out of range, or the picture cannot be decoded.
+    """
+    if not radius > 0:
+        raise ValueError(f"radius={radius} is out of range: give a share of the picture's shorter side > 0.")
+    sample, image = item
+    if image is None:
+        return item
+    picture = _decoded(sample, image)
+    return sample, _encoded(picture.filter(ImageFilter.GaussianBlur(radius * min(picture.size))))
+
+
+def as_jpeg(item: Item, *, quality: int = JPEG_QUALITY) -> Item:
+    """Save the picture as JPEG.
+
+    Args:
+        item: The sample and its picture.
+        quality: Of the JPEG, from 1 to 95 (libjpeg's scale; 75 is usual).
+
+    Returns:
+        The sample, and the picture as JPEG.
+
+    Raises:
+        ValueError: If `quality` is out of range, or the picture cannot be decoded.
+    """
+    if not 1 <= quality <= 95:
+        raise ValueError(f"quality={quality} is out of range: give a number from 1 to 95.")
+    sample, image = item
+    if image is None:
+        return item
+    return sample, _encoded(_decoded(sample, image), "JPEG", quality=quality)
+
+
+_REWRITING = (cropped, blurred, as_jpeg)
+
+
+def share_inside(bbox: Box, *, border: float = CROPPED_BORDER) -> float:
+    """The share of a box's area that is left when a border of the picture is cut away."""
+    x0, y0, x1, y1 = bbox
+    across, down = (max(0.0, min(end, 1 - border) - max(start, border)) for start, end in ((x0, x1), (y0, y1)))
+    return across * down / ((x1 - x0) * (y1 - y0))
+
+
+def _box_within(bbox: Box, window: tuple[int, int, int, int], size: tuple[int, int]) -> Box:
+    """A box of a picture of `size` pixels as shares of its `window` (`xyxy` in pixels)."""
+    x0, x1 = _side_within(bbox[0] * size[0], bbox[2] * size[0], window[0], window[2])
+    y0, y1 = _side_within(bbox[1] * size[1], bbox[3] * size[1], window[1], window[3])
+    return x0, y0, x1, y1
+
+
+def _side_within(start: float, end: float, low: int, high: int) -> tuple[float, float]:
+    """All in pixels but the result, which is shares of what is between `low` and `high`."""
+    first, last = ((min(max(place, low), high) - low) / (high - low) for place in (start, end))
+    if first < last:
+        return first, last
+    pixel = 1 / (high - low)
+    first = min(first, 1 - pixel)
+    return first, min(first + pixel, 1.0)
+
+
+def _decoded(sample: Sample, image: bytes) -> Image.Image:
+    return open_image(image, f"row {sample.row_ids[0]!r}")
+
+
+def _encoded(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+def _digest(image: bytes) -> bytes:
+    return hashlib.sha256(image).digest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Texts
+
+
+def wrong_entity_types(item: Item, *, entity_types: Sequence[str], seed: int = 0) -> Item:
+    """Replace the type of every typed text entity by another one; untyped entities stay untyped.
+
+    Args:
+        item: The sample and its picture.
+        entity_types: Types to choose from.
+        seed: Of the choice.
+
+    Returns:
+        The sample with other types, and its picture.
+
+    Raises:
+        ValueError: If there is no other type to choose.
+    """
+    sample, image = item
+    generator = _generator(sample, seed)
+    entities = [_with_wrong_type(entity, entity_types, generator) for entity in sample.entities]
+    return replace(sample, entities=entities), image
+
+
+def _with_wrong_type(entity: Entity, entity_types: Sequence[str], generator: random.Random) -> Entity:
+    if entity.is_object or not entity.type:
+        return entity
+    others = [other for other in entity_types if other != entity.type]
+    if not others:
+        raise ValueError(f"Among the types {list(entity_types)} is none but {entity.type!r}: give at least two.")
+    return replace(entity, type=generator.choice(others))
+
+
+def misspelt(item: Item, *, share: float = MISSPELT_SHARE, seed: int = 0) -> Item:
+    """Misspell some of the words outside entities: two neighbouring letters swapped, or one missing or doubled.
+
+    Entities keep their names, because a misspelt name is another question (whether it is still found), and their spans
+    move with the text. Words have at least three letters.
+
+    Args:
+        item: The sample and its picture.
+        share: Share of the words, in (0, 1]; at least one is misspelt, where there is one.
+        seed: Of the choice.
+
+    Returns:
+        The sample with typos, and its picture.
+
+    Raises:
+        ValueError: If `share` is out of range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share} is out of range: give a share of the words in (0, 1].")
+    sample, image = item
+    spans = [(e.start, e.end) for e in sample.entities if e.start is not None and e.end is not None]
+    words = [
+        word
+        for word in _WORD.finditer(sample.text)
+        if not any(start < word.end() and word.start() < end for start, end in spans)
+    ]
+    if not words:
+        return item
+    generator = _generator(sample, seed)
+    drawn = generator.sample(range(len(words)), max(1, round(share * len(words))))
+    typos = [(words[number].span(), _typo(words[number].group(), generator)) for number in sorted(drawn)]
+    text, end = "", 0
+    for (first, last), typo in typos:
+        text, end = text + sample.text[end:first] + typo, last
+    entities = [entity if entity.is_object else _moved(entity, typos) for entity in sample.entities]
+    return replace(sample, text=text + sample.text[end:], entities=entities), image
+
+
+def _typo(word: str, generator: random.Random) -> str:
+    kind, place = generator.choice(("swapped", "missing", "doubled")), generator.randrange(len(word) - 1)
+    before, letter, following, after = word[:place], word[place], word[place + 1], word[place + 2 :]
+    if kind == "swapped" and letter.lower() != following.lower():
+        return before + following + letter + after
+    if kind == "missing":
+        return before + following + after
+    return before + letter * 2 + following + after
+
+
+def _moved(entity: Entity, typos: Sequence[tuple[tuple[int, int], str]]) -> Entity:
+    """The entity where it is after words around it have become longer or shorter."""
+    assert entity.start is not None
+    assert entity.end is not None
+    shift = sum(len(typo) - (end - start) for (start, end), typo in typos if end <= entity.start)
+    return replace(entity, start=entity.start + shift, end=entity.end + shift)
+
+
+def _generator(sample: Sample, seed: int) -> random.Random:
+    return random.Random(f"{seed}-{sample.row_ids[0]}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Relations
+
+
+@contextmanager
+def shuffled_relations(model: RocModel, *, seed: int = 0) -> Iterator[None]:
+    """Give the model its relations in another order while the block runs, and its own order again after that.
+
+    Args:
+        model: A model with at least two relations; changed in place.
+        seed: Of the order.
+
+    Raises:
+        ValueError: If the model has fewer than two relations, or classifies: its outputs are in the order of training.
+    """
+    names = list(model.config.relation_names)
+    if len(names) < 2:
+        raise ValueError(f"The model has the relations {names}: give it at least two, which have an order.")
+    order, generator = list(names), random.Random(seed)
+    while order == names:
+        generator.shuffle(order)
+    model.subset_relations(order)
+    try:
+        yield
+    finally:
+        model.subset_relations(names)

@@ -1,0 +1,109 @@
+"""Predictions of a model over a split, and their scores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from roc.evaluation.scoring import relation_scores
+from roc.modeling_roc import NO_RELATION, RocModel
+from roc.processing_roc import RocProcessor
+from roc.samples.batching import LengthBucketBatchSampler, SampleCollator
+from roc.samples.grouping import GroupedSamples
+from roc.support.programs import shows_progress
+
+ABSTAINED = ""  # what is predicted below `none_threshold`, where no relation of the inventory means "none of these"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One entry per row of the split, in the order in which the samples list them.
+
+    Args:
+        row_ids: Ids of the rows.
+        expected: Relations that the data states.
+        predicted: Relations that the model decides for; `ABSTAINED` for none.
+        logits: `(pairs, relations)`, on the CPU.
+    """
+
+    row_ids: list[str]
+    expected: list[str]
+    predicted: list[str]
+    logits: Tensor = field(compare=False)
+
+
+@torch.no_grad()
+def predict_relations(
+    model: RocModel,
+    processor: RocProcessor,
+    samples: GroupedSamples,
+    *,
+    batch_size: int = 64,
+    accelerator: Accelerator | None = None,
+) -> Predictions:
+    """Rank the relations of every pair, in the model's own precision, so that training and scoring agree.
+
+    Args:
+        model: The model; it is set to evaluation mode.
+        processor: Its processor.
+        samples: The split.
+        batch_size: Samples per forward pass.
+        accelerator: Of the processes that share the batches; all call this, and get all predictions. None where this
+            process works alone.
+
+    Returns:
+        The predictions.
+    """
+    model.eval()
+    lengths = [sample.approximate_length for sample in samples.samples]
+    batches = list(LengthBucketBatchSampler(lengths, batch_size, shuffle=False))
+    if accelerator is not None:
+        batches = batches[accelerator.process_index :: accelerator.num_processes]
+    loader = DataLoader(samples, batch_sampler=batches, collate_fn=SampleCollator(processor, relations=None))
+    logits = [torch.empty(0, model.config.num_relations, device=model.device)]  # a process may have no batch
+    for _, batch in tqdm(loader, desc="scoring", disable=not shows_progress(), leave=False):
+        batch = batch.to(model.device)
+        logits.append(model(**batch).logits[batch["pair_mask"].bool()])
+    rows = torch.tensor(_rows_of(samples, batches), dtype=torch.long, device=model.device)
+    in_order = _gather_in_order(rows, torch.cat(logits), accelerator)
+    decided = model.decide_relations(in_order).tolist()
+    names = dict(enumerate(model.config.relation_names)) | {NO_RELATION: ABSTAINED}
+    return Predictions(
+        [row_id for sample in samples.samples for row_id in sample.row_ids],
+        [relation for sample in samples.samples for relation in sample.relations],
+        [names[number] for number in decided],
+        in_order.cpu(),
+    )
+
+
+def _rows_of(samples: GroupedSamples, batches: Sequence[Sequence[int]]) -> list[int]:
+    """The place of each pair of the batches among all pairs of the samples."""
+    ends = list(itertools.accumulate(len(sample.pairs) for sample in samples.samples))
+    return [
+        row
+        for batch in batches
+        for number in batch
+        for row in range(ends[number] - len(samples.samples[number].pairs), ends[number])
+    ]
+
+
+def _gather_in_order(rows: Tensor, values: Tensor, accelerator: Accelerator | None) -> Tensor:
+    """The values `(n, ...)` of all processes together, in the order of their `rows` `(n,)`."""
+    if accelerator is not None:
+        rows, values = accelerator.gather(accelerator.pad_across_processes((rows, values), pad_index=-1))
+        rows, values = rows[rows >= 0], values[rows >= 0]
+    return values[rows.argsort()]
+
+
+def score_predictions(predictions: Predictions, none_relation: str | None) -> dict[str, Any]:
+    """`relation_scores` of the predictions."""
+    no_relation = ABSTAINED if none_relation is None else none_relation
+    return relation_scores(predictions.predicted, predictions.expected, none_relation=no_relation)

@@ -1,0 +1,185 @@
+"""From one post to ranked relations: what `predict.py` shows, as functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel
+
+import roc.register  # noqa: F401  (AutoModel knows ROC)
+from roc.modeling_roc import RocModel
+from roc.pipeline_posts_roc import Post, find_name, rank_posts
+from roc.processing_entities_roc import check_pairs
+from roc.processing_roc import RocProcessor
+
+SPAN = re.compile(r"(\d+):(\d+)")
+BOX_PREFIX = "box:"
+
+
+def load_model(name: str) -> tuple[RocModel, RocProcessor]:
+    """A model in evaluation mode, on the GPU where there is one, and its processor.
+
+    Args:
+        name: A folder that `train.py` wrote, or a Hub id.
+
+    Returns:
+        The model and its processor.
+
+    Raises:
+        OSError: If there is no such model.
+        ValueError: If it is not a ROC model.
+    """
+    if not Path(name).is_dir() and name.count("/") != 1:
+        raise FileNotFoundError(f"There is no model folder {name!r} (and a Hub id has the form USER/NAME).")
+    model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    if not isinstance(model, RocModel):
+        raise ValueError(f"{name!r} is a {type(model).__name__}, not a ROC model.")
+    processor = RocProcessor.from_pretrained(name)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
+
+
+def parse_entity(given: str, text: str) -> dict[str, Any]:
+    """An entity out of what a person types.
+
+    Args:
+        given: A name that occurs in the text (its first occurrence as a whole word counts), a half-open character
+            span `START:END`, or an object in the picture `box:X0,Y0,X1,Y1` (shares of width and height).
+        text: The text.
+
+    Returns:
+        `start` and `end`, or `bbox`.
+
+    Raises:
+        ValueError: If the name does not occur in the text, or a box is not four numbers.
+    """
+    if match := SPAN.fullmatch(given):
+        return {"start": int(match[1]), "end": int(match[2])}
+    if given.startswith(BOX_PREFIX):
+        return {"bbox": _parse_box(given)}
+    start = find_name(given, text)
+    if start < 0:
+        raise ValueError(
+            f"The entity {given!r} does not occur in the text {text!r}. Give a name as it is written there, "
+            "START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture."
+        )
+    return {"start": start, "end": start + len(given)}
+
+
+def _parse_box(given: str) -> tuple[float, ...]:
+    try:
+        x0, y0, x1, y1 = map(float, given.removeprefix(BOX_PREFIX).split(","))
+    except ValueError as error:
+        raise ValueError(f"{given!r} is not a box. Type box:X0,Y0,X1,Y1, shares of width and height.") from error
+    return x0, y0, x1, y1
+
+
+def find_entities(text: str, processor: RocProcessor) -> list[dict[str, Any]]:
+    """The entities of a text, by named-entity recognition.
+
+    Args:
+        text: The text.
+        processor: The model's processor.
+
+    Returns:
+        Mappings with `start`, `end` and `type`, as `RocProcessor.find_entities` gives them.
+
+    Raises:
+        ValueError: If fewer than two are found.
+        ImportError: If what finds them is not installed.
+    """
+    [found] = processor.find_entities([text])
+    if len(found) < 2:
+        names = [text[entity["start"] : entity["end"]] for entity in found]
+        raise ValueError(
+            f"Named-entity recognition found {names} in the text: a relation needs two entities. Name them with "
+            "--head and --tail, or with --entity for each."
+        )
+    return found
+
+
+def predict(
+    model: RocModel,
+    processor: RocProcessor,
+    text: str,
+    entities: Sequence[Any],
+    *,
+    image: Any = None,
+    pairs: Sequence[tuple[int, int]] | None = None,
+    top_k: int = 3,
+) -> dict[str, Any]:
+    """Rank the relations of one post.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        text: The text.
+        entities: As `RocProcessor` takes them.
+        image: A picture (PIL image or encoded bytes), or None.
+        pairs: (head, tail) numbers into `entities`; None for every ordered pair.
+        top_k: Relations per pair.
+
+    Returns:
+        `text`, `entities` and `predictions` as `rank_posts` gives them, and `truncated`: whether text was cut off.
+
+    Raises:
+        ValueError: If there is no pair, `top_k` is below 1, the model has no relations, or as `RocProcessor`.
+        TypeError: As `RocProcessor`.
+    """
+    asked = check_pairs(pairs, len(entities), "the post")
+    if not asked:
+        raise ValueError("The post has no pair: give it two entities.")
+    post = Post(text, image, entities, asked, "the post")
+    [ranked], truncated = rank_posts(model, processor, [post], top_k=top_k)
+    return {"text": text, "truncated": truncated, **ranked}
+
+
+def explain(
+    model: RocModel,
+    processor: RocProcessor,
+    text: str,
+    entities: Sequence[dict[str, Any]],
+    *,
+    image: Any = None,
+    pair: tuple[int, int] = (0, 1),
+    relation: str | None = None,
+    num_steps: int = 16,
+) -> dict[str, Any]:
+    """Explain one pair of a post: see `RocModel.explain`.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        text: The text.
+        entities: As `RocProcessor` takes them.
+        image: A picture (PIL image or encoded bytes), or None.
+        pair: (head, tail) numbers into `entities`.
+        relation: Name of the relation to explain; None for the best one.
+        num_steps: See `RocModel.explain`.
+
+    Returns:
+        `relation`, `description`, `score`; `tokens`, a list of `start`, `end` (half-open character offsets) and
+        `relevance`; and `patches`, the relevance of each patch as rows of numbers, or None without a picture.
+
+    Raises:
+        ValueError: As `RocModel.explain` and `RocProcessor`.
+        TypeError: As `RocProcessor`.
+    """
+    batch = processor(text=text, images=image, entities=entities, pairs=[pair], return_offsets_mapping=True)
+    batch = batch.to(model.device)
+    evidence = model.explain(batch, relation=relation, num_steps=num_steps)
+    spans = batch["offset_mapping"][0].tolist()
+    return {
+        "relation": evidence.relation,
+        "description": evidence.description,
+        "score": evidence.score,
+        "tokens": [
+            {"start": start, "end": end, "relevance": relevance}
+            for (start, end), relevance in zip(spans, evidence.token_relevance.tolist())
+            if end
+        ],
+        "patches": None if evidence.patch_relevance is None else evidence.patch_relevance.tolist(),
+    }

@@ -1,0 +1,196 @@
+"""Entities as callers give them: spans of a text, or boxes in a picture; checked at the border."""
+
+from __future__ import annotations
+
+import itertools
+import numbers
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
+
+from .messages_roc import shorten
+
+ENTITY_TYPES = ("person", "organization", "location", "miscellaneous", "object")
+
+
+@dataclass(frozen=True)
+class Entity:
+    """An entity as the processor sees it: a span of the text, or a box in the picture.
+
+    Args:
+        start: First character, for a text entity.
+        end: Character after the last.
+        type: Its type in words; None to have the entity typer predict it, `""` for none.
+        bbox: `xyxy` in [0, 1], origin top left, for an object.
+        name: What an object is called: a detector's label, a caption. A text entity's name is in the text.
+        role: Which marker goes around it.
+    """
+
+    start: int | None = None
+    end: int | None = None
+    type: str | None = None
+    bbox: tuple[float, float, float, float] | None = None
+    name: str | None = None
+    role: Literal["entities", "head", "tail"] = "entities"
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the entity is a box in the picture."""
+        return self.bbox is not None
+
+    @property
+    def needs_type(self) -> bool:
+        """Whether the entity typer is to be asked: a text entity whose type was not given."""
+        return self.bbox is None and self.type is None
+
+
+def check_entity(entity: Any, text: str, where: str) -> Entity:
+    """Check an entity that a caller gave.
+
+    Args:
+        entity: A mapping with `start` and `end`, or `bbox`, and optionally `type`; `(start, end)`;
+            `(start, end, type)`; or an `Entity`. An object's `name` is kept; other keys are ignored.
+        text: The text that the offsets point into.
+        where: What to call it in an error.
+
+    Returns:
+        The entity.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If the span is empty, blank or outside the text, or the box is inverted, empty or outside [0, 1].
+    """
+    start, end, kind, bbox, name = _fields(entity, where)
+    if kind is not None and not isinstance(kind, str):
+        raise TypeError(f"{where}: type must be a string or None; given {kind!r}.")
+    if bbox is not None:
+        if start is not None or end is not None:
+            raise ValueError(f"{where}: an entity is a span or a box; both were given: ({start}, {end}) and {bbox}.")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"{where}: name must be a string or None; given {name!r}.")
+        return Entity(type=kind, bbox=_check_box(bbox, where), name=name)
+    if not is_int(start) or not is_int(end):
+        raise TypeError(f"{where}: start and end must be integers, or give a bbox; given start={start!r}, end={end!r}.")
+    if not 0 <= start < end <= len(text) or text[start:end].isspace():
+        raise ValueError(
+            f"{where}: the span ({start}, {end}) {_problem_of_span(start, end, len(text))}. Spans are half-open "
+            f"character offsets with 0 <= start < end <= {len(text)}, the length of the text {shorten(text)!r}."
+        )
+    return Entity(operator.index(start), operator.index(end), kind)
+
+
+def _problem_of_span(start: int, end: int, length: int) -> str:
+    if start == end:
+        return "is empty"
+    if start > end:
+        return "is reversed"
+    is_inside = start >= 0 and end <= length
+    return "holds only white space" if is_inside else "lies outside the text"
+
+
+def _fields(entity: Any, where: str) -> tuple[Any, Any, Any, Any, Any]:
+    """Start, end, type, bbox and name, in whatever form the entity was given."""
+    if isinstance(entity, Entity):
+        return entity.start, entity.end, entity.type, entity.bbox, entity.name
+    if isinstance(entity, Mapping):
+        start, end, kind, bbox, name = map(entity.get, ("start", "end", "type", "bbox", "name"))
+        return start, end, kind, bbox, name
+    if isinstance(entity, Sequence) and not isinstance(entity, str) and len(entity) in (2, 3):
+        return entity[0], entity[1], entity[2] if len(entity) == 3 else None, None, None
+    raise TypeError(f"{where}: give a mapping with start and end, or bbox; or (start, end[, type]); given {entity!r}.")
+
+
+def _check_box(bbox: Any, where: str) -> tuple[float, float, float, float]:
+    try:
+        x0, y0, x1, y1 = (float(value) for value in (() if isinstance(bbox, str) else bbox))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: bbox must be four numbers (x0, y0, x1, y1); given {bbox!r}.") from error
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):  # false for NaN too
+        raise ValueError(
+            f"{where}: bbox {(x0, y0, x1, y1)} is not a box in the picture. Give (x0, y0, x1, y1) as shares of its "
+            "width and height, in [0, 1] with the origin top left, x0 < x1 and y0 < y1."
+        )
+    return x0, y0, x1, y1
+
+
+def check_number_of_regions(entities: Sequence[Entity], most: int, where: str) -> None:
+    """Refuse more objects than a model takes.
+
+    Raises:
+        ValueError: If more than `most` of the entities are objects.
+    """
+    count = sum(entity.is_object for entity in entities)
+    if count > most:
+        raise ValueError(f"{where}: {count} objects were given, but max_regions={most}. Leave out the least relevant.")
+
+
+def check_pairs(pairs: Any, num_entities: int, where: str) -> tuple[tuple[int, int], ...]:
+    """Check the pairs of one text.
+
+    Args:
+        pairs: `(head, tail)` numbers of entities; None for every ordered pair.
+        num_entities: How many entities the text has.
+        where: What to call the text in an error.
+
+    Returns:
+        The pairs, in the given order.
+
+    Raises:
+        TypeError: If a pair is not two integers.
+        ValueError: If a pair names an entity that is not there, or one entity twice.
+    """
+    if pairs is None:
+        return tuple(itertools.permutations(range(num_entities), 2))
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise TypeError(f"{where}: pairs must be a list of (head, tail); given {pairs!r}.")
+    return tuple(_check_pair(pair, num_entities, where) for pair in pairs)
+
+
+def _check_pair(pair: Any, num_entities: int, where: str) -> tuple[int, int]:
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not (is_int(pair[0]) and is_int(pair[1])):
+        raise TypeError(f"{where}: a pair is (head, tail), two numbers of entities; given {pair!r}.")
+    head, tail = operator.index(pair[0]), operator.index(pair[1])
+    if head == tail or not (0 <= head < num_entities and 0 <= tail < num_entities):
+        raise ValueError(
+            f"{where}: the pair ({head}, {tail}) must name two different entities out of {num_entities} "
+            "(counted from 0)."
+        )
+    return head, tail
+
+
+def join_words(words: Any, entities: Sequence[Any], where: str) -> tuple[str, list[Any]]:
+    """Turn words and word offsets into text and character offsets, at the border.
+
+    Args:
+        words: The words; the text is these, joined by single spaces.
+        entities: As `check_entity` takes them, with half-open offsets of words.
+        where: What to call the sample in an error.
+
+    Returns:
+        The text, and the entities with offsets of characters.
+
+    Raises:
+        TypeError: If `words` is not a list of strings.
+        ValueError: If an offset is not that of a word.
+    """
+    if not isinstance(words, Sequence) or isinstance(words, str) or not all(isinstance(w, str) for w in words):
+        raise TypeError(f"{where}: with is_split_into_words a text is a list of words; given {words!r}.")
+    starts = [0, *itertools.accumulate(len(word) + 1 for word in words)]
+    converted = []
+    for j, entity in enumerate(entities):
+        start, end, kind, bbox, name = _fields(entity, f"{where}, entity {j}")
+        if bbox is None:
+            if not is_int(start) or not is_int(end) or not 0 <= start < end <= len(words):
+                raise ValueError(
+                    f"{where}, entity {j}: the word span ({start}, {end}) must satisfy 0 <= start < end <= "
+                    f"{len(words)}, the number of words."
+                )
+            start, end = starts[start], starts[end] - 1
+        converted.append({"start": start, "end": end, "type": kind, "bbox": bbox, "name": name})
+    return " ".join(words), converted
+
+
+def is_int(value: Any) -> TypeGuard[int]:
+    """Whether it is an integer, NumPy's included, but not a bool."""
+    return type(value) is int or (isinstance(value, numbers.Integral) and not isinstance(value, bool))

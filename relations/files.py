@@ -1,0 +1,148 @@
+"""Relation inventories as YAML files: names, descriptions, and the types of head and tail."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import yaml
+
+from roc.messages_roc import did_you_mean
+from roc.relations_roc import RELATION_KEYS, normalise_relations
+from roc.support.files import atomic_write
+from roc.support.resources import find_file
+
+FILE_KEYS = ("version", "language", "none_relation", "relations")
+PROVENANCE_KEYS = ("provenance", "reviewed")  # where a description came from; kept in the file, not in the model
+
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class RelationInventory:
+    """The relations of one file.
+
+    Args:
+        relations: As `RocConfig.relations`.
+        none_relation: Name of the relation that means "none of these", or None.
+    """
+
+    relations: list[dict[str, Any]]
+    none_relation: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """Names in the order of the file."""
+        return [relation["name"] for relation in self.relations]
+
+    def described_by_labels(self) -> RelationInventory:
+        """The same relations, each described by its name alone: `/per/org/member_of` as "per org member of".
+
+        It is the whole name, so that no two relations read alike: MNRE has two kinds of `alternate_names`.
+        """
+        relations = [{**own, "descriptions": [_in_words(own["name"])]} for own in self.relations]
+        return replace(self, relations=relations)
+
+
+def load_relations(path: str | os.PathLike[str]) -> RelationInventory:
+    """Read and check a relation file.
+
+    Args:
+        path: A YAML file with `version`, `language`, `none_relation` and `relations`; a relative path is looked for
+            in the working folder, then among the files that ROC brings (`relations/mnre.yaml`).
+
+    Returns:
+        The inventory.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no YAML, has an unknown key, or its relations are malformed; the message names the file.
+    """
+    return _read(path, _inventory)
+
+
+def load_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a relation file that may be unfinished, with what it says about where its descriptions come from.
+
+    Args:
+        path: As `load_relations`; a relation may lack descriptions.
+
+    Returns:
+        What `write_relation_file` takes: the keys `version`, `language` (None if not given), `none_relation` and
+        `relations`. A relation has `name`, `descriptions` (empty where none is written yet), `head_types`,
+        `tail_types`, and `provenance` and `reviewed` where they are given.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As `load_relations`, or if `language` is no text, or `reviewed` neither true nor false, or true
+            without descriptions.
+    """
+    return _read(path, _drafts)
+
+
+def write_relation_file(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write a relation file, whole or not at all, with each description on one line."""
+    with atomic_write(path) as file:
+        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf))
+
+
+def _read(path: str | os.PathLike[str], check: Callable[[Any], Content]) -> Content:
+    file = find_file(path)
+    try:
+        return check(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _inventory(content: Any) -> RelationInventory:
+    _check_header(content)
+    relations = [_without_provenance(relation) for relation in content["relations"]]
+    none_relation = content.get("none_relation")
+    return RelationInventory(normalise_relations(relations, none_relation), none_relation)
+
+
+def _drafts(content: Any) -> dict[str, Any]:
+    _check_header(content)
+    none_relation = content.get("none_relation")
+    if not isinstance(content.get("language"), str | None):
+        raise ValueError(f"language is a code such as 'en'; given {content['language']!r}. In YAML, quote it.")
+    # any text passes for a description that is still to be written; it is taken out again below
+    relations = [_without_provenance(given) for given in content["relations"]]
+    checked = normalise_relations(
+        [{**own, "descriptions": own.get("descriptions") or "-"} for own in relations], none_relation
+    )
+    for relation, given in zip(checked, content["relations"]):
+        if not given.get("descriptions"):
+            relation["descriptions"] = []
+        if "reviewed" in given and not isinstance(given["reviewed"], bool):
+            raise ValueError(f"Relation {given['name']!r}: reviewed is true or false; given {given['reviewed']!r}.")
+        if given.get("reviewed") and not given.get("descriptions"):
+            raise ValueError(f"Relation {given['name']!r} is marked as reviewed, but has no description.")
+        relation.update({key: given[key] for key in PROVENANCE_KEYS if key in given})
+    return {"version": 1, "language": content.get("language"), "none_relation": none_relation, "relations": checked}
+
+
+def _check_header(content: Any) -> None:
+    if not isinstance(content, dict) or not content.get("relations"):
+        raise ValueError(f"a relation file is a mapping with the keys {FILE_KEYS}, and `relations` is not empty")
+    for key in content:
+        if key not in FILE_KEYS:
+            raise ValueError(f"unknown key {key!r}; allowed are {FILE_KEYS}.{did_you_mean(str(key), FILE_KEYS)}")
+    if content.get("version", 1) != 1:
+        raise ValueError(f"version {content['version']!r} is not known; this ROC reads version 1")
+    if not isinstance(content["relations"], list):
+        raise ValueError(f"`relations` is a list of relations; given a {type(content['relations']).__name__}")
+
+
+def _without_provenance(relation: Any) -> Any:
+    if not isinstance(relation, dict):
+        raise ValueError(f"a relation is a mapping with the keys {RELATION_KEYS}; given {relation!r}")
+    return {key: value for key, value in relation.items() if key not in PROVENANCE_KEYS}
+
+
+def _in_words(name: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", name)) or name

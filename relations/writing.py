@@ -1,0 +1,368 @@
+"""Descriptions of relations from a language model: asked for with a prompt template, checked, kept with provenance."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import hashlib
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass
+from string import Template
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from roc.messages_roc import did_you_mean, shorten
+from roc.processing_entities_roc import ENTITY_TYPES
+from roc.relations.drafts import to_be_written, without_model_text
+from roc.relations.files import write_relation_file
+from roc.relations.language_model import LanguageModel, Reply
+from roc.relations_roc import normalise_relations
+from roc.support.resources import find_file
+
+PROMPT_FILE = "relations/prompts/describe_relation.txt"
+PLACEHOLDERS = ("relation", "facts", "neighbours", "entity_types", "num_descriptions", "max_words", "language")
+MAX_NEIGHBOURS = 60  # labels that a prompt lists, those that look most like the relation's own
+# English has about 1.3 word pieces a word, so that both bounds keep below the 96 tokens that a processor reads
+MAX_WORDS = 40
+MAX_CHARACTERS = 300
+ANSWER_KEYS = ("descriptions", "head_types", "tail_types")  # the relation's; an answer's other keys are notes on it
+MAX_QUOTED = 2000  # characters of an unusable answer that go back to the model, with the reason
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt template and where it comes from.
+
+    Args:
+        name: Name of its file.
+        template: Text with placeholders: `$relation` (the label), `$facts` (what is known about it), `$neighbours`
+            (other labels), `$entity_types`, `$num_descriptions`, `$max_words`, `$language`.
+        sha256: Of the text, hexadecimal.
+    """
+
+    name: str
+    template: Template
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a language model made of one relation.
+
+    Args:
+        relation: It, described, with `provenance` and `reviewed: false`; None if no answer was usable.
+        problem: What was wrong with the last answer; empty if it was usable.
+        replies: Everything that the model said.
+    """
+
+    relation: dict[str, Any] | None
+    problem: str
+    replies: list[Reply]
+
+
+@dataclass
+class Expense:
+    """Tokens, and what they cost where prices are known.
+
+    Args:
+        input_price: Price of a million tokens that are read, in any currency, or None.
+        output_price: Price of a million tokens that are written, in the same currency, or None.
+        input_tokens: Tokens so far, as the server counts them.
+        output_tokens: The same.
+
+    Raises:
+        ValueError: If only one price is given, or one is negative.
+    """
+
+    input_price: float | None = None
+    output_price: float | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        prices = [price for price in (self.input_price, self.output_price) if price is not None]
+        if len(prices) == 1 or not all(price >= 0 for price in prices):
+            raise ValueError(f"Give two prices, --input_price and --output_price, from 0 on, or none; given {prices}.")
+
+    def add(self, reply: Reply) -> None:
+        """Count the tokens of one request."""
+        self.input_tokens += reply.input_tokens
+        self.output_tokens += reply.output_tokens
+
+    def as_dict(self) -> dict[str, Any]:
+        """`input_tokens`, `output_tokens` and, with prices, `cost`."""
+        counted: dict[str, Any] = {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens}
+        if self.input_price is not None and self.output_price is not None:
+            cost = self.input_tokens * self.input_price + self.output_tokens * self.output_price
+            counted["cost"] = round(cost / 1e6, 6)
+        return counted
+
+
+def load_prompt(path: str | os.PathLike[str] = PROMPT_FILE) -> Prompt:
+    """Read a prompt template, from the working folder or from what ROC brings.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it does not name the relation, has an unknown placeholder, or a `$` that begins none.
+    """
+    file = find_file(path)
+    text = file.read_text(encoding="utf-8")
+    template, empty = Template(text), dict.fromkeys(PLACEHOLDERS, "")
+    try:
+        named = template.substitute(empty) != template.substitute({**empty, "relation": "label"})
+    except KeyError as error:
+        [name] = error.args
+        hint = did_you_mean(name, PLACEHOLDERS)
+        raise ValueError(f"{file}: unknown placeholder ${name}; allowed are {PLACEHOLDERS}.{hint}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}. Write $$ for a dollar sign.") from error
+    if not named:
+        raise ValueError(f"{file} has no placeholder $relation: say which relation to describe.")
+    return Prompt(file.name, template, hashlib.sha256(text.encode()).hexdigest())
+
+
+def parse_answer(reply: Reply, num_descriptions: int) -> dict[str, Any]:
+    """The answer in what a model said, checked.
+
+    Args:
+        reply: A JSON object with `descriptions`, `head_types`, `tail_types` and any other keys, also inside other text.
+        num_descriptions: How many descriptions it has to hold.
+
+    Returns:
+        The object; white space in descriptions is one space.
+
+    Raises:
+        ValueError: If there is no such object, or not as many descriptions as asked for, or one is no text, too long,
+            or there twice. The message is for the model that wrote the answer. Types are not checked.
+    """
+    answer = _last_object(reply.text)
+    if answer is None:
+        cut = " (it was cut off: write less)" if not reply.complete else ""
+        raise ValueError(f"it holds no JSON object with the keys {', '.join(ANSWER_KEYS)}{cut}")
+    texts = answer["descriptions"]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("`descriptions` is not a list of texts")
+    texts = [" ".join(text.split()) for text in texts]
+    if len(texts) != num_descriptions or len({text.casefold() for text in texts}) < len(texts):
+        raise ValueError(f"`descriptions` holds {len(texts)} texts; write {num_descriptions} different ones")
+    for text in texts:
+        if not any(character.isalpha() for character in text):
+            raise ValueError(f"the description {text!r} says nothing")
+        if len(text.split()) > MAX_WORDS or len(text) > MAX_CHARACTERS:
+            raise ValueError(
+                f"a description has {len(text.split())} words and {len(text)} characters, at most {MAX_WORDS} words "
+                f"and {MAX_CHARACTERS} characters are allowed: {shorten(text)!r}"
+            )
+    json.dumps(answer, ensure_ascii=False).encode()  # half a surrogate pair is a ValueError here
+    return {**answer, "descriptions": texts}
+
+
+def describe_relation(
+    relation: Mapping[str, Any],
+    drafts: Mapping[str, Any],
+    model: LanguageModel,
+    prompt: Prompt,
+    *,
+    num_descriptions: int = 3,
+    max_retries: int = 3,
+) -> Answer:
+    """Have a language model describe one relation.
+
+    Args:
+        relation: As `roc.relations.files.load_drafts` gives it. Its types stay; the model's are taken where it has
+            none.
+        drafts: The file's content, for the other relations and the language.
+        model: Which to ask.
+        prompt: How to ask.
+        num_descriptions: How many descriptions to ask for.
+        max_retries: How often an unusable answer is asked for again, with the reason.
+
+    Returns:
+        The answer.
+
+    Raises:
+        ConnectionError: As `LanguageModel.reply`.
+        ValueError: If `num_descriptions` is less than 1 or `max_retries` negative.
+    """
+    if num_descriptions < 1 or max_retries < 0:
+        raise ValueError(f"num_descriptions={num_descriptions} must be >= 1, and max_retries={max_retries} >= 0.")
+    question = prompt.template.substitute(
+        relation=relation["name"],
+        facts=_facts(relation, drafts["none_relation"]),
+        neighbours=_neighbours(relation["name"], drafts["relations"]),
+        entity_types=", ".join(ENTITY_TYPES),
+        num_descriptions=num_descriptions,
+        max_words=MAX_WORDS,
+        language=drafts["language"],
+    )
+    messages = [{"role": "user", "content": question}]
+    replies: list[Reply] = []
+    problem = ""
+    for _ in range(max_retries + 1):
+        replies.append(model.reply(messages))
+        try:
+            answer = parse_answer(replies[-1], num_descriptions)
+            return Answer(_described(relation, answer, _provenance(model, prompt)), "", replies)
+        except ValueError as error:
+            problem = str(error)
+        again = f"This answer cannot be used: {problem}. Answer again, with the JSON object alone."
+        said = shorten(replies[-1].text, MAX_QUOTED) or "(nothing)"
+        messages = [messages[0], {"role": "assistant", "content": said}, {"role": "user", "content": again}]
+    return Answer(None, problem, replies)
+
+
+def write_descriptions(
+    output: str | os.PathLike[str],
+    drafts: dict[str, Any],
+    describe: Callable[[dict[str, Any]], Answer],
+    *,
+    expense: Expense,
+    overwrite_unreviewed: bool = False,
+    concurrency: int = 1,
+) -> dict[str, Any]:
+    """Have relations described, and write the relation file anew after every answer.
+
+    Args:
+        output: The file.
+        drafts: Its content so far, as `roc.relations.drafts.start_drafts` gives it.
+        describe: Asks for one relation, as `describe_relation`.
+        expense: Goes on counting.
+        overwrite_unreviewed: Whether descriptions that have a provenance and no review are written anew too.
+        concurrency: How many relations are asked for at a time.
+
+    Returns:
+        `output`; how many relations were `written`, `kept` and `failed`; `failures`, reasons by relation; the expense.
+
+    Raises:
+        ConnectionError: From `describe`. The answers that came are in the file.
+        ValueError: If `concurrency` is less than 1.
+    """
+    if concurrency < 1:
+        raise ValueError(f"concurrency={concurrency} is out of range: give a number >= 1.")
+    relations = list(drafts["relations"])
+    todo = [i for i, own in enumerate(relations) if to_be_written(own, overwrite_unreviewed=overwrite_unreviewed)]
+    failures: dict[str, str] = {}
+
+    def take(index: int, answer: Answer) -> None:
+        for reply in answer.replies:
+            expense.add(reply)
+        if answer.relation is None:
+            failures[relations[index]["name"]] = answer.problem
+            logger.warning("%s: no usable answer: %s", relations[index]["name"], answer.problem)
+        else:
+            relations[index] = answer.relation
+            write_relation_file(output, {**drafts, "relations": relations})
+
+    bar = tqdm(total=len(todo), desc="describing", disable=not sys.stderr.isatty())
+    try:
+        known = [without_model_text(relations[index]) for index in todo]
+        with closing(_as_they_come(describe, known, concurrency)) as answers:
+            for position, answer in answers:
+                take(todo[position], answer)
+                bar.set_postfix(expense.as_dict(), refresh=False)
+                bar.update()
+    except ConnectionError as error:
+        logger.info("used so far: %s", expense.as_dict())
+        written = sum(relations[index] is not drafts["relations"][index] for index in todo)
+        raise ConnectionError(f"{error} ({written} of {len(todo)} relations are written, and kept.)") from error
+    finally:
+        bar.close()
+    if any(relation["descriptions"] for relation in relations):
+        write_relation_file(output, {**drafts, "relations": relations})
+    counts = {"written": len(todo) - len(failures), "kept": len(relations) - len(todo), "failed": len(failures)}
+    return {"output": os.fspath(output), **counts, "failures": failures, **expense.as_dict()}
+
+
+def _as_they_come(
+    describe: Callable[[dict[str, Any]], Answer], relations: Sequence[dict[str, Any]], concurrency: int
+) -> Generator[tuple[int, Answer]]:
+    """Positions and answers as they come; after an error no more are asked for, and those under way still come."""
+    failure: BaseException | None = None
+    stopped = threading.Event()
+
+    def ask(relation: dict[str, Any]) -> Answer | None:
+        try:
+            return None if stopped.is_set() else describe(relation)
+        except BaseException:
+            stopped.set()
+            raise
+
+    with ThreadPoolExecutor(concurrency) as pool:
+        futures = {pool.submit(ask, relation): position for position, relation in enumerate(relations)}
+        try:
+            for future in as_completed(futures):
+                failure = failure or future.exception()
+                if future.exception() is None and (answer := future.result()) is not None:
+                    yield futures[future], answer
+        finally:
+            stopped.set()
+    if failure is not None:
+        raise failure
+
+
+def _facts(relation: Mapping[str, Any], none_relation: str | None) -> str:
+    """What is known about a relation beside its label, one fact a line."""
+    facts = []
+    if relation["name"] == none_relation:
+        facts.append("It means that none of the other relations holds between the two entities: any type can be.")
+    for part in ("head", "tail"):
+        if types := relation[f"{part}_types"]:
+            facts.append(f"Types of its {part} entity: {', '.join(types)}.")
+    facts.extend(f"Described so far as: {text}" for text in relation["descriptions"])
+    return "\n".join(facts)
+
+
+def _neighbours(name: str, relations: Sequence[Mapping[str, Any]]) -> str:
+    """The other labels that look most like this one, with a description where there is one, one a line."""
+    others = {other["name"]: other["descriptions"] for other in relations if other["name"] != name}
+    nearest = difflib.get_close_matches(name, others, n=MAX_NEIGHBOURS, cutoff=0)
+    lines = [": ".join([label, *others[label][:1]]) for label in nearest]
+    return "\n".join(f"- {line}" for line in lines) or "(none)"
+
+
+def _last_object(text: str) -> dict[str, Any] | None:
+    """The last JSON object in a text that has all of `ANSWER_KEYS`: models think aloud, quote the form, add fences."""
+    decoder, found, start = json.JSONDecoder(strict=False), None, text.find("{")
+    while start >= 0:
+        end = start + 1
+        try:
+            value, end = decoder.raw_decode(text, start)
+            if all(key in value for key in ANSWER_KEYS):
+                found = value
+        except ValueError:
+            pass
+        except RecursionError:  # thousands of braces, none of which can be the answer's
+            break
+        start = text.find("{", end)
+    return found
+
+
+def _described(relation: Mapping[str, Any], answer: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
+    """The relation with the answer's descriptions, and its types where it has none."""
+    kept = {key: relation[key] for key in ("head_types", "tail_types") if relation[key]}
+    written = [key for key in ANSWER_KEYS if key not in kept]
+    notes = {key: value for key, value in answer.items() if key not in ANSWER_KEYS}
+    own = {"name": relation["name"], **{key: answer[key] for key in written}, **kept}
+    [described] = normalise_relations([own], None)
+    return {**described, "provenance": {**provenance, "written": written, "notes": notes}, "reviewed": False}
+
+
+def _provenance(model: LanguageModel, prompt: Prompt) -> dict[str, Any]:
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return {
+        "model": model.name,
+        "host": model.host,
+        "prompt": prompt.name,
+        "prompt_sha256": prompt.sha256,
+        "date": today,
+    }

@@ -1,0 +1,168 @@
+"""The relation bank: encoded descriptions, and how pairs are compared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class RelationBank(nn.Module):
+    """Encoded descriptions of relations, kept as persistent buffers so that a saved model answers at once.
+
+    The buffers hold what the description encoder gave, before the model's projection: the projection is trained,
+    the encoder's output (for a frozen encoder) is not, so training needs no second look at the descriptions.
+
+    Args:
+        num_descriptions: Number of descriptions of all relations together.
+        feature_dim: Hidden size of the description encoder.
+
+    Attributes:
+        features: `(num_descriptions, feature_dim)` float, one row per description, relation by relation.
+        relation_index: `(num_descriptions,)` int64, the relation that each description belongs to.
+    """
+
+    features: Tensor
+    relation_index: Tensor
+
+    def __init__(self, num_descriptions: int, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(num_descriptions, feature_dim))
+        self.register_buffer("relation_index", torch.zeros(num_descriptions, dtype=torch.long))
+
+    def replace(self, features: Tensor, relations: Sequence[Mapping[str, Any]]) -> None:
+        """Take other descriptions.
+
+        Args:
+            features: `(num_descriptions, feature_dim)`, encoded descriptions in the order of `relations`.
+            relations: Mappings with `descriptions`.
+
+        Raises:
+            ValueError: If there is not one row per description.
+        """
+        relation_index = relation_index_of(relations)
+        if len(features) != len(relation_index):
+            raise ValueError(
+                f"The relations have {len(relation_index)} descriptions, but {len(features)} features were given. "
+                "Encode every description once, in order."
+            )
+        self.features = features.detach().to(self.features.device)
+        self.relation_index = relation_index.to(self.features.device)
+
+
+def descriptions_of(relations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The descriptions of all relations, relation by relation: the order of the bank's rows."""
+    return [text for relation in relations for text in relation["descriptions"]]
+
+
+def relation_index_of(relations: Sequence[Mapping[str, Any]]) -> Tensor:
+    """`(num_descriptions,)` int64: the relation that each description belongs to."""
+    counts = torch.tensor([len(relation["descriptions"]) for relation in relations], dtype=torch.long)
+    return torch.repeat_interleave(torch.arange(len(counts)), counts)
+
+
+def rows_of_relations(relation_index: Tensor, relations: Sequence[int]) -> Tensor:
+    """The bank's rows of some relations, relation by relation in the given order.
+
+    Args:
+        relation_index: `(num_descriptions,)`, the relation of each description.
+        relations: Different numbers of relations.
+
+    Returns:
+        `(their descriptions,)` int64.
+    """
+    place = relation_index.new_full((max(int(relation_index.max()), *relations) + 1,), len(relations))
+    place[list(relations)] = torch.arange(len(relations), device=place.device)
+    places = place[relation_index]
+    return places.argsort(stable=True)[: int((places < len(relations)).sum())]
+
+
+def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_relations: int) -> Tensor:
+    """Join the descriptions of each relation: mean, then normalise again.
+
+    Args:
+        description_embeds: `(num_descriptions, dim)`, L2-normalised.
+        relation_index: `(num_descriptions,)`, the relation of each description.
+        num_relations: Number of relations.
+
+    Returns:
+        `(num_relations, dim)`, L2-normalised.
+
+    Source:
+        The several prompts per class of CLIP (Radford et al., 2021, section 3.1.4).
+    """
+    sums = description_embeds.new_zeros(num_relations, description_embeds.shape[-1])
+    return functional.normalize(sums.index_add(0, relation_index, description_embeds), dim=-1)
+
+
+def nearest_similarities(
+    pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor, num_relations: int
+) -> Tensor:
+    """How near each pair is to the nearest description of each relation.
+
+    Args:
+        pair_embeds: `(..., dim)`, L2-normalised.
+        description_embeds: `(num_descriptions, dim)`, L2-normalised.
+        relation_index: `(num_descriptions,)`, the relation of each description.
+        num_relations: Number of relations.
+
+    Returns:
+        `(..., num_relations)`, cosines.
+    """
+    cosines = pair_embeds @ description_embeds.T  # (..., descriptions)
+    lowest = cosines.new_full((*cosines.shape[:-1], num_relations), -torch.inf)
+    return lowest.scatter_reduce(-1, relation_index.expand_as(cosines), cosines, "amax")
+
+
+def nearest_descriptions(
+    pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor, relations: Tensor
+) -> tuple[Tensor, Tensor]:
+    """For each pair and each of some relations, the description that lies nearest to the pair.
+
+    Args:
+        pair_embeds: `(num_pairs, dim)`, L2-normalised.
+        description_embeds: `(num_descriptions, dim)`, L2-normalised.
+        relation_index: `(num_descriptions,)`, the relation of each description, in non-decreasing order.
+        relations: `(num_pairs, k)` int64, of each pair the relations to look at.
+
+    Returns:
+        `(num_pairs, k)`, its cosine; `(num_pairs, k)` int64, its row of `description_embeds`.
+    """
+    counts = torch.bincount(relation_index)
+    last = counts.cumsum(0)[relations] - 1
+    first = last - counts[relations] + 1
+    best, nearest = torch.full_like(first, -torch.inf, dtype=pair_embeds.dtype), first
+    for step in range(int(counts.max())):  # one description of each at a time: few have many
+        rows = torch.minimum(first + step, last)
+        cosines = (pair_embeds[:, None] * description_embeds[rows]).sum(-1)
+        is_nearer = cosines > best
+        best, nearest = torch.where(is_nearer, cosines, best), torch.where(is_nearer, rows, nearest)
+    return best, nearest
+
+
+def type_mismatches(
+    type_index: Tensor, pair_index: Tensor, relations: Sequence[Mapping[str, Any]], entity_types: Sequence[str]
+) -> Tensor:
+    """How many of head and tail have a type that a relation does not take.
+
+    Args:
+        type_index: `(batch, entities)` int64, each entity's type as a number into `entity_types`, -1 for no type.
+        pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `type_index`.
+        relations: Mappings of `head_types` and `tail_types`; an empty list takes all types.
+        entity_types: The types.
+
+    Returns:
+        `(batch, pairs, relations)` int64: 0, 1 or 2.
+    """
+    total = type_index.new_zeros(())
+    for side, key in enumerate(("head_types", "tail_types")):
+        refused = torch.tensor(
+            [[bool(own[key]) and name not in own[key] for own in relations] for name in entity_types]
+            + [[False] * len(relations)],  # the row that -1 reads: no type
+            device=type_index.device,
+        )
+        total = total + refused[type_index.gather(1, pair_index[..., side])]
+    return total

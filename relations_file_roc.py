@@ -1,0 +1,143 @@
+"""A relation bank as one file: safetensors, with the relations in the metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .relations_bank_roc import relation_index_of
+from .relations_roc import normalise_relations
+
+METADATA_KEY = "roc_relations"
+VERSION = 1
+
+# What a configuration holds beside the encoder itself.
+UNRELATED_SETTINGS = ("transformers_version", "_name_or_path", "architectures", "dtype")
+
+
+@dataclass(frozen=True)
+class SavedRelations:
+    """What a file of relations holds.
+
+    Args:
+        relations: As `RocConfig.relations`.
+        none_relation: As `RocConfig.none_relation`.
+        features: `(num_descriptions, feature_dim)` float, as `RelationBank.features`.
+        encoder: `encoder_fingerprint` of the encoder that gave the features; None where nobody vouches for them.
+    """
+
+    relations: list[dict[str, Any]]
+    none_relation: str | None
+    features: Tensor
+    encoder: str | None
+
+
+def write_relations(path: str | os.PathLike[str], saved: SavedRelations) -> None:
+    """Write a file, under a temporary name first, so that nobody sees a half-written one. Its folder is created."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {"features": saved.features.cpu().contiguous(), "relation_index": relation_index_of(saved.relations)}
+    content = {
+        "version": VERSION,
+        "encoder": saved.encoder,
+        "none_relation": saved.none_relation,
+        "relations": saved.relations,
+    }
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
+    try:
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(content, ensure_ascii=False)})
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_relations(path: str | os.PathLike[str], *, feature_dim: int, entity_types: Sequence[str]) -> SavedRelations:
+    """Read a file and check all of it.
+
+    Args:
+        path: What `write_relations` wrote.
+        feature_dim: Width of the features that the model can use.
+        entity_types: The words that relations may use for types.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        IsADirectoryError: If it is a folder.
+        ValueError: If it is no safetensors file or a truncated one, holds no relations or those of another version,
+            the relations are malformed, or the features do not fit them or the model; the message names the file.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder. Name a file that model.save_relations wrote.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
+        content = _content(metadata)
+        relations = normalise_relations(content["relations"], content["none_relation"], entity_types)
+        features = _checked_features(tensors, relations, feature_dim)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{os.fspath(path)}: not a safetensors file, or not all of it ({error}). Give a file that "
+            "model.save_relations wrote."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from error
+    return SavedRelations(relations, content["none_relation"], features, content["encoder"])
+
+
+def _content(metadata: dict[str, str]) -> dict[str, Any]:
+    if METADATA_KEY not in metadata:
+        raise ValueError("this safetensors file holds no relations. Give a file that model.save_relations wrote.")
+    content = json.loads(metadata[METADATA_KEY])
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        version = content.get("version") if isinstance(content, dict) else None
+        raise ValueError(f"version {version!r} is not known; this ROC reads version {VERSION}. Update ROC.")
+    if missing := {"relations", "none_relation", "encoder"} - set(content):
+        raise ValueError(f"{sorted(missing)} missing from the metadata. Save the relations again.")
+    return content
+
+
+def _checked_features(tensors: dict[str, Tensor], relations: Sequence[dict[str, Any]], feature_dim: int) -> Tensor:
+    if set(tensors) != {"features", "relation_index"}:
+        raise ValueError(f"the tensors are {sorted(tensors)}, not features and relation_index.")
+    features, relation_index = tensors["features"], relation_index_of(relations)
+    if tensors["relation_index"].tolist() != relation_index.tolist():
+        raise ValueError(f"relation_index does not number the {len(relation_index)} descriptions of the relations.")
+    if features.ndim != 2 or len(features) != len(relation_index) or not features.is_floating_point():
+        raise ValueError(
+            f"features are {features.dtype} of shape {tuple(features.shape)}, not one row of floats for each of the "
+            f"{len(relation_index)} descriptions."
+        )
+    if features.shape[1] != feature_dim:
+        raise ValueError(
+            f"features are {features.shape[1]} wide, but this model's description encoder gives {feature_dim}: they "
+            "come from another encoder. Give the descriptions to model.set_relations instead."
+        )
+    if not torch.isfinite(features).all():
+        raise ValueError("features hold numbers that are not finite.")
+    return features
+
+
+def encoder_fingerprint(encoder: PreTrainedModel) -> str:
+    """SHA-256 over an encoder's settings and weights: where it is the same, texts are encoded alike.
+
+    It is computed at each call, because weights may change between two: 22 M parameters take about 0.1 s.
+    """
+    settings = encoder.config.to_diff_dict()
+    settings = {key: value for key, value in settings.items() if key not in UNRELATED_SETTINGS}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

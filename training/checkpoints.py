@@ -1,0 +1,288 @@
+"""Checkpoints on disk: a run that was killed goes on from the last one, as if nothing had happened.
+
+A checkpoint is a folder in `OUTPUT_DIR.checkpoints`, beside the run's folder, which is replaced as a whole whenever an
+epoch is better than all before. It holds:
+
+- `run.json`: which run it is of, and how far that was.
+- `model.safetensors`: the weights that training changes.
+- `state.pt`: optimizer, scheduler, weight average, random states; read with `weights_only=True`.
+- `best/`: the run's folder as of the best epoch so far. Its files are hard links where the file system has them, and
+  take no space.
+- `checksums.json`: of all these files.
+
+It is written under a temporary name and renamed when all of it has reached the disk, so what has a checkpoint's name is
+whole, unless it was damaged later. When the run has ended well, its checkpoints are removed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from roc.support.files import flush_to_disk, remove_folder, remove_leftovers, replace_folder
+from roc.training.interruptions import EXIT_CODE, Termination, disk_errors_explained
+from roc.training.settings import RunConfig
+from roc.training.state import Progress, RunState, differences
+
+FORMAT = 1
+RUN, WEIGHTS, STATE, BEST, CHECKSUMS = "run.json", "model.safetensors", "state.pt", "best", "checksums.json"
+
+logger = logging.getLogger("roc.training.checkpoints")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found whole.
+
+    Args:
+        path: Its folder.
+        run: What describes the run that it is of; see `run_state.describe_run`.
+        progress: How far the run was.
+    """
+
+    path: Path
+    run: dict[str, Any]
+    progress: Progress
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """Check all files and read what is small.
+
+        Raises:
+            ValueError: If it is no checkpoint, damaged, or of another version of ROC.
+        """
+        try:
+            checksums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
+            damaged = sorted(name for name, checksum in checksums.items() if _checksum(path / name) != checksum)
+            content = json.loads((path / RUN).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is no whole checkpoint ({error}).") from error
+        if damaged:
+            raise ValueError(f"{path} is damaged: {damaged} are not as they were written.")
+        if content["format"] != FORMAT:
+            raise ValueError(
+                f"{path} has format {content['format']}; this version of ROC reads {FORMAT}. Go on with the version "
+                "that wrote it."
+            )
+        return cls(path, content["run"], Progress(**content["progress"]))
+
+    def check_same_run(self, run: dict[str, Any]) -> None:
+        """Refuse to go on with a run that another one began.
+
+        Raises:
+            ValueError: Naming every setting that differs, and whether data or frozen weights do.
+        """
+        if different := differences(self.run, run):
+            raise ValueError(
+                f"{self.path} is of another run: {'; '.join(different)}. Go on with the settings and the data that it "
+                "was made with, or start afresh: with another output_dir, or with --overwrite and without --resume."
+            )
+
+
+def checkpoint_folder(config: RunConfig) -> Path:
+    """Where a run's checkpoints lie: beside its folder."""
+    output_dir = Path(config.output_dir).resolve()
+    return output_dir.with_name(output_dir.name + ".checkpoints")
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, whole or damaged, the oldest first."""
+    return sorted(folder.glob("epoch-*"))
+
+
+def find_checkpoint(config: RunConfig) -> Checkpoint | None:
+    """The checkpoint that the settings ask to go on from, or None to start afresh.
+
+    Raises:
+        ValueError: If the one that they name is not whole, or of several none is.
+    """
+    if config.resume is None or config.dry_run:
+        return None
+    if config.resume != "auto":
+        return Checkpoint.read(Path(config.resume).resolve())
+    paths = list_checkpoints(checkpoint_folder(config))
+    for path in reversed(paths):
+        try:
+            return Checkpoint.read(path)
+        except ValueError as error:
+            logger.warning("%s It is skipped for the one before.", error)
+    if paths:
+        raise ValueError(f"Of the checkpoints in {paths[0].parent} none is whole. Remove the folder to start afresh.")
+    return None
+
+
+class Checkpoints:
+    """Those that a run writes. All processes call its methods; the main one writes.
+
+    Args:
+        config: The settings.
+        accelerator: Of the run.
+        run: What describes it.
+        resumed: The checkpoint that it goes on from, if it does.
+    """
+
+    def __init__(
+        self, config: RunConfig, accelerator: Accelerator, run: dict[str, Any], resumed: Checkpoint | None = None
+    ) -> None:
+        self.folder = checkpoint_folder(config)
+        self._output_dir = Path(config.output_dir).resolve()
+        self._num_kept, self._every = config.keep_checkpoints, config.checkpoint_steps
+        self._accelerator, self._run, self._resumed = accelerator, run, resumed
+        self._termination = Termination(accelerator)
+        self._own: list[Path] = []  # those of this run, the oldest first; others are removed when one has been written
+
+    @contextmanager
+    def kept(self, state: RunState) -> Iterator[None]:
+        """Put the run where its checkpoint was; in the block, SIGTERM waits for `after_step` or `after_epoch`.
+
+        Args:
+            state: The parts of the run that change.
+
+        Raises:
+            OSError: If there is too little space on the disk.
+            ValueError: If the processes found different checkpoints.
+        """
+        self._state = state
+        found = set(gather_object([None if self._resumed is None else self._resumed.path.name]))
+        if len(found) > 1:
+            raise ValueError(f"The processes found different checkpoints in {self.folder}. Name a folder they share.")
+        if self._accelerator.is_main_process:
+            for folder in (self._output_dir, self.folder):
+                remove_leftovers(folder.parent, folder.name)
+            remove_leftovers(self.folder)
+            self._check_space()
+        if self._resumed is not None:
+            self._restore(self._resumed)
+        with self._termination:
+            yield
+
+    def after_step(self) -> None:
+        """Write one where it is time to, or after SIGTERM.
+
+        Raises:
+            OSError: If it cannot be written; those before are as they were.
+            SystemExit: After SIGTERM.
+        """
+        is_asked_to_stop = self._termination.requested()
+        if is_asked_to_stop or (self._every is not None and self._state.progress.step % self._every == 0):
+            self._save()
+        if is_asked_to_stop:
+            self._stop()
+
+    def after_epoch(self) -> None:
+        """Write one.
+
+        Raises:
+            OSError: As `after_step`.
+            SystemExit: As `after_step`.
+        """
+        self._save()
+        if self._termination.requested():
+            self._stop()
+
+    def remove(self) -> None:
+        """Remove all: the run has ended well."""
+        if self._accelerator.is_main_process and self.folder.is_dir():
+            remove_folder(self.folder)
+
+    def _stop(self) -> None:
+        logger.warning(
+            "SIGTERM: stopped after step %d. Go on with the same command and --resume auto.", self._state.progress.step
+        )
+        raise SystemExit(EXIT_CODE)
+
+    def _save(self) -> None:
+        weights, others = self._state.save()
+        if self._accelerator.is_main_process:
+            progress = self._state.progress
+            path = self.folder / f"epoch-{len(progress.history):06d}-step-{progress.step:09d}"
+            with disk_errors_explained(f"The checkpoint {path.name}"):
+                self._write(path, weights, others)
+            self._own = [*(own for own in self._own if own != path), path][-self._num_kept :]
+            for other in list_checkpoints(self.folder):
+                if other not in self._own:
+                    remove_folder(other)
+        self._accelerator.wait_for_everyone()
+
+    def _write(self, path: Path, weights: dict[str, Tensor], others: dict[str, Any]) -> None:
+        progress = self._state.progress
+        with replace_folder(path) as folder:
+            if progress.best_epoch:
+                shutil.copytree(self._output_dir, folder / BEST, copy_function=_link)
+            content = {"format": FORMAT, "run": self._run, "progress": dataclasses.asdict(progress)}
+            (folder / RUN).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+            _save_state(others, folder / STATE)
+            names = [entry.relative_to(folder).as_posix() for entry in folder.rglob("*") if entry.is_file()]
+            checksums = {name: _checksum(folder / name) for name in sorted(names)}
+            (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
+            flush_to_disk(folder)
+        flush_to_disk(path.parent)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        others = torch.load(checkpoint.path / STATE, map_location="cpu", weights_only=True)
+        self._state.load(load_file(checkpoint.path / WEIGHTS), others, checkpoint.progress)
+        if self._accelerator.is_main_process:
+            self._own = [path for path in list_checkpoints(self.folder) if path <= checkpoint.path]
+            if checkpoint.progress.best_epoch:
+                with replace_folder(self._output_dir) as folder:
+                    shutil.copytree(checkpoint.path / BEST, folder, copy_function=_link, dirs_exist_ok=True)
+        logger.info("going on from %s: %d steps done", checkpoint.path, checkpoint.progress.step)
+
+    def _check_space(self) -> None:
+        """Those that are kept and a new one, in the worst case each with a best epoch of its own, and the next best."""
+        model = sum(tensor.nbytes for tensor in self._state.model.state_dict().values())
+        needed = (self._num_kept + 1) * (self._state.num_bytes() + model) + model
+        replaced = sum(_bytes_on_disk(folder) for folder in (self.folder, self._output_dir))
+        free = shutil.disk_usage(self._output_dir.parent).free + replaced
+        if needed > free:
+            raise OSError(
+                f"The model and {self._num_kept} checkpoints take up to {needed / 1e9:.2f} GB, and there are "
+                f"{free / 1e9:.2f} GB in {self._output_dir.parent}. Free some, choose another output_dir, or lower "
+                f"--keep_checkpoints ({self._num_kept})."
+            )
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _save_state(content: dict[str, Any], path: Path) -> None:
+    with open(path, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # what it makes of an error in writing
+            raise OSError(error.__context__ or error) from error
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum
+
+
+def _bytes_on_disk(folder: Path) -> int:
+    """Files with several names count once, in equal parts."""
+    found = (entry.stat() for entry in folder.rglob("*") if entry.is_file())
+    return sum(stat.st_size // stat.st_nlink for stat in found)

@@ -1,0 +1,233 @@
+"""What changes while a run goes on, and what tells one run from another: the content of a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, recursively_apply
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from roc.modeling_roc import RocModel
+from roc.relations.files import RelationInventory, load_relations
+from roc.samples.grouping import GroupedSamples, Sample
+from roc.training.averaging import WeightAverage
+from roc.training.settings import WITHOUT_EFFECT, RunConfig
+
+# Settings that a run may go on with changed: those without effect, paths, whose content is compared instead, and the
+# precision, of which what it comes to on this machine is compared.
+MAY_CHANGE = WITHOUT_EFFECT | {"data_dir", "relations", "negative_relations", "vision_cache", "mixed_precision"}
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Args:
+        step: Optimizer steps done.
+        history: Per finished epoch: step, loss, learning rate, samples per second, and the validation scores.
+        best_epoch: Epoch with the best validation micro-F1, counted from 1.
+        best_val: Its scores.
+        calibration: What `calibrate` reports of it, at the end.
+        losses: Of each optimizer step of the running epoch.
+        num_samples: Samples that the running epoch has seen.
+        epoch_started: `seconds` when the running epoch began.
+        seconds: How long the run has been computing, all its parts together.
+    """
+
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_val: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    num_samples: int = 0
+    epoch_started: float = 0.0
+    seconds: float = 0.0
+
+    def improves(self, val: dict[str, Any]) -> bool:
+        """Whether these validation scores beat the best so far."""
+        return not self.best_val or val["micro_f1"] > self.best_val["micro_f1"]
+
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Add the record of the running epoch; the next one begins."""
+        self.history.append(record)
+        self.losses, self.num_samples, self.epoch_started = [], 0, self.seconds
+
+
+@dataclass
+class RunState:
+    """The parts of a run that change.
+
+    There is no gradient scaler among them: none of the precisions of `RunConfig` has one.
+
+    Args:
+        accelerator: Of the run.
+        model: The model, unwrapped.
+        optimizer: Its optimizer.
+        scheduler: Of the learning rates.
+        average: The moving average of the weights, if there is one.
+        progress: How far the run is.
+    """
+
+    accelerator: Accelerator
+    model: RocModel
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    average: WeightAverage | None
+    progress: Progress = field(default_factory=Progress)
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `load` needs besides the progress. To be called by all processes: each has its part of it.
+
+        Returns:
+            Trained parameters and all buffers by name, as frozen parameters are where the run got them from; and
+            everything else.
+        """
+        others = {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "random": gather_object([_random_state(self.accelerator.device)]),
+        }
+        weights, others = recursively_apply(DTensor.full_tensor, (self._weights(), others), test_type=_is_cut)
+        return weights, others
+
+    def num_bytes(self) -> int:
+        """About the size of what `save` returns, also before the optimizer's first step."""
+        trained = sum(parameter.nbytes for parameter in self.model.parameters() if parameter.requires_grad)
+        return (3 if self.average is None else 4) * trained  # AdamW keeps two numbers of each weight
+
+    @torch.no_grad()
+    def load(self, weights: dict[str, Tensor], others: dict[str, Any], progress: Progress) -> None:
+        """Go on from what `save` returned."""
+        for name, tensor in self._weights().items():
+            tensor.copy_(_share(weights[name], tensor))
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for number, state in others["optimizer"]["state"].items():
+            for name, value in state.items():
+                state[name] = _share(value, parameters[number])
+        self.optimizer.load_state_dict(others["optimizer"])
+        self.scheduler.load_state_dict(others["scheduler"])
+        if self.average is not None:
+            own, averages = self.average.state_dict()["averages"], others["average"]["averages"]
+            shares = [_share(average, like) for average, like in zip(averages, own, strict=True)]
+            self.average.load_state_dict(others["average"] | {"averages": shares})
+        for attribute in dataclasses.fields(progress):  # in place: others hold this object
+            setattr(self.progress, attribute.name, getattr(progress, attribute.name))
+        _set_random_state(others["random"][self.accelerator.process_index], self.accelerator.device)
+
+    def _weights(self) -> dict[str, Tensor]:
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in frozen}
+
+
+def _is_cut(value: Any) -> bool:
+    """Whether FSDP has cut it into shards; all processes together make it whole again."""
+    return isinstance(value, DTensor)
+
+
+def _share(value: Any, like: Tensor) -> Any:
+    """Of what belongs to a parameter that FSDP has cut, the share of this process."""
+    if _is_cut(like) and isinstance(value, Tensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    """Of this process, as plain numbers and tensors."""
+    name, keys, *position = typing.cast(tuple[Any, ...], np.random.get_state())
+    return {
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), *position),
+        "torch": torch.get_rng_state(),
+        "device": None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(),
+    }
+
+
+def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["device"] is not None:
+        torch.get_device_module(device).set_rng_state(state["device"])
+
+
+def describe_run(
+    config: RunConfig,
+    accelerator: Accelerator,
+    model: RocModel,
+    inventory: RelationInventory,
+    train_set: GroupedSamples,
+    val_set: GroupedSamples,
+) -> dict[str, dict[str, Any]]:
+    """What decides a run's result: two runs with the same description are the same run.
+
+    Args:
+        config: The settings.
+        accelerator: Of the run.
+        model: The model, before it is prepared.
+        inventory: The relations to train on.
+        train_set: Samples to learn from.
+        val_set: Samples that choose the best epoch.
+
+    Returns:
+        `settings` by name, and `contents`, SHA-256 of what settings merely name.
+    """
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_CHANGE}
+    settings |= {
+        "mixed_precision": accelerator.mixed_precision,
+        "num_processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "vision_cache is used": config.vision_cache is not None,
+    }
+    negatives = None if config.negative_relations is None else load_relations(config.negative_relations).relations
+    contents = {
+        "training samples": _digest_of_samples(train_set.samples),
+        "validation samples": _digest_of_samples(val_set.samples),
+        "relations": _digest([inventory.relations, inventory.none_relation]),
+        "negative relations": _digest(negatives),
+        "frozen weights": _digest_of_frozen(model),
+    }
+    return {"settings": settings, "contents": contents}
+
+
+def differences(saved: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
+    """In which settings and contents two descriptions differ, in words."""
+    found = []
+    for name in sorted(saved["settings"].keys() | now["settings"].keys()):
+        before, after = (described["settings"].get(name, "not known") for described in (saved, now))
+        if before != after:
+            found.append(f"{name} was {before!r} and is {after!r}")
+    changed = [name for name, digest in now["contents"].items() if saved["contents"].get(name) != digest]
+    return found + [f"the {name} are other ones" for name in changed]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_samples(samples: Sequence[Sample]) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(repr(sample).encode())
+    return digest.hexdigest()
+
+
+def _digest_of_frozen(model: RocModel) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

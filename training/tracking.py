@@ -1,0 +1,191 @@
+"""What a run tells TensorBoard and trackio, through accelerate's trackers: on this machine only, without an account."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker
+from huggingface_hub import constants
+
+from roc.training.settings import RunConfig
+
+PROJECT = "roc"
+SENDING_VARIABLES = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # have trackio send what it is told elsewhere
+
+
+def check_trackers(config: RunConfig) -> None:
+    """Find out before the first step whether the trackers can be used.
+
+    Args:
+        config: The settings.
+
+    Raises:
+        ImportError: If one is not installed.
+        ValueError: If the environment would have trackio send the run elsewhere.
+    """
+    for name in config.trackers or ():
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(
+                f"trackers: {name} is not installed. Type `pip install 'roc[trackers]'`, or leave it out."
+            )
+    for variable in SENDING_VARIABLES:
+        if "trackio" in (config.trackers or ()) and os.environ.get(variable):
+            raise ValueError(
+                f"The environment variable {variable} is set, with which trackio would send the run away. ROC keeps "
+                "runs on this machine: unset it, and sync the finished run with `trackio sync` if you want to."
+            )
+
+
+@contextlib.contextmanager
+def tracked(accelerator: Accelerator, config: RunConfig, *, step: int = 0) -> Iterator[None]:
+    """Have a run tracked: within, `accelerator.log` reaches the trackers of the settings.
+
+    TensorBoard's files are in `tracking_dir/tensorboard`, trackio's in `tracking_dir/trackio` or where the environment
+    variable `TRACKIO_DIR` says. A run is called like its output folder. Only the main process has trackers.
+
+    Args:
+        accelerator: The run's.
+        config: The settings.
+        step: Optimizer steps done before: 0 begins the record anew, more continues it from there.
+    """
+    if config.trackers and accelerator.is_main_process:
+        accelerator.log_with = [TRACKERS[name](config, step) for name in config.trackers]
+        accelerator.init_trackers(PROJECT)
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:  # not `end_training`, which also ends the group of processes
+            tracker.finish()
+        accelerator.trackers = []
+
+
+def track_step(accelerator: Accelerator, *, step: int, loss: float, learning_rate: float) -> None:
+    """The curves of training.
+
+    Args:
+        accelerator: The run's.
+        step: The optimizer step, counted from 1.
+        loss: Its loss.
+        learning_rate: The text encoder's.
+    """
+    accelerator.log({"train/loss": loss, "train/learning_rate": learning_rate}, step=step)
+
+
+def track_epoch(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
+    """The curves of validation.
+
+    Args:
+        accelerator: The run's.
+        record: What the run's history has of a validated epoch.
+    """
+    scores = {f"val/{name}": score for name, score in record["val"].items()}
+    accelerator.log({**scores, "train/samples_per_second": record["samples_per_second"]}, step=record["step"])
+
+
+def track_result(accelerator: Accelerator, scores: Mapping[str, Any], *, step: int) -> None:
+    """The final table: the scores of the saved model, altogether and per relation.
+
+    Args:
+        accelerator: The run's.
+        scores: As `relation_scores` gives them.
+        step: Optimizer steps done.
+    """
+    for tracker in accelerator.trackers:
+        final = {f"final/{name}": score for name, score in scores.items() if name != "per_relation"}
+        rows = [{"relation": name, **values} for name, values in scores["per_relation"].items()]
+        tracker.log_table(final, rows, step)
+
+
+class _TensorBoard(TensorBoardTracker):
+    """accelerate's tracker, with the settings as text, and as what TensorBoard compares runs by."""
+
+    def __init__(self, config: RunConfig, step: int) -> None:
+        super().__init__(_run_name(config), Path(config.tracking_dir) / "tensorboard", purge_step=step + 1)
+        self._config, self._is_new = config, step == 0
+
+    def start(self) -> None:
+        if self._is_new:  # the curves of the run that it replaces would be drawn into its own
+            for file in (Path(self.logging_dir_param) / self.run_name).glob("events.out.tfevents.*"):
+                file.unlink()
+        super().start()
+        self.log({"config": textwrap.indent(self._config.to_yaml(), "    ")})  # indented: a block of code in Markdown
+
+    def log_table(self, final: dict[str, float], rows: list[dict[str, Any]], step: int) -> None:
+        settings = dataclasses.asdict(self._config).items()
+        plain = {name: value if isinstance(value, (int, float, str)) else json.dumps(value) for name, value in settings}
+        # run_name="." keeps it from making a run of its own, named by the time
+        self.writer.add_hparams(plain, final, run_name=".", global_step=step)
+        self.log({"final/per_relation": _markdown(rows)}, step=step)
+
+
+class _Trackio(TrackioTracker):
+    """accelerate's tracker, where it alone would write to stdout, ask the Hub, or run on every process."""
+
+    main_process_only = True
+
+    def __init__(self, config: RunConfig, step: int) -> None:
+        # read when trackio is imported
+        os.environ.setdefault("TRACKIO_DIR", str(Path(config.tracking_dir).resolve() / "trackio"))
+        super().__init__(
+            PROJECT,
+            name=_run_name(config),
+            config=dataclasses.asdict(config),
+            resume="allow" if step else "never",
+            auto_log_cpu=False,
+            auto_log_gpu=False,
+        )
+
+    def start(self) -> None:
+        with _quiet_and_offline():
+            super().start()
+
+    def log_table(self, final: dict[str, float], rows: list[dict[str, Any]], step: int) -> None:
+        import trackio
+
+        table = trackio.Table(columns=[*rows[0]], data=[[*row.values()] for row in rows])
+        self.log({**final, "final/per_relation": table}, step=step)
+
+    def finish(self) -> None:
+        import trackio
+
+        with _quiet_and_offline():
+            trackio.finish()  # unlike the run's own, it is not repeated, with a line on stdout, when Python ends
+
+
+TRACKERS: dict[str, Callable[[RunConfig, int], GeneralTracker]] = {"tensorboard": _TensorBoard, "trackio": _Trackio}
+
+
+@contextlib.contextmanager
+def _quiet_and_offline() -> Iterator[None]:
+    """Stdout is for a program's result, and trackio would ask the Hub for the name of a user who has logged in."""
+    was_offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
+
+
+def _run_name(config: RunConfig) -> str:
+    """The output folder, relative to the working folder where it lies there, so that no two runs share a name."""
+    folder = Path(config.output_dir).resolve()
+    base = Path.cwd() if folder.is_relative_to(Path.cwd()) else Path(folder.anchor)
+    return folder.relative_to(base).as_posix()
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
+    for row in rows:
+        lines.append(" | ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    return "\n".join(lines)
