@@ -263,8 +263,11 @@ class RunConfig:
 
 
 def settings_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's settings, as `dataclasses.asdict` or a run's file has them, with the model's beside the others."""
-    return {name: value for name, value in settings.items() if name != "model"} | dict(settings.get("model") or {})
+    """A run's settings, as `dataclasses.asdict` or a run's file has them, with the model's in place of the section."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= (value or {}) if name == "model" else {name: value}
+    return flat
 
 
 RUN_FIELDS = {own.name: own for own in fields(RunConfig) if own.name != "model"}

@@ -154,7 +154,7 @@ def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
 def test_the_learning_rate_that_is_reported_is_the_text_encoders(head: str) -> None:
     processor = tiny_processor()
     rates = {"learning_rate": 1e-5, "vision_learning_rate": 2e-5, "head_learning_rate": 3e-4}
-    run = training_run(tiny_model(processor, head=head), processor, head=head, warmup_ratio=0.0, **rates)
+    run = training_run(tiny_model(processor, head=head), processor, warmup_ratio=0.0, **rates)
     assert run._learning_rate() == pytest.approx(1e-5)
 
 
