@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import yaml
 
 from roc.messages_roc import did_you_mean
+from roc.processing_entities_roc import ENTITY_TYPES
 from roc.relations_roc import RELATION_KEYS, normalise_relations
 from roc.support.files import atomic_write
 from roc.support.resources import find_file
@@ -48,12 +50,13 @@ class RelationInventory:
         return replace(self, relations=relations)
 
 
-def load_relations(path: str | os.PathLike[str]) -> RelationInventory:
+def load_relations(path: str | os.PathLike[str], *, entity_types: Sequence[str] = ENTITY_TYPES) -> RelationInventory:
     """Read and check a relation file.
 
     Args:
         path: A YAML file with `version`, `language`, `none_relation` and `relations`; a relative path is looked for
             in the working folder, then among the files that ROC brings (`relations/mnre.yaml`).
+        entity_types: The words that relations may use for types.
 
     Returns:
         The inventory.
@@ -62,7 +65,7 @@ def load_relations(path: str | os.PathLike[str]) -> RelationInventory:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no YAML, has an unknown key, or its relations are malformed; the message names the file.
     """
-    return _read(path, _inventory)
+    return _read(path, partial(_inventory, entity_types=entity_types))
 
 
 def load_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -98,11 +101,11 @@ def _read(path: str | os.PathLike[str], check: Callable[[Any], Content]) -> Cont
         raise ValueError(f"{file}: {error}") from error
 
 
-def _inventory(content: Any) -> RelationInventory:
+def _inventory(content: Any, entity_types: Sequence[str]) -> RelationInventory:
     _check_header(content)
     relations = [_without_provenance(relation) for relation in content["relations"]]
     none_relation = content.get("none_relation")
-    return RelationInventory(normalise_relations(relations, none_relation), none_relation)
+    return RelationInventory(normalise_relations(relations, none_relation, entity_types), none_relation)
 
 
 def _drafts(content: Any) -> dict[str, Any]:

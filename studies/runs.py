@@ -22,7 +22,7 @@ from roc.studies.plan import TRAINED, WITHOUT_EFFECT, Study, StudyRun, effective
 from roc.support.files import atomic_write
 from roc.support.machine import available_cores
 from roc.support.resources import PACKAGE_ROOT
-from roc.training.settings import ENVIRONMENT_FILE, METRICS_FILE, RunConfig, load_run_config
+from roc.training.settings import DEFAULTS, ENVIRONMENT_FILE, METRICS_FILE, load_run_config
 
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1")
 TRAIN = (*LAUNCH, "--mixed_precision", "no", "--dynamo_backend", "no", str(PACKAGE_ROOT / "train.py"))
@@ -66,7 +66,7 @@ def changed_settings(run: StudyRun) -> list[str]:
         return []
     own = effective_settings(run.config)
     # a field that came to ROC after the run had its default
-    there = {**dataclasses.asdict(RunConfig()), **json.loads(record.read_text(encoding="utf-8"))}
+    there = {**DEFAULTS, **json.loads(record.read_text(encoding="utf-8"))}
     names = [name for name in {**own, **there} if name not in WITHOUT_EFFECT]
     return [f"{name} ({there.get(name)!r})" for name in names if own.get(name) != there.get(name)]
 

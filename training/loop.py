@@ -36,24 +36,22 @@ from roc.samples.grouping import GroupedSamples
 from roc.samples.report import format_batch, report_data
 from roc.samples.vision_cache import use_vision_cache
 from roc.support.files import atomic_write, replace_folder
-from roc.support.machine import set_num_threads
+from roc.support.machine import choose_precision, set_num_threads
 from roc.support.programs import shows_progress
 from roc.training.adapters import save_model, without_adapter
 from roc.training.averaging import WeightAverage
 from roc.training.building import (
     build_model,
-    build_optimizer,
     build_processor,
-    check_output_dir,
-    choose_precision,
     encode_negatives,
-    environment,
     load_samples,
 )
 from roc.training.checkpoints import Checkpoints, find_checkpoint
 from roc.training.costs import count_parameters, peak_memory_mib
 from roc.training.interruptions import disk_errors_explained, ignore_termination, memory_errors_explained
+from roc.training.optimizer import build_optimizer
 from roc.training.processes import gather_weights, prepare_for_sharding, start_accelerator
+from roc.training.run_folder import check_output_dir, environment
 from roc.training.settings import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, RunConfig
 from roc.training.state import RunState, describe_run
 from roc.training.tracking import check_trackers, track_epoch, track_result, track_step, tracked
@@ -82,8 +80,8 @@ def train(config: RunConfig) -> dict[str, Any]:
     check_trackers(config)
     set_num_threads(config.num_threads)
     set_seed(config.seed)
-    accelerator = start_accelerator(choose_precision(config))
-    inventory = load_relations(config.relations)
+    accelerator = start_accelerator(choose_precision(config.mixed_precision))
+    inventory = load_relations(config.relations, entity_types=config.model.entity_types)
     if config.described_by == "labels":
         inventory = inventory.described_by_labels()
     held_out = unseen_relations(
@@ -258,7 +256,7 @@ class TrainingRun:
             "loss": sum(progress.losses) / len(progress.losses),
             "learning_rate": self._learning_rate(),
             "samples_per_second": self._samples_per_second(),
-            "temperature": self._plain_model().temperature if config.head == "retrieval" else None,
+            "temperature": self._plain_model().temperature if config.model.head == "retrieval" else None,
         }
 
     def _steps(self, epoch: int) -> Iterator[list[Any]]:
@@ -355,7 +353,7 @@ class TrainingRun:
 
     def _descriptions(self) -> dict[str, torch.Tensor]:
         """The descriptions' tokens, where the trained text encoder reads them anew at every step."""
-        if self.config.head != "retrieval" or not self.config.share_description_encoder:
+        if self.config.model.head != "retrieval" or not self.config.share_description_encoder:
             return {}
         texts = descriptions_of(self.inventory.relations)
         tokens = self.processor.tokenize_descriptions(texts).to(self.accelerator.device)
@@ -419,7 +417,9 @@ class TrainingRun:
         saved = self._saved_model()
         predictions = self._predict(saved)
         by_label = None
-        if self.config.head == "retrieval" and self.config.described_by == "descriptions":  # or training read them
+        if (
+            self.config.model.head == "retrieval" and self.config.described_by == "descriptions"
+        ):  # or training read them
             by_label = self._predict(saved, predict_by_label)
         self.progress.calibration = calibrate(saved, predictions, by_label)
         if self.accelerator.is_main_process:

@@ -126,7 +126,7 @@ VARIANTS: dict[str, dict[str, Any]] = {"full": {}, "slow learner": {"learning_ra
 def test_every_shipped_study_is_made_of_valid_and_different_runs(path: Path) -> None:
     loaded = load_study(str(path))
     assert len({str(run.folder) for run in loaded.runs}) == len(loaded.runs) >= 2
-    settings = [{**load_run_config(loaded.base).__dict__, **variant.settings} for variant in loaded.variants]
+    settings = [load_run_config(loaded.base, variant.settings) for variant in loaded.variants]
     assert all(settings.count(own) == 1 for own in settings), "two variants are the same"
     assert loaded.output_dir == Path("outputs/studies") / path.stem
 
