@@ -68,8 +68,8 @@ class RocConfig(PretrainedConfig):
         wrong_pictures: Probability with which a training step shows a sample another one's picture, in [0, 1). Pairs of
             two text entities keep their relation; pairs with an object have none (`none_relation`), or are left out of
             the loss where the inventory has no such relation.
-        token_dropout: Probability with which a training step hides a token of the text from attention, in [0, 1);
-            entities' markers stay.
+        token_dropout: Probability with which a training step hides a token of the text from attention, in [0, 1). The
+            markers of entities and the types in them stay.
         max_regions: Most object regions of one picture.
         entity_types: Words that head and tail types of relations may use.
         relations: The relations, each a mapping of `name`, `descriptions` (one or more), and optionally `head_types`

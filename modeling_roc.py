@@ -16,38 +16,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, cached_file, find_adapter_config_file, is_peft_available, logging
+from transformers.utils import ModelOutput
 
 from .configuration_roc import RocConfig
 from .loss_roc import drop_relations, retrieval_loss
-from .modeling_backbones_roc import build_backbone, fill_encoders, load_backbone, load_vision
+from .modeling_backbones_roc import build_backbone, check_adapter, fill_encoders, load_backbone, load_vision
+from .modeling_decisions_roc import constrain_types, rank_relations
 from .modeling_dropout_roc import corrupt_inputs
 from .modeling_explaining_roc import Explaining
-from .modeling_vision_roc import UNUSED_PARTS, RocImageEmbeddings, check_patches, encode_patches
-from .relations_bank_roc import (
-    RelationBank,
-    descriptions_of,
-    nearest_descriptions,
-    nearest_similarities,
-    pool_descriptions,
-    relation_index_of,
-    type_mismatches,
-)
+from .modeling_fusion_roc import PairInputs, RocPairEncoder, mean_of_tokens
+from .modeling_vision_roc import UNUSED_PARTS, check_patches
+from .relations_bank_roc import RelationBank, nearest_similarities, pool_descriptions, relation_index_of
 from .relations_editing_roc import RelationEditing
 from .relations_index_roc import RelationIndex
 
 if TYPE_CHECKING:  # never run; but Transformers reads here which files to save beside a model
     from .pipeline_roc import RocPipeline  # noqa: F401
-
-logger = logging.get_logger(__name__)
-
-TEXT, IMAGE, REGION = 0, 1, 2  # rows of the modality embedding
-
-HARD_PENALTY = 1e4  # on logits: behind all others, still in order
-NO_RELATION = -1  # in place of a relation's number
-LOOKUP_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")  # which file of which repository
 
 
 @dataclass
@@ -69,126 +53,7 @@ class RocOutput(ModelOutput):
     relation_embeds: Tensor | None = None
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """Attention written out: `(batch, heads, length, head_dim)` in, `(batch, length, heads, head_dim)` out."""
-    weights = (query * scaling) @ key.transpose(-1, -2)
-    if attention_mask is not None:  # added rather than filled in: nothing to undo in the backward pass
-        hidden = torch.zeros_like(attention_mask, dtype=weights.dtype)
-        weights = weights + hidden.masked_fill_(~attention_mask, torch.finfo(weights.dtype).min / 2)
-    weights = functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = functional.dropout(weights, dropout, training=module.training)
-    return (weights @ value).transpose(1, 2), weights
-
-
-class RocAttention(nn.Module):
-    """Multi-head self-attention over the fused sequence."""
-
-    is_causal = False
-
-    def __init__(self, config: RocConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.num_heads = config.fusion_num_heads
-        self.head_dim = config.hidden_size // config.fusion_num_heads
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
-        query, key, value = self.query_key_value(hidden_states).chunk(3, dim=-1)  # each (batch, length, hidden)
-        if positions is not None:  # the projection is called as a whole: an adapter may be around it
-            query = gather_rows(query, positions)
-        query, key, value = (
-            states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for states in (query, key, value)
-        )  # each (batch, heads, length, head_dim)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        dropout = self.config.dropout if self.training else 0.0
-        if dropout and query.device.type == "cpu":  # sdpa has no kernel for it, and falls back to a slower way
-            attention = eager_attention_forward
-        attended, _ = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=1 / math.sqrt(self.head_dim),
-            dropout=dropout,
-        )
-        return self.output(attended.flatten(2))
-
-
-class RocFusionLayer(GradientCheckpointingLayer):
-    """A pre-norm Transformer encoder layer: at the start of training it hands the backbones' features through."""
-
-    def __init__(self, config: RocConfig) -> None:
-        super().__init__()
-        width = config.fusion_intermediate_size or 4 * config.hidden_size
-        self.attention_norm = nn.LayerNorm(config.hidden_size)
-        self.attention = RocAttention(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(config.hidden_size, width), nn.GELU(), nn.Linear(width, config.hidden_size)
-        )
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
-        """The states of the whole sequence, or of its `positions` `(batch, n)` alone: `(batch, n, hidden)`."""
-        attended = self.attention(self.attention_norm(hidden_states), attention_mask, positions)
-        if positions is not None:
-            hidden_states = gather_rows(hidden_states, positions)
-        hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_states)))
-
-
-class RocPairHead(nn.Module):
-    """The pair vector: a fully connected layer with a non-linearity over head and tail."""
-
-    def __init__(self, config: RocConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(2 * config.hidden_size, config.hidden_size)
-        self.activation = nn.GELU()
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, entity_states: Tensor, pair_index: Tensor) -> Tensor:
-        head_and_tail = gather_pairs(entity_states, pair_index).flatten(2)  # (batch, pairs, 2 * hidden)
-        return self.dropout(self.activation(self.dense(head_and_tail)))
-
-
-class RocPreTrainedModel(PreTrainedModel):
-    """Initialisation and the declarations that Transformers reads."""
-
-    config_class = RocConfig
-    base_model_prefix = ""
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = True  # forward uses num_items_in_batch
-    _supports_sdpa = True
-    _no_split_modules = ["RocFusionLayer"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, RelationBank):
-            init.zeros_(module.features)
-            init.copy_(module.relation_index, relation_index_of(self.config.relations))
-        elif isinstance(module, RocImageEmbeddings) and module.has_vision:
-            init.normal_(module.no_image, std=self.config.initializer_range)
-        elif isinstance(module, RocModel) and module.config.head == "retrieval":
-            init.constant_(module.logit_scale, -math.log(self.config.initial_temperature))
-            if self.config.alignment == "residual":
-                init.zeros_(module.pair_projection.weight)
-
-
-class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
+class RocModel(RelationEditing, Explaining, RocPairEncoder):
     """Multimodal relation extraction by retrieval.
 
     Args:
@@ -197,13 +62,6 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
 
     def __init__(self, config: RocConfig) -> None:
         super().__init__(config)
-        self.text_model = build_backbone(config.text_config)
-        self.vision_model = build_backbone(config.vision_config) if config.vision_config else None
-        self.modality_embeddings = nn.Embedding(3, config.hidden_size)
-        self.image_embeddings = RocImageEmbeddings(config)
-        self.fusion_layers = nn.ModuleList(RocFusionLayer(config) for _ in range(config.fusion_num_layers))
-        self.fusion_norm = nn.LayerNorm(config.hidden_size)
-        self.pair_head = RocPairHead(config)
         if config.head == "classification":
             self.classifier = nn.Linear(config.hidden_size, config.num_relations)
         else:
@@ -223,6 +81,17 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             self.relation_projection = nn.Linear(feature_dim, config.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.zeros(()))
         self.relation_bank = RelationBank(config.num_descriptions, feature_dim)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RelationBank):
+            init.zeros_(module.features)
+            init.copy_(module.relation_index, relation_index_of(self.config.relations))
+        elif isinstance(module, RocModel) and module.config.head == "retrieval":
+            init.constant_(module.logit_scale, -math.log(self.config.initial_temperature))
+            if self.config.alignment == "residual":
+                init.zeros_(module.pair_projection.weight)
 
     def _freeze(self) -> None:
         """Freeze what is not to be trained; again after loading, which makes all parameters trainable."""
@@ -252,7 +121,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
                 its encoders come with a package that is not.
             OSError: If there are no safetensors, of the model or of its adapter.
         """
-        _check_adapter(pretrained_model_name_or_path, options)
+        check_adapter(pretrained_model_name_or_path, options)
         options["use_safetensors"] = True
         loaded = super().from_pretrained(pretrained_model_name_or_path, *arguments, **options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -340,8 +209,8 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
 
     @property
     def temperature(self) -> float:
-        """The clamped temperature that divides cosines."""
-        return 1 / self._clamped_scale().item()
+        """The clamped temperature that divides cosines; 1 for the classification head, which has none."""
+        return 1 / self._clamped_scale().item() if self.config.head == "retrieval" else 1.0
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
@@ -354,66 +223,22 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
 
     @torch.no_grad()
     def rank_relations(self, output: RocOutput, pair_mask: Tensor, *, top_k: int = 3) -> list[list[dict[str, Any]]]:
-        """Read an output: for every pair the relations from likely to unlikely.
+        """Read an output: for every real pair the relations from likely to unlikely.
 
         Args:
             output: What `forward` returned.
             pair_mask: `(batch, pairs)`, 1 = real, as the processor gave it.
-            top_k: How many relations per pair.
+            top_k: How many relations to give for each pair, at most.
 
         Returns:
-            Per real pair, in order, mappings of `relation` (its name), `score` (its probability among the model's
-            relations) and `description` (the one nearest to the pair; the first one for the classification head).
+            For each real pair, in order, what `rank_relations` of `modeling_decisions_roc` gives.
         """
-        chosen = pair_mask.bool()
-        probabilities = self.probabilities(output.logits[chosen])  # type: ignore[index]  # (pairs, relations)
-        scores, numbers = probabilities.topk(min(top_k, self.config.num_relations), dim=-1)
-        nearest = self._nearest_descriptions(output.pair_embeds[chosen], numbers)  # type: ignore[index]
-        names = self.config.relation_names
-        descriptions = descriptions_of(self.config.relations)
-        return [
-            [
-                {"relation": names[number], "score": score, "description": descriptions[description]}
-                for score, number, description in zip(*row)
-            ]
-            for row in zip(scores.tolist(), numbers.tolist(), nearest.tolist())
-        ]
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Calibrated probabilities of the relations.
-
-        Args:
-            logits: `(..., relations)`, as `forward` gives them.
-
-        Returns:
-            `(..., relations)`: softmax of logits / `probability_temperature`.
-        """
-        return (logits / self.config.probability_temperature).softmax(dim=-1)
-
-    def decide_relations(self, logits: Tensor) -> Tensor:
-        """The relation of each pair, or none.
-
-        Where the inventory describes "none of these", it competes like every other relation. Where it does not, a pair
-        whose best relation stays below `none_threshold` gets none.
-
-        Args:
-            logits: `(..., relations)`, as `forward` gives them.
-
-        Returns:
-            `(...)` int64: the number of the relation, -1 for none.
-        """
-        best = logits.max(dim=-1)
-        threshold = self.config.none_threshold
-        if self.config.head == "classification" or self.config.none_relation is not None or threshold is None:
-            return best.indices
-        return best.indices.masked_fill(best.values * self.temperature < threshold, NO_RELATION)
-
-    def _nearest_descriptions(self, pair_embeds: Tensor, relations: Tensor) -> Tensor:
-        """`(pairs, k)`: of the relations `(pairs, k)`, the number of the description to show for a pair."""
-        if self.config.head == "classification":
-            return torch.searchsorted(relation_index_of(self.config.relations).to(relations.device), relations)
-        descriptions, relation_index = self.get_description_features(), self.relation_bank.relation_index
-        return nearest_descriptions(pair_embeds, descriptions, relation_index, relations)[1]
+        is_real = pair_mask.bool()
+        logits, pair_embeds = output.logits[is_real], output.pair_embeds[is_real]  # type: ignore[index]
+        descriptions = self.get_description_features() if self.config.head == "retrieval" else None
+        return rank_relations(
+            logits, self.config, pair_embeds=pair_embeds, description_embeds=descriptions, top_k=top_k
+        )
 
     @torch.no_grad()
     def index_relations(self, *, exact: bool | None = None) -> RelationIndex:
@@ -481,11 +306,11 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             return self._project_descriptions(self.relation_bank.features)
         return self._project_descriptions(self.encode_descriptions(input_ids, attention_mask))
 
-    def get_pair_features(self, **inputs: Tensor | None) -> Tensor:
+    def get_pair_features(self, **inputs: Any) -> Tensor:
         """Encode pairs.
 
         Args:
-            **inputs: What the processor gave, the arguments of `forward`.
+            **inputs: What the processor gave; `PairInputs` says what is read of it.
 
         Returns:
             `(batch, pairs, embed_dim)`, L2-normalised.
@@ -494,9 +319,9 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             ValueError: If the model classifies.
         """
         self._need_retrieval("get_pair_features")
-        return self._project_pairs(*self._pair_vectors(**inputs))
+        return self._project_pairs(*self._pair_vectors(PairInputs.from_batch(inputs)))
 
-    def forward(
+    def forward(  # noqa: D417  # `PairInputs` describes the others
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
@@ -510,6 +335,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         region_mask: Tensor | None = None,
         region_name_positions: Tensor | None = None,
         entity_type_index: Tensor | None = None,
+        marker_mask: Tensor | None = None,
         relation_input_ids: Tensor | None = None,
         relation_attention_mask: Tensor | None = None,
         negative_features: Tensor | None = None,
@@ -519,26 +345,13 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
     ) -> RocOutput:
         """Score every pair against every relation.
 
+        The arguments from `input_ids` to `marker_mask` are those of `PairInputs`, which has their shapes.
+
         Args:
-            input_ids: `(batch, length)` int64, with marked entities.
-            attention_mask: `(batch, length)`, 1 = real.
-            entity_positions: `(batch, entities)` int64: the opening marker's token of a text entity, the region's
-                number of an object.
-            entity_is_region: `(batch, entities)` bool.
-            pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `entity_positions`.
-            pixel_values: `(images, channels, height, width)`, each distinct picture once; None without pictures.
-            patch_features: In place of `pixel_values`, what a frozen vision encoder made of them, as `encode_patches`
-                gives it: `(images, rows, columns, vision_hidden)`.
-            image_index: `(batch,)` int64, each sample's row of `pixel_values`, -1 for no picture.
-            region_boxes: `(batch, regions, 4)`, `xyxy` in [0, 1], origin top left.
-            region_mask: `(batch, regions)`, 1 = real.
-            region_name_positions: `(batch, regions)` int64: the opening marker's token of each region's name, or -1.
-            entity_type_index: `(batch, entities)` int64, types as numbers into the configuration's `entity_types`, -1
-                for none. Only `type_constraints` read them.
             relation_input_ids: See `get_relation_features`.
             relation_attention_mask: See `get_relation_features`.
-            negative_features: `(num_negatives, feature_dim)`, as `encode_descriptions` gives them: of descriptions that
-                hold for no pair. Only the loss reads them.
+            negative_features: `(num_negatives, feature_dim)`, features of descriptions that hold for no pair, as
+                `encode_descriptions` gives them. Only the loss reads them.
             labels: `(batch, pairs)` int64, index of the relation, -100 for padding.
             num_items_in_batch: See `retrieval_loss`.
             **unused: What the processor adds for its caller, such as `pair_mask` and `truncated`.
@@ -547,13 +360,10 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             A `RocOutput`.
 
         Raises:
-            ValueError: If both `pixel_values` and `patch_features` are given.
+            ValueError: If both `pixel_values` and `patch_features` are given, if the model has no relations, or if
+                `marker_mask` is missing where `token_dropout` needs it.
         """
-        if self.training:
-            attention_mask, image_index, labels = corrupt_inputs(
-                self.config, attention_mask, image_index, labels, entity_positions, entity_is_region, pair_index
-            )
-        vectors, start = self._pair_vectors(
+        inputs = PairInputs(
             input_ids=input_ids,
             attention_mask=attention_mask,
             entity_positions=entity_positions,
@@ -565,117 +375,67 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             region_boxes=region_boxes,
             region_mask=region_mask,
             region_name_positions=region_name_positions,
+            entity_type_index=entity_type_index,
+            marker_mask=marker_mask,
         )
+        descriptions = (relation_input_ids, relation_attention_mask)
+        return self._score(inputs, descriptions, labels, negative_features, num_items_in_batch)
+
+    def _score(
+        self,
+        inputs: PairInputs,
+        descriptions: tuple[Tensor | None, Tensor | None],
+        labels: Tensor | None,
+        negative_features: Tensor | None,
+        num_items_in_batch: Tensor | int | None,
+    ) -> RocOutput:
+        """Score the packed inputs: see `forward`, whose relation tokens `descriptions` are."""
+        if self.training:
+            inputs, labels = corrupt_inputs(inputs, labels, self.config)
+        vectors, start = self._pair_vectors(inputs)
         if self.config.head == "classification":
-            pair_embeds, relation_embeds, logits = vectors, None, self.classifier(vectors).float()
+            output = RocOutput(logits=self.classifier(vectors).float(), pair_embeds=vectors)
         else:
-            pair_embeds = self._project_pairs(vectors, start)
-            descriptions = self._description_embeds(relation_input_ids, relation_attention_mask)
-            relation_index, num_relations = self.relation_bank.relation_index, self.config.num_relations
-            relation_embeds = pool_descriptions(descriptions, relation_index, num_relations)
-            with torch.autocast(pair_embeds.device.type, enabled=False):  # a temperature of 0.01 magnifies rounding
-                if self.config.description_pooling == "mean":
-                    cosines = pair_embeds @ relation_embeds.T
-                else:
-                    cosines = nearest_similarities(pair_embeds, descriptions, relation_index, num_relations)
-            logits = cosines * self._clamped_scale()
+            output = self._retrieve(vectors, start, *descriptions)
         loss = None
         if labels is not None:
-            candidates, numbers = logits, labels
-            if self.training and self.config.relation_dropout:
-                candidates, numbers = drop_relations(logits, labels, self.config.relation_dropout)
-            if negative_features is not None:
-                candidates = self._with_negatives(candidates, pair_embeds, negative_features)
-            loss = retrieval_loss(
-                candidates,
-                numbers,
-                label_smoothing=self.config.label_smoothing if self.training else 0.0,
-                num_items_in_batch=num_items_in_batch,
-            )
-        if entity_type_index is not None and self.config.type_constraints != "off":
-            penalty = self.config.type_penalty if self.config.type_constraints == "soft" else HARD_PENALTY
-            mismatches = type_mismatches(entity_type_index, pair_index, self.config.relations, self.config.entity_types)
-            logits = logits - penalty * mismatches
-        return RocOutput(loss=loss, logits=logits, pair_embeds=pair_embeds, relation_embeds=relation_embeds)
+            loss = self._loss(output, labels, negative_features, num_items_in_batch)
+        logits = constrain_types(
+            output.logits, self.config, entity_type_index=inputs.entity_type_index, pair_index=inputs.pair_index
+        )
+        return RocOutput(loss, logits, output.pair_embeds, output.relation_embeds)
 
-    def _pair_vectors(
+    def _retrieve(
+        self, vectors: Tensor, start: Tensor | None, input_ids: Tensor | None, attention_mask: Tensor | None
+    ) -> RocOutput:
+        """Compare pairs with the bank's descriptions, or with those given as tokens."""
+        pair_embeds = self._project_pairs(vectors, start)
+        descriptions = self._description_embeds(input_ids, attention_mask)
+        relation_index, num_relations = self.relation_bank.relation_index, self.config.num_relations
+        relation_embeds = pool_descriptions(descriptions, relation_index, num_relations)
+        with torch.autocast(pair_embeds.device.type, enabled=False):  # a temperature of 0.01 magnifies rounding
+            if self.config.description_pooling == "mean":
+                cosines = pair_embeds @ relation_embeds.T
+            else:
+                cosines = nearest_similarities(pair_embeds, descriptions, relation_index, num_relations)
+        logits = cosines * self._clamped_scale()
+        return RocOutput(logits=logits, pair_embeds=pair_embeds, relation_embeds=relation_embeds)
+
+    def _loss(
         self,
-        *,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        entity_positions: Tensor,
-        entity_is_region: Tensor,
-        pair_index: Tensor,
-        pixel_values: Tensor | None = None,
-        patch_features: Tensor | None = None,
-        image_index: Tensor | None = None,
-        region_boxes: Tensor | None = None,
-        region_mask: Tensor | None = None,
-        region_name_positions: Tensor | None = None,
-        **unused: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Fuse [text ; regions ; patches], pick the entities, join head and tail.
-
-        Returns:
-            `(batch, pairs, hidden)`; and for `alignment="residual"` where pairs start, likewise: half the mean of the
-            text's tokens, half the mean of head and tail, before fusion.
-        """
-        text = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        if image_index is None:
-            image_index = input_ids.new_full((len(input_ids),), -1)
-        parts = [(text, attention_mask.bool(), TEXT)]
-        patches, grid = self._encode_images(pixel_values, patch_features)
-        if region_boxes is not None and region_mask is not None:
-            regions = self.image_embeddings.regions(region_boxes, patches, image_index, grid)
-            if region_name_positions is not None:
-                names = gather_rows(text, region_name_positions.clamp(min=0))
-                regions = regions + names * (region_name_positions >= 0)[..., None]
-            parts.append((regions, region_mask.bool(), REGION))
-        if self.vision_model is not None:
-            parts.append((*self.image_embeddings.scatter(patches, image_index), IMAGE))
-        positions = entity_positions + entity_is_region.long() * text.shape[1]
-        if self.config.pair_representation == "sentence":
-            positions = torch.zeros_like(positions)  # the text's first token
-        vectors = self.pair_head(self._fuse(parts, positions), pair_index)
-        if self.config.head == "classification" or self.config.alignment == "projection":
-            return vectors, None
-        unfused = torch.cat([states for states, _, modality in parts if modality != IMAGE], dim=1)
-        head_and_tail = gather_pairs(gather_rows(unfused, positions), pair_index)
-        return vectors, (mean_of_tokens(text, attention_mask)[:, None] + head_and_tail.mean(dim=2)) / 2
-
-    def _fuse(self, parts: Sequence[tuple[Tensor, Tensor, int]], positions: Tensor) -> Tensor:
-        """Join (states, mask, modality) along the sequence, let the fusion layers mix them, and pick `positions`.
-
-        Every layer reads the patches, which come last, and none updates them: the vision encoder has related them to
-        each other already, and they are many. Of the last layer nothing but `positions` is read, so it computes
-        nothing else. The paper updates everything in every layer; this is our choice, see RESULTS.md.
-
-        Returns:
-            `(batch, n, hidden)`.
-        """
-        states = torch.cat([part + self.modality_embeddings.weight[modality] for part, _, modality in parts], dim=1)
-        mask = torch.cat([part_mask for _, part_mask, _ in parts], dim=1)
-        attention_mask = mask[:, None, None]  # (batch, 1, 1, length)
-        if not self.fusion_layers:
-            return self.fusion_norm(gather_rows(states, positions))
-        num_updated = sum(part.shape[1] for part, _, modality in parts if modality != IMAGE)
-        patches, updated = states[:, num_updated:], torch.arange(num_updated, device=states.device)
-        for layer in self.fusion_layers[:-1]:
-            fused = layer(states, attention_mask, updated.expand(len(states), -1))
-            states = torch.cat([fused, patches], dim=1)
-        return self.fusion_norm(self.fusion_layers[-1](states, attention_mask, positions))
-
-    def _encode_images(
-        self, pixel_values: Tensor | None, patch_features: Tensor | None = None
-    ) -> tuple[Tensor | None, tuple[int, int]]:
-        """`(images, rows * columns, hidden)` patches in the fused space, and (rows, columns)."""
-        if pixel_values is not None and patch_features is not None:
-            raise ValueError("Both pixel_values and patch_features were given. Give one: they are the same pictures.")
-        given = pixel_values if patch_features is None else patch_features
-        if self.vision_model is None or given is None or not len(given):
-            return None, (0, 0)
-        states = encode_patches(self.vision_model, given) if patch_features is None else given.to(self.dtype)
-        return self.image_embeddings.projection(states.flatten(1, 2)), (states.shape[1], states.shape[2])
+        output: RocOutput,
+        labels: Tensor,
+        negative_features: Tensor | None,
+        num_items_in_batch: Tensor | int | None,
+    ) -> Tensor:
+        """The loss of the logits before `type_constraints`; relation dropout and label smoothing are for training."""
+        logits = output.logits
+        if self.training and self.config.relation_dropout:
+            logits, labels = drop_relations(logits, labels, self.config.relation_dropout)
+        if negative_features is not None:
+            logits = self._with_negatives(logits, output.pair_embeds, negative_features)
+        label_smoothing = self.config.label_smoothing if self.training else 0.0
+        return retrieval_loss(logits, labels, label_smoothing=label_smoothing, num_items_in_batch=num_items_in_batch)
 
     def _with_negatives(self, logits: Tensor, pair_embeds: Tensor, features: Tensor) -> Tensor:
         """The logits, and behind them those of descriptions that hold for no pair."""
@@ -693,42 +453,6 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
     def _clamped_scale(self) -> Tensor:
         lowest, highest = -math.log(self.config.max_temperature), -math.log(self.config.min_temperature)
         return self.logit_scale.float().clamp(lowest, highest).exp()
-
-    def _need_retrieval(self, method: str) -> None:
-        if self.config.head != "retrieval":
-            raise ValueError(
-                f"{method} needs head='retrieval'; this model has head={self.config.head!r}, which knows relations "
-                "only as numbers. Train with --head retrieval."
-            )
-
-
-def _check_adapter(path: Any, options: Mapping[str, Any]) -> None:
-    """Refuse to load a model without its adapter, or an adapter out of a pickle: Transformers would do both."""
-    options = {**options, **(options.get("adapter_kwargs") or {})}  # where AutoModel has seen an adapter
-    path = options.get("_adapter_model_path", path)
-    where = {key: options[key] for key in LOOKUP_OPTIONS if key in options}
-    if find_adapter_config_file(path, **where) is None:
-        return
-    if not is_peft_available():
-        raise ImportError(f"{path} has an adapter. Type `pip install peft`.")
-    cached_file(path, "adapter_model.safetensors", **where)  # raises where there is none
-
-
-def gather_rows(states: Tensor, index: Tensor) -> Tensor:
-    """`(batch, n, dim)`: of each sample's rows `(batch, length, dim)` those that `index` `(batch, n)` names."""
-    return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
-
-
-def mean_of_tokens(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """`(batch, dim)`: the mean of the real tokens' states `(batch, length, dim)`."""
-    weights = attention_mask.to(states.dtype)[..., None]
-    return (states * weights).sum(dim=1) / weights.sum(dim=1)
-
-
-def gather_pairs(entity_states: Tensor, pair_index: Tensor) -> Tensor:
-    """`(batch, pairs, 2, dim)`: head and tail of each pair `(batch, pairs, 2)` out of `(batch, entities, dim)`."""
-    batch, pairs, _ = pair_index.shape
-    return gather_rows(entity_states, pair_index.reshape(batch, 2 * pairs)).view(batch, pairs, 2, -1)
 
 
 RocModel.register_for_auto_class("AutoModel")

@@ -222,7 +222,11 @@ def test_a_model_without_an_adapter_is_saved_as_ever(tmp_path: Path) -> None:
 
 
 def test_without_peft_an_adapter_is_refused_rather_than_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("roc.modeling_roc", "transformers.integrations.peft", "transformers.models.auto.auto_factory"):
+    for module in (
+        "roc.modeling_backbones_roc",
+        "transformers.integrations.peft",
+        "transformers.models.auto.auto_factory",
+    ):
         monkeypatch.setattr(f"{module}.is_peft_available", lambda: False)
     with pytest.raises(ImportError, match=r"has an adapter\. Type `pip install peft`"):
         AutoModel.from_pretrained(folder)
