@@ -40,10 +40,10 @@ class RocOutput(ModelOutput):
 
     Args:
         loss: Scalar, where labels were given.
-        logits: `(batch, pairs, relations)`: cosine / temperature, or a classifier's logits, less what
+        logits: `(batch, pairs, relations)`, cosine / temperature, or a classifier's logits, less what
             `type_constraints` subtract. Padded pairs hold numbers without meaning: select with `pair_mask`.
-        pair_embeds: `(batch, pairs, embed_dim)`, L2-normalised; the pair vector itself for the
-            classification head, `(batch, pairs, hidden_size)`, not normalised.
+        pair_embeds: `(batch, pairs, embed_dim)`, L2-normalised. For the classification head it is the pair vector
+            itself, `(batch, pairs, hidden_size)`, not normalised.
         relation_embeds: `(relations, embed_dim)`, L2-normalised; None for the classification head.
     """
 
@@ -94,7 +94,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
                 init.zeros_(module.pair_projection.weight)
 
     def _freeze(self) -> None:
-        """Freeze what is not to be trained; again after loading, which makes all parameters trainable."""
+        """Freeze what is not to be trained. To be called again after loading, which makes everything trainable."""
         if self.config.head == "retrieval":
             self.logit_scale.requires_grad_(self.config.learn_temperature)
         for encoder in self._frozen_encoders():
@@ -111,15 +111,20 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *arguments: Any, **options: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`; what the configuration freezes is frozen.
+        """Load a model as `PreTrainedModel.from_pretrained` does, and freeze what its configuration freezes.
 
-        Weights are read from safetensors alone: the older formats are pickles, which can run any code. Of a small
-        checkpoint, the encoders come from where its configuration says (`RocConfig.encoder_sources`).
+        Weights are read from safetensors alone: the older formats are pickles, which can run any code. The encoders of
+        a small checkpoint come from where its configuration says (`RocConfig.encoder_sources`).
+
+        Args:
+            pretrained_model_name_or_path: Hub id or folder of a model.
+            *arguments: See `PreTrainedModel.from_pretrained`.
+            **options: See `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ImportError: If the model has an adapter, which PEFT would have to put on, and PEFT is not installed; or if
-                its encoders come with a package that is not.
-            OSError: If there are no safetensors, of the model or of its adapter.
+            ImportError: If the model has an adapter and PEFT is not installed, or if the package that carries its
+                encoders is not installed.
+            OSError: If the weights of the model or of its adapter are not safetensors.
         """
         check_adapter(pretrained_model_name_or_path, options)
         options["use_safetensors"] = True
@@ -140,7 +145,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         share_description_encoder: bool = False,
         **config_fields: Any,
     ) -> RocModel:
-        """Build a model from pretrained encoders; what joins them starts at random.
+        """Build a model from pretrained encoders. The weights that join them start at random.
 
         Args:
             text_model: Hub id or folder of a text encoder.
@@ -153,7 +158,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             **config_fields: Fields of `RocConfig`.
 
         Returns:
-            The model in training precision float32. Its relation bank is empty of content until `set_relations`.
+            The model in float32. Its relation bank holds zeros until `set_relations`.
 
         Raises:
             ValueError: If the vision encoder gives no state for each patch.
@@ -180,7 +185,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         return model
 
     def get_input_embeddings(self) -> nn.Module:
-        """The text encoder's token embeddings."""
+        """Give the text encoder's token embeddings."""
         return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -189,7 +194,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
 
     @torch.no_grad()
     def start_tokens_like(self, token_ids: Sequence[int], like: int) -> None:
-        """Give tokens the embedding of another one, to train from there.
+        """Give tokens the embedding of another token, to train from there.
 
         Markers that start as a comma disturb a sentence encoder less than markers that start at random.
 
@@ -201,7 +206,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         embeddings[list(token_ids)] = embeddings[like].clone()
 
     def train(self, mode: bool = True) -> RocModel:
-        """As usual, but frozen encoders stay in evaluation mode: no dropout in them."""
+        """Enter or leave training mode. Frozen encoders stay in evaluation mode, without dropout."""
         super().train(mode)
         for encoder in self._frozen_encoders():
             encoder.eval()
@@ -214,16 +219,16 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
-        """Bring the learnt temperature back into its range; to be called after each optimizer step.
+        """Bring the learnt temperature back into its range. Call this after each optimizer step.
 
-        `forward` clamps it too, but beyond a border the clamp has no gradient: the temperature would stay there.
+        `forward` clamps it too, but the clamp has no gradient beyond a border, so the temperature would stay there.
         """
         if self.config.head == "retrieval":
             self.logit_scale.clamp_(-math.log(self.config.max_temperature), -math.log(self.config.min_temperature))
 
     @torch.no_grad()
     def rank_relations(self, output: RocOutput, pair_mask: Tensor, *, top_k: int = 3) -> list[list[dict[str, Any]]]:
-        """Read an output: for every real pair the relations from likely to unlikely.
+        """Rank for each real pair of an output the relations from likely to unlikely.
 
         Args:
             output: What `forward` returned.
@@ -245,14 +250,15 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         """Take a snapshot of the relations to search in, for inventories where scoring every relation is slow.
 
         Args:
-            exact: See `RelationIndex`.
+            exact: Whether every relation is compared with a pair: see `RelationIndex`.
 
         Returns:
-            The index; its `search` takes what `get_pair_features` returns, real pairs only.
+            The index. Its `search` takes what `get_pair_features` returns, without padded pairs.
 
         Raises:
-            ValueError: If the model has no relations, their descriptions have not been encoded, or it classifies.
-            ImportError: As `RelationIndex`.
+            ValueError: If the model has no relations, their descriptions have not been encoded, or the model
+                classifies.
+            ImportError: If an approximate index is needed and its library is not installed.
         """
         self._need_retrieval("index_relations")
         self._need_encoded()
@@ -267,7 +273,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             attention_mask: `(num_descriptions, length)`, 1 = real.
 
         Returns:
-            `(num_descriptions, feature_dim)`: the mean of the real tokens' last hidden states.
+            `(num_descriptions, feature_dim)`, the mean of the real tokens' last hidden states.
         """
         self._need_retrieval("encode_descriptions")
         encoder = self.relation_model if self.relation_model is not None else self.text_model
@@ -275,18 +281,18 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         return mean_of_tokens(states, attention_mask)
 
     def get_description_features(self) -> Tensor:
-        """The bank's descriptions in the space of the pairs: `(num_descriptions, embed_dim)`, L2-normalised."""
+        """Give the bank's descriptions in the space of the pairs: `(num_descriptions, embed_dim)`, L2-normalised."""
         self._need_retrieval("get_description_features")
         return self._project_descriptions(self.relation_bank.features)
 
     def get_relation_features(
         self, relation_input_ids: Tensor | None = None, relation_attention_mask: Tensor | None = None
     ) -> Tensor:
-        """The relations in the space of the pairs: of each the mean of its descriptions, normalised.
+        """Give each relation in the space of the pairs: the mean of its descriptions, normalised.
 
         Args:
-            relation_input_ids: `(num_descriptions, length)`, the configured relations' descriptions in order, to
-                encode them anew (with gradient, for a shared encoder); None for the bank's.
+            relation_input_ids: `(num_descriptions, length)` int64, the descriptions of the configured relations in
+                order. They are encoded anew, with gradient where the encoder is trained. None for the bank's features.
             relation_attention_mask: `(num_descriptions, length)`, 1 = real.
 
         Returns:
@@ -438,7 +444,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         return retrieval_loss(logits, labels, label_smoothing=label_smoothing, num_items_in_batch=num_items_in_batch)
 
     def _with_negatives(self, logits: Tensor, pair_embeds: Tensor, features: Tensor) -> Tensor:
-        """The logits, and behind them those of descriptions that hold for no pair."""
+        """Append to the logits those of descriptions that hold for no pair."""
         with torch.autocast(pair_embeds.device.type, enabled=False):
             cosines = pair_embeds @ self._project_descriptions(features).T
         return torch.cat([logits, cosines * self._clamped_scale()], dim=-1)
