@@ -135,7 +135,7 @@ class ModelSettings:
     )
     token_dropout: Number = setting(
         0.0,
-        "Probability with which a training step hides a token of the text from attention; entities' markers stay.",
+        "Probability with which a training step hides a token of the text from attention. The markers of entities and the types in them stay.",
         at_least=0,
         less_than=1,
     )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .messages_roc import shorten
+from .modeling_decisions_roc import decide_relations
 
 POST_KEYS = ("text", "image", "head", "tail", "entities")
 ROW_KEYS = ("id", "relation")  # a row of a data set is a post too; its relation is not read
@@ -168,7 +169,7 @@ def rank_posts(model: Any, processor: Any, posts: Sequence[Post], *, top_k: int)
 
     Returns:
         For each post `text`, `entities` (name, start, end, type, bbox) and `predictions`: per pair `head` and `tail`
-        (numbers into `entities`), `relation` (what `RocModel.decide_relations` gives: a name, or None for a pair that
+        (numbers into `entities`), `relation` (what `decide_relations` gives: a name, or None for a pair that
         stays below the threshold) and `relations` as `RocModel.rank_relations` gives them. Then whether text was cut
         off.
 
@@ -203,7 +204,8 @@ def _rank(model: Any, processor: Any, asked: Sequence[tuple[Post, Any]], top_k: 
         where=[post.where for post, _ in asked],
     ).to(model.device)
     output = model(**batch)
-    decided = model.decide_relations(output.logits[batch["pair_mask"].bool()]).tolist()
+    logits = output.logits[batch["pair_mask"].bool()]
+    decided = decide_relations(logits, model.config, temperature=model.temperature).tolist()
     ranked = model.rank_relations(output, batch["pair_mask"], top_k=top_k)
     names = model.config.relation_names
     rows = ({"relation": names[n] if n >= 0 else None, "relations": own} for n, own in zip(decided, ranked))

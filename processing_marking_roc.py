@@ -44,6 +44,7 @@ class EncodedText:
         truncated: Whether a part of the text or of an object's name was cut off.
         offsets: For each token its half-open character span in the text, (0, 0) for what is not of the text; empty
             where not asked for.
+        marker_mask: For each token, 1 = opening marker, entity type or closing marker.
     """
 
     input_ids: list[int]
@@ -51,6 +52,7 @@ class EncodedText:
     name_positions: list[int]
     truncated: bool
     offsets: list[Span]
+    marker_mask: list[int]
 
 
 class EntitiesTooFarApart(ValueError):
@@ -69,7 +71,8 @@ class EntitiesTooFarApart(ValueError):
 class _Mark(NamedTuple):
     entity: int
     token: str
-    prompt: str  # the entity's type, after an opening marker
+    prompt: str  # follows an opening marker: the entity's type, and an object's name
+    type_prompt: str  # the type alone
     is_opening: bool
 
 
@@ -91,9 +94,10 @@ class _Pieces(NamedTuple):
 
 
 class _Tokens(NamedTuple):
-    """Token ids, at which of them each entity's opening and closing marker is, and their spans in the text."""
+    """Token ids, which of them are markers, where each entity's markers are, and the tokens' spans in the text."""
 
     ids: list[int]
+    marker_mask: list[int]
     opening: dict[int, int]
     closing: dict[int, int]
     spans: list[Span]
@@ -140,7 +144,7 @@ def _fit(text: MarkedText, tokens: _Tokens, names: _Tokens, frame: _Frame, numbe
     """A window of the text's tokens, and all names' or none's, in the frame."""
     truncated = len(tokens.ids) + len(names.ids) > frame.budget or names.truncated
     if _asked_length(tokens) + len(names.ids) > frame.budget:
-        names = _Tokens([], {}, {}, [])
+        names = _Tokens([], [], {}, {}, [])
     room = frame.budget - len(names.ids)
     start = _window_start(text, tokens, room, number) if len(tokens.ids) > room else 0
     window = tokens.ids[start : start + room]
@@ -157,6 +161,12 @@ def _fit(text: MarkedText, tokens: _Tokens, names: _Tokens, frame: _Frame, numbe
         name_positions=[names.opening[i] + shift if i in names.opening else -1 for i in objects],
         truncated=truncated,
         offsets=offsets,
+        marker_mask=[
+            *[0] * len(frame.before),
+            *tokens.marker_mask[start : start + room],
+            *names.marker_mask,
+            *[0] * len(frame.after),
+        ],
     )
 
 
@@ -184,8 +194,8 @@ def _parts(text: str, entities: Sequence[Entity]) -> Iterator[str | _Mark]:
             start, end = _without_space(text, entity.start), _without_space(text, entity.end)
             opening, closing = MARKERS[entity.role]
             prompt = f" {entity.type}" if entity.type else ""
-            marks.append(((start, 1, -end, number), _Mark(number, opening, prompt, True)))
-            marks.append(((end, 0, -start, -number), _Mark(number, closing, "", False)))
+            marks.append(((start, 1, -end, number), _Mark(number, opening, prompt, prompt, True)))
+            marks.append(((end, 0, -start, -number), _Mark(number, closing, "", "", False)))
     last = 0
     for (place, *_), mark in sorted(marks):
         if place > last:
@@ -212,12 +222,14 @@ def _names(entities: Sequence[Entity]) -> Iterator[_Mark]:
     for number, entity in enumerate(entities):
         if entity.is_object and entity.name:
             opening, closing = MARKERS[entity.role]
-            yield _Mark(number, opening, f" {entity.type} {entity.name}" if entity.type else f" {entity.name}", True)
-            yield _Mark(number, closing, "", False)
+            type_prompt = f" {entity.type}" if entity.type else ""
+            yield _Mark(number, opening, f"{type_prompt} {entity.name}", type_prompt, True)
+            yield _Mark(number, closing, "", "", False)
 
 
 def _tokenize_pieces(tokenizer: Any, parts: Sequence[str | _Mark], with_offsets: bool) -> _Pieces:
-    strings = list(dict.fromkeys(part if isinstance(part, str) else part.prompt for part in parts))
+    texts = [(part,) if isinstance(part, str) else (part.prompt, part.type_prompt) for part in parts]
+    strings = list(dict.fromkeys(string for own in texts for string in own))
     encoded = _tokenize(tokenizer, strings, return_offsets_mapping=with_offsets)
     spans = dict(zip(strings, encoded["offset_mapping"])) if with_offsets else {}
     markers = {token: tokenizer.convert_tokens_to_ids(token) for pair in MARKERS.values() for token in pair}
@@ -226,20 +238,22 @@ def _tokenize_pieces(tokenizer: Any, parts: Sequence[str | _Mark], with_offsets:
 
 def _join(parts: Sequence[str | _Mark], pieces: _Pieces, *, most: int | None = None) -> _Tokens:
     """The parts in order, each with at most `most` tokens."""
-    tokens, truncated, offset = _Tokens([], {}, {}, []), False, 0
+    tokens, truncated, offset = _Tokens([], [], {}, {}, []), False, 0
     for part in parts:
         if isinstance(part, str):
-            ids = pieces.ids[part]
+            ids, num_marker_tokens = pieces.ids[part], 0
             spans = [(offset + start, offset + end) for start, end in pieces.spans.get(part, ())]
             offset += len(part)
         else:
-            ids = pieces.ids[part.prompt]
+            ids, num_marker_tokens = pieces.ids[part.prompt], 1 + len(pieces.ids[part.type_prompt])
             (tokens.opening if part.is_opening else tokens.closing)[part.entity] = len(tokens.ids)
             tokens.ids.append(pieces.markers[part.token])
             spans = [NO_SPAN] * (1 + len(ids)) if pieces.spans else []
         tokens.spans.extend(spans)
         truncated |= most is not None and len(ids) > most
         tokens.ids.extend(ids[:most])
+        added = range(len(tokens.ids) - len(tokens.marker_mask))
+        tokens.marker_mask.extend(int(number < num_marker_tokens) for number in added)
     return tokens._replace(truncated=truncated)
 
 

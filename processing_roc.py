@@ -185,6 +185,7 @@ class RocProcessor(ProcessorMixin):
             "region_mask",
             "region_name_positions",
             "entity_type_index",
+            "marker_mask",
         ]
 
     def tokenize_descriptions(self, descriptions: Sequence[str]) -> BatchFeature:
@@ -301,6 +302,7 @@ class RocProcessor(ProcessorMixin):
             "entity_positions": _padded([text.positions for text in encoded], 0),
             "entity_is_region": _padded([[entity.is_object for entity in row.entities] for row in rows], False),
             "entity_type_index": _padded([[self._type_number(e) for e in row.entities] for row in rows], -1),
+            "marker_mask": _padded([text.marker_mask for text in encoded], 0),
             "truncated": torch.tensor([text.truncated for text in encoded]),
         }
         if self.object_names and any(text.name_positions for text in encoded):

@@ -54,25 +54,25 @@ class RelationBank(nn.Module):
 
 
 def descriptions_of(relations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The descriptions of all relations, relation by relation: the order of the bank's rows."""
+    """List the descriptions of all relations in the order of the bank's rows, relation by relation."""
     return [text for relation in relations for text in relation["descriptions"]]
 
 
 def relation_index_of(relations: Sequence[Mapping[str, Any]]) -> Tensor:
-    """`(num_descriptions,)` int64: the relation that each description belongs to."""
+    """Number the relation that each description belongs to: `(num_descriptions,)` int64."""
     counts = torch.tensor([len(relation["descriptions"]) for relation in relations], dtype=torch.long)
     return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
 def rows_of_relations(relation_index: Tensor, relations: Sequence[int]) -> Tensor:
-    """The bank's rows of some relations, relation by relation in the given order.
+    """Find the bank's rows of some relations, relation by relation in the given order.
 
     Args:
-        relation_index: `(num_descriptions,)`, the relation of each description.
-        relations: Different numbers of relations.
+        relation_index: `(num_descriptions,)` int64, the relation of each description.
+        relations: Numbers of the relations, each once.
 
     Returns:
-        `(their descriptions,)` int64.
+        `(descriptions of these relations,)` int64.
     """
     place = relation_index.new_full((max(int(relation_index.max()), *relations) + 1,), len(relations))
     place[list(relations)] = torch.arange(len(relations), device=place.device)
@@ -81,7 +81,7 @@ def rows_of_relations(relation_index: Tensor, relations: Sequence[int]) -> Tenso
 
 
 def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_relations: int) -> Tensor:
-    """Join the descriptions of each relation: mean, then normalise again.
+    """Join the descriptions of each relation: take their mean and normalise it again.
 
     Args:
         description_embeds: `(num_descriptions, dim)`, L2-normalised.
@@ -101,7 +101,7 @@ def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_re
 def nearest_similarities(
     pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor, num_relations: int
 ) -> Tensor:
-    """How near each pair is to the nearest description of each relation.
+    """Compare each pair with the nearest description of each relation.
 
     Args:
         pair_embeds: `(..., dim)`, L2-normalised.
@@ -120,16 +120,17 @@ def nearest_similarities(
 def nearest_descriptions(
     pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor, relations: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """For each pair and each of some relations, the description that lies nearest to the pair.
+    """Find for each pair, and for each of some relations, the description that lies nearest to the pair.
 
     Args:
         pair_embeds: `(num_pairs, dim)`, L2-normalised.
         description_embeds: `(num_descriptions, dim)`, L2-normalised.
         relation_index: `(num_descriptions,)`, the relation of each description, in non-decreasing order.
-        relations: `(num_pairs, k)` int64, of each pair the relations to look at.
+        relations: `(num_pairs, k)` int64, the relations to look at for each pair.
 
     Returns:
-        `(num_pairs, k)`, its cosine; `(num_pairs, k)` int64, its row of `description_embeds`.
+        `(num_pairs, k)`, the cosines of these descriptions, and `(num_pairs, k)` int64, their rows of
+        `description_embeds`.
     """
     counts = torch.bincount(relation_index)
     last = counts.cumsum(0)[relations] - 1
@@ -146,13 +147,13 @@ def nearest_descriptions(
 def type_mismatches(
     type_index: Tensor, pair_index: Tensor, relations: Sequence[Mapping[str, Any]], entity_types: Sequence[str]
 ) -> Tensor:
-    """How many of head and tail have a type that a relation does not take.
+    """Count for each pair and relation how many of head and tail have a type that the relation does not take.
 
     Args:
-        type_index: `(batch, entities)` int64, each entity's type as a number into `entity_types`, -1 for no type.
+        type_index: `(batch, entities)` int64, each type's number in `entity_types`, -1 for no type.
         pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `type_index`.
         relations: Mappings of `head_types` and `tail_types`; an empty list takes all types.
-        entity_types: The types.
+        entity_types: Names of the types.
 
     Returns:
         `(batch, pairs, relations)` int64: 0, 1 or 2.

@@ -170,16 +170,16 @@ def explain(
     """
     batch = processor(text=text, images=image, entities=entities, pairs=[pair], return_offsets_mapping=True)
     batch = batch.to(model.device)
-    evidence = model.explain(batch, relation=relation, num_steps=num_steps)
+    explanation = model.explain(batch, relation=relation, num_steps=num_steps)
     spans = batch["offset_mapping"][0].tolist()
     return {
-        "relation": evidence.relation,
-        "description": evidence.description,
-        "score": evidence.score,
+        "relation": explanation.relation,
+        "description": explanation.description,
+        "score": explanation.score,
         "tokens": [
             {"start": start, "end": end, "relevance": relevance}
-            for (start, end), relevance in zip(spans, evidence.token_relevance.tolist())
+            for (start, end), relevance in zip(spans, explanation.token_relevance.tolist())
             if end
         ],
-        "patches": None if evidence.patch_relevance is None else evidence.patch_relevance.tolist(),
+        "patches": None if explanation.patch_relevance is None else explanation.patch_relevance.tolist(),
     }

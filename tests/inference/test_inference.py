@@ -155,12 +155,12 @@ def test_an_explanation_covers_the_text_and_the_picture_and_is_drawn(
     arguments = ["--model", model, "--text", TEXT, "--head", "Ann", "--tail", "Bob", "--image", picture]
     _, plain, _ = run(predict.main, *arguments, "--picture", str(tmp_path / "plain.png"))
     _, result, _ = run(predict.main, *arguments, "--explain", "--picture", str(tmp_path / "explained.png"))
-    evidence = result.pop("explanation")
-    assert evidence["relation"] == result["predictions"][0]["relations"][0]["relation"]
-    assert evidence["description"] == result["predictions"][0]["relations"][0]["description"]
-    assert [TEXT[token["start"] : token["end"]] for token in evidence["tokens"]][:3] == ["Ann", "kissed", "Bob"]
-    assert any(token["relevance"] for token in evidence["tokens"])
-    assert (len(evidence["patches"]), len(evidence["patches"][0])) == (4, 4)
+    explanation = result.pop("explanation")
+    assert explanation["relation"] == result["predictions"][0]["relations"][0]["relation"]
+    assert explanation["description"] == result["predictions"][0]["relations"][0]["description"]
+    assert [TEXT[token["start"] : token["end"]] for token in explanation["tokens"]][:3] == ["Ann", "kissed", "Bob"]
+    assert any(token["relevance"] for token in explanation["tokens"])
+    assert (len(explanation["patches"]), len(explanation["patches"][0])) == (4, 4)
     assert result["predictions"] == plain["predictions"]
     assert (tmp_path / "explained.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
     _, without, _ = run(predict.main, *arguments[:-2], "--explain")

@@ -12,7 +12,8 @@ from transformers import BatchFeature
 
 from roc.evaluation.predictions import ABSTAINED, Predictions, score_predictions
 from roc.inference.posts import predict
-from roc.modeling_roc import NO_RELATION, RocModel
+from roc.modeling_decisions_roc import NO_RELATION, decide_relations
+from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 
 NAMES = [relation["name"] for relation in RELATIONS]
@@ -88,9 +89,10 @@ def test_below_the_threshold_a_pair_has_no_relation(model: RocModel, processor: 
     with torch.no_grad():
         logits = model(**batch).logits[0]
     cosines = logits.amax(-1) * model.temperature
-    assert model.decide_relations(logits).equal(logits.argmax(-1))  # no threshold: always a relation
+    decided = decide_relations(logits, model.config, temperature=model.temperature)
+    assert decided.equal(logits.argmax(-1))  # no threshold: always a relation
     model.config.none_threshold = cosines.median().item() + 1e-6
-    decided = model.decide_relations(logits)
+    decided = decide_relations(logits, model.config, temperature=model.temperature)
     assert decided.equal(torch.where(cosines < model.config.none_threshold, NO_RELATION, logits.argmax(-1)))
     assert 0 < (decided == NO_RELATION).sum() < len(decided)
 
@@ -100,7 +102,7 @@ def test_where_none_is_a_relation_the_threshold_is_not_asked(head: str, processo
     model = tiny_model(processor, vision=False, head=head, none_threshold=1.0)
     with torch.no_grad():
         logits = model(**processor(TEXT, entities=[ANN, BOB, PARIS])).logits
-    assert model.decide_relations(logits).equal(logits.argmax(-1))
+    assert decide_relations(logits, model.config, temperature=model.temperature).equal(logits.argmax(-1))
 
 
 def test_a_prediction_without_relation_is_none_and_still_ranked(model: RocModel, processor: RocProcessor) -> None:

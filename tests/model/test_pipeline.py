@@ -26,6 +26,7 @@ from transformers import pipeline
 import roc.register  # noqa: F401  (Transformers knows ROC)
 from roc import handler
 from roc.dataset_scripts.schema import FEATURES
+from roc.modeling_decisions_roc import relation_probabilities
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import find_name, read_image, read_post
 from roc.pipeline_roc import REMEMBERED_INVENTORIES
@@ -100,7 +101,8 @@ def test_a_result_is_plain_json(pipe: Any) -> None:
 def test_the_scores_are_those_of_the_model(pipe: Any) -> None:
     batch = pipe.processor("eve met ann", images=PICTURE, entities=[(8, 11), (0, 3)], pairs=[(1, 0)])
     with torch.no_grad():
-        probabilities = pipe.model.probabilities(pipe.model(**batch).logits)[0, 0].tolist()
+        logits = pipe.model(**batch).logits[0, 0]
+    probabilities = relation_probabilities(logits, pipe.model.config).tolist()
     found = pipe({**COUPLE, "image": PICTURE}, top_k=9)
     names = [relation["name"] for relation in RELATIONS]
     assert {entry["relation"]: entry["score"] for entry in found} == pytest.approx(dict(zip(names, probabilities)))
