@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .messages_roc import did_you_mean
-from .processing_entities_roc import ENTITY_TYPES
+from .processing_typing_roc import ENTITY_TYPES
 from .relations_roc import normalise_relations
 
 # What Transformers' `pipeline` reads: which file of a model's folder has the pipeline.

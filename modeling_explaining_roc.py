@@ -102,7 +102,7 @@ class Explaining(nn.Module):
             """`(steps,)`."""
             return self(**batch).logits[:, 0, number] * unit
 
-        untyped = {name: tensor for name, tensor in inputs.items() if name != "entity_type_index"}
+        untyped = {name: tensor for name, tensor in inputs.items() if name != "entity_type_ids"}
         with torch.no_grad():
             [cosine] = score(untyped).tolist()
         return Explanation(

@@ -509,7 +509,7 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
         region_name_positions: Tensor | None = None,
-        entity_type_index: Tensor | None = None,
+        entity_type_ids: Tensor | None = None,
         relation_input_ids: Tensor | None = None,
         relation_attention_mask: Tensor | None = None,
         negative_features: Tensor | None = None,
@@ -533,8 +533,8 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
             region_boxes: `(batch, regions, 4)`, `xyxy` in [0, 1], origin top left.
             region_mask: `(batch, regions)`, 1 = real.
             region_name_positions: `(batch, regions)` int64: the opening marker's token of each region's name, or -1.
-            entity_type_index: `(batch, entities)` int64, types as numbers into the configuration's `entity_types`, -1
-                for none. Only `type_constraints` read them.
+            entity_type_ids: `(batch, entities)` int64, `type_id` of each entity's type, -1 for none. Only
+                `type_constraints` read them.
             relation_input_ids: See `get_relation_features`.
             relation_attention_mask: See `get_relation_features`.
             negative_features: `(num_negatives, feature_dim)`, as `encode_descriptions` gives them: of descriptions that
@@ -592,9 +592,9 @@ class RocModel(RelationEditing, Explaining, RocPreTrainedModel):
                 label_smoothing=self.config.label_smoothing if self.training else 0.0,
                 num_items_in_batch=num_items_in_batch,
             )
-        if entity_type_index is not None and self.config.type_constraints != "off":
+        if entity_type_ids is not None and self.config.type_constraints != "off":
             penalty = self.config.type_penalty if self.config.type_constraints == "soft" else HARD_PENALTY
-            mismatches = type_mismatches(entity_type_index, pair_index, self.config.relations, self.config.entity_types)
+            mismatches = type_mismatches(entity_type_ids, pair_index, self.config.relations)
             logits = logits - penalty * mismatches
         return RocOutput(loss=loss, logits=logits, pair_embeds=pair_embeds, relation_embeds=relation_embeds)
 
