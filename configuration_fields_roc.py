@@ -6,7 +6,7 @@ import operator
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
-from .processing_entities_roc import ENTITY_TYPES
+from .processing_typing_roc import ENTITY_TYPES
 
 Number = float | int  # @strict takes no whole number where a float is asked for
 # of a limit: what must hold for a value and the limit, its sign, and its bracket where there are two
@@ -135,7 +135,8 @@ class ModelSettings:
     )
     token_dropout: Number = setting(
         0.0,
-        "Probability with which a training step hides a token of the text from attention. The markers of entities and the types in them stay.",
+        "Probability with which a training step hides a token of the text from attention. The markers of entities and "
+        "the types in them stay.",
         at_least=0,
         less_than=1,
     )

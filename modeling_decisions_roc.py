@@ -14,24 +14,22 @@ HARD_PENALTY = 1e4  # on logits: puts a relation behind all others and keeps the
 NO_RELATION = -1  # takes the place of a relation's number
 
 
-def constrain_types(
-    logits: Tensor, config: RocConfig, *, entity_type_index: Tensor | None, pair_index: Tensor
-) -> Tensor:
+def constrain_types(logits: Tensor, config: RocConfig, *, entity_type_ids: Tensor | None, pair_index: Tensor) -> Tensor:
     """Lower the logits of relations that do not take the types of head and tail, as `type_constraints` says.
 
     Args:
         logits: `(batch, pairs, relations)`.
         config: The model's configuration.
-        entity_type_index: `(batch, entities)` int64, see `PairInputs`; None constrains nothing.
+        entity_type_ids: `(batch, entities)` int64, see `PairInputs`; None constrains nothing.
         pair_index: `(batch, pairs, 2)` int64, see `PairInputs`.
 
     Returns:
         `(batch, pairs, relations)`.
     """
-    if entity_type_index is None or config.type_constraints == "off":
+    if entity_type_ids is None or config.type_constraints == "off":
         return logits
     penalty = config.type_penalty if config.type_constraints == "soft" else HARD_PENALTY
-    return logits - penalty * type_mismatches(entity_type_index, pair_index, config.relations, config.entity_types)
+    return logits - penalty * type_mismatches(entity_type_ids, pair_index, config.relations)
 
 
 def relation_probabilities(logits: Tensor, config: RocConfig) -> Tensor:

@@ -126,7 +126,7 @@ def _explain(
         """Give the chosen relation's cosine, or logit, at each point of the path: `(steps,)`."""
         return model(**batch).logits[:, 0, number] * temperature
 
-    untyped = {name: tensor for name, tensor in inputs.items() if name != "entity_type_index"}
+    untyped = {name: tensor for name, tensor in inputs.items() if name != "entity_type_ids"}
     with torch.no_grad():
         [cosine] = score(untyped).tolist()
     return Explanation(

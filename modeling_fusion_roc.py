@@ -41,8 +41,8 @@ class PairInputs:
         region_mask: `(batch, regions)`, 1 = real.
         region_name_positions: `(batch, regions)` int64, the token of the opening marker of each region's name, -1 for
             a region whose name is not read.
-        entity_type_index: `(batch, entities)` int64, each type's number in the configuration's `entity_types`, -1 for
-            no type. Only `type_constraints` read it.
+        entity_type_ids: `(batch, entities)` int64, `type_id` of each entity's type, -1 for no type. Only
+            `type_constraints` read them.
         marker_mask: `(batch, length)`, 1 = opening marker, entity type or closing marker. Only `token_dropout` reads
             it.
     """
@@ -58,7 +58,7 @@ class PairInputs:
     region_boxes: Tensor | None = None
     region_mask: Tensor | None = None
     region_name_positions: Tensor | None = None
-    entity_type_index: Tensor | None = None
+    entity_type_ids: Tensor | None = None
     marker_mask: Tensor | None = None
 
     @classmethod

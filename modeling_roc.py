@@ -340,7 +340,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
         region_name_positions: Tensor | None = None,
-        entity_type_index: Tensor | None = None,
+        entity_type_ids: Tensor | None = None,
         marker_mask: Tensor | None = None,
         relation_input_ids: Tensor | None = None,
         relation_attention_mask: Tensor | None = None,
@@ -381,7 +381,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             region_boxes=region_boxes,
             region_mask=region_mask,
             region_name_positions=region_name_positions,
-            entity_type_index=entity_type_index,
+            entity_type_ids=entity_type_ids,
             marker_mask=marker_mask,
         )
         descriptions = (relation_input_ids, relation_attention_mask)
@@ -407,7 +407,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         if labels is not None:
             loss = self._loss(output, labels, negative_features, num_items_in_batch)
         logits = constrain_types(
-            output.logits, self.config, entity_type_index=inputs.entity_type_index, pair_index=inputs.pair_index
+            output.logits, self.config, entity_type_ids=inputs.entity_type_ids, pair_index=inputs.pair_index
         )
         return RocOutput(loss, logits, output.pair_embeds, output.relation_embeds)
 

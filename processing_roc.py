@@ -13,18 +13,10 @@ from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 
 from .loss_roc import NO_LABEL
 from .messages_roc import shorten
-from .processing_entities_roc import (
-    ENTITY_TYPES,
-    Entity,
-    check_entity,
-    check_number_of_regions,
-    check_pairs,
-    is_int,
-    join_words,
-)
+from .processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words
 from .processing_images_roc import open_image
 from .processing_marking_roc import MARKERS, NO_SPAN, EntitiesTooFarApart, MarkedText, encode_marked
-from .processing_typing_roc import load_entity_typer
+from .processing_typing_roc import ENTITY_TYPES, load_entity_typer, type_id, word_of_type
 
 
 @dataclass(frozen=True)
@@ -51,10 +43,10 @@ class RocProcessor(ProcessorMixin):
         max_description_length: Most tokens of a relation's description.
         max_regions: Most object entities of one picture.
         object_names: Whether an object's `name` (a detector's label, a caption) is read as text, behind the post.
-        entity_typer: What types entities whose type is not given: a name that `load_entity_typer` takes, or None
-            to leave them untyped.
-        entity_types: The types that relations may ask for, in the order of the model's configuration; others are kept
-            in the text, but constrain nothing.
+        entity_typer: Name of the typer that predicts types that are not given, as `load_entity_typer` takes it; None
+            to leave those entities untyped.
+        entity_types: The types that entities may have. Other given types are refused, and an entity for which the
+            typer predicts another type stays untyped.
         reads_images: Whether pictures are taken. None: if there is an image processor.
         chat_template: Not used; Transformers asks for it.
 
@@ -184,7 +176,7 @@ class RocProcessor(ProcessorMixin):
             "region_boxes",
             "region_mask",
             "region_name_positions",
-            "entity_type_index",
+            "entity_type_ids",
             "marker_mask",
         ]
 
@@ -219,18 +211,24 @@ class RocProcessor(ProcessorMixin):
             texts: The texts.
 
         Returns:
-            For each text mappings of `start`, `end` and `type`. Where entities are left untyped (`entity_typer=None`),
-            spaCy finds them and their type is `""`.
+            For each text mappings of `start`, `end` and `type`. With `entity_typer=None` spaCy finds the entities, and
+            their type is `""`.
 
         Raises:
             ImportError: If what finds them is not installed.
         """
         found = load_entity_typer(self.entity_typer or "spacy").find(texts)
-        is_typed = self.entity_typer is not None
         return [
-            [{"start": start, "end": end, "type": kind if is_typed else ""} for start, end, kind in own]
+            [
+                {"start": start, "end": end, "type": self._predicted(kind) if self.entity_typer else ""}
+                for start, end, kind in own
+            ]
             for own in found
         ]
+
+    def _predicted(self, kind: str | None) -> str:
+        """What the typer predicted, as one of `entity_types`, or `""` where it is none of them."""
+        return word_of_type(kind or "", self.entity_types) or ""
 
     def type_entities(
         self, texts: Sequence[str], entities: Sequence[Sequence[Any]], *, where: Sequence[str] | None = None
@@ -247,11 +245,11 @@ class RocProcessor(ProcessorMixin):
 
         Raises:
             TypeError: If an entity is malformed.
-            ValueError: If a span lies outside its text, or a box outside the picture.
+            ValueError: If a span lies outside its text, a box outside the picture, or a type is unknown.
         """
         names = where or [f"sample {i}" for i in range(len(texts))]
         checked = [
-            tuple(check_entity(entity, text, f"{name}, entity {j}") for j, entity in enumerate(own))
+            tuple(check_entity(entity, text, f"{name}, entity {j}", self.entity_types) for j, entity in enumerate(own))
             for text, own, name in zip(texts, entities, names, strict=True)
         ]
         untyped = [i for i, own in enumerate(checked) if any(entity.needs_type for entity in own)]
@@ -261,7 +259,7 @@ class RocProcessor(ProcessorMixin):
         typer = load_entity_typer(self.entity_typer)
         for i, types in zip(untyped, typer([texts[i] for i in untyped], spans), strict=True):
             queue = iter(types)
-            checked[i] = tuple(replace(e, type=next(queue) or "") if e.needs_type else e for e in checked[i])
+            checked[i] = tuple(replace(e, type=self._predicted(next(queue))) if e.needs_type else e for e in checked[i])
         return checked
 
     def _check_samples(
@@ -301,7 +299,7 @@ class RocProcessor(ProcessorMixin):
             **self._padded_tokens([text.input_ids for text in encoded]),
             "entity_positions": _padded([text.positions for text in encoded], 0),
             "entity_is_region": _padded([[entity.is_object for entity in row.entities] for row in rows], False),
-            "entity_type_index": _padded([[self._type_number(e) for e in row.entities] for row in rows], -1),
+            "entity_type_ids": _padded([[type_id(entity.type) for entity in row.entities] for row in rows], -1),
             "marker_mask": _padded([text.marker_mask for text in encoded], 0),
             "truncated": torch.tensor([text.truncated for text in encoded]),
         }
@@ -313,9 +311,6 @@ class RocProcessor(ProcessorMixin):
 
     def _named(self, entities: tuple[Entity, ...]) -> tuple[Entity, ...]:
         return entities if self.object_names else tuple(replace(entity, name=None) for entity in entities)
-
-    def _type_number(self, entity: Entity) -> int:
-        return self.entity_types.index(entity.type) if entity.type in self.entity_types else -1
 
     def _padded_tokens(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         return {"input_ids": _padded(ids, self.tokenizer.pad_token_id or 0), "attention_mask": _mask(ids)}

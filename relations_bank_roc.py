@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .processing_typing_roc import type_id
+
 
 class RelationBank(nn.Module):
     """Encoded descriptions of relations, kept as persistent buffers so that a saved model answers at once.
@@ -144,26 +146,23 @@ def nearest_descriptions(
     return best, nearest
 
 
-def type_mismatches(
-    type_index: Tensor, pair_index: Tensor, relations: Sequence[Mapping[str, Any]], entity_types: Sequence[str]
-) -> Tensor:
+def type_mismatches(type_ids: Tensor, pair_index: Tensor, relations: Sequence[Mapping[str, Any]]) -> Tensor:
     """Count for each pair and relation how many of head and tail have a type that the relation does not take.
 
     Args:
-        type_index: `(batch, entities)` int64, each type's number in `entity_types`, -1 for no type.
-        pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `type_index`.
+        type_ids: `(batch, entities)` int64, `type_id` of each entity's type, -1 for no type, which fits all relations.
+        pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `type_ids`.
         relations: Mappings of `head_types` and `tail_types`; an empty list takes all types.
-        entity_types: Names of the types.
 
     Returns:
         `(batch, pairs, relations)` int64: 0, 1 or 2.
     """
-    total = type_index.new_zeros(())
+    total = type_ids.new_zeros(())
     for side, key in enumerate(("head_types", "tail_types")):
-        refused = torch.tensor(
-            [[bool(own[key]) and name not in own[key] for own in relations] for name in entity_types]
-            + [[False] * len(relations)],  # the row that -1 reads: no type
-            device=type_index.device,
-        )
-        total = total + refused[type_index.gather(1, pair_index[..., side])]
+        ids = [[type_id(word) for word in relation[key]] for relation in relations]
+        width = max(map(len, ids), default=0) or 1
+        asked = torch.tensor([[*own, *[-1] * (width - len(own))] for own in ids], device=type_ids.device)
+        given = type_ids.gather(1, pair_index[..., side])[..., None]  # (batch, pairs, 1)
+        fits = (given[..., None] == asked).any(-1)  # (batch, pairs, relations)
+        total = total + ~(fits | (asked.amax(-1) < 0) | (given < 0))
     return total

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 
 from roc.messages_roc import did_you_mean
-from roc.processing_entities_roc import ENTITY_TYPES
+from roc.processing_typing_roc import ENTITY_TYPES
 from roc.relations_roc import RELATION_KEYS, normalise_relations
 from roc.support.files import atomic_write
 from roc.support.resources import find_file

@@ -20,7 +20,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from roc.messages_roc import did_you_mean, shorten
-from roc.processing_entities_roc import ENTITY_TYPES
+from roc.processing_typing_roc import ENTITY_TYPES
 from roc.relations.drafts import to_be_written, without_model_text
 from roc.relations.files import write_relation_file
 from roc.relations.language_model import LanguageModel, Reply

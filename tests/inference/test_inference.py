@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from tiny import RELATIONS, tiny_model, tiny_picture, tiny_processor, tiny_tokenizer
 from transformers import BertConfig, BertModel
@@ -245,6 +246,16 @@ def test_a_loaded_model_is_in_evaluation_mode(model: str) -> None:
     loaded, processor = load_model(model)
     assert not loaded.training
     assert processor.reads_images
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_model_is_loaded_onto_whatever_accelerator_there_is(
+    model: str, is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device `meta` stands in for an accelerator that is not CUDA's, such as MPS or XPU."""
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: is_there)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("meta"))
+    assert load_model(model)[0].device.type == ("meta" if is_there else "cpu")
 
 
 @pytest.mark.parametrize(

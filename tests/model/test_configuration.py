@@ -17,7 +17,7 @@ from transformers import BertConfig, CLIPVisionConfig, ViTConfig
 from roc.configuration_fields_roc import ModelSettings
 from roc.configuration_roc import RocConfig
 from roc.messages_roc import did_you_mean
-from roc.processing_entities_roc import ENTITY_TYPES
+from roc.processing_typing_roc import ENTITY_TYPES
 from roc.relations_roc import normalise_relations
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
