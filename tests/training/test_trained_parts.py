@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_model, tiny_processor
-from tiny_runs import arguments
+from tiny_runs import arguments, main
 from transformers import (
     BertConfig,
     BertModel,
@@ -23,13 +23,12 @@ from transformers import (
 
 import roc.score
 from roc.modeling_roc import RocModel
-from roc.train import main
 from roc.training.adapters import has_adapter
 from roc.training.building import build_optimizer
 from roc.training.freezing import freeze_lower_layers
 from roc.training.settings import RunConfig, load_run_config
 
-pytestmark = pytest.mark.usefixtures("fresh_state", "undrawn")
+pytestmark = pytest.mark.usefixtures("fresh_state")
 
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
 SIZE = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 2, "pad_token_id": 0}

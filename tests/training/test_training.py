@@ -20,7 +20,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from tiny import RELATIONS, tiny_picture
-from tiny_runs import NAMES, SIZE, VISION, arguments, error_of, everything_under, history, line, weights
+from tiny_runs import NAMES, SIZE, VISION, arguments, error_of, everything_under, history, line, main, weights
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -48,9 +48,7 @@ from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory
 from roc.samples.batching import SampleCollator
 from roc.support.machine import set_num_threads
-from roc.train import main
 from roc.training.building import build_processor
-from roc.training.loop import TrainingRun
 from roc.training.settings import RUN_FILE, RunConfig, load_run_config
 
 pytestmark = pytest.mark.usefixtures("fresh_state")
@@ -76,7 +74,7 @@ def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished
         AcceleratorState._reset_state(True)
         folder, stdout = tmp_path_factory.mktemp("runs") / "model", io.StringIO()
         with contextlib.redirect_stdout(stdout):
-            code = main(arguments(inputs, folder, num_epochs=3))
+            code = roc.train.main(arguments(inputs, folder, num_epochs=3))
     return Finished(code, stdout.getvalue(), folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
 
 
@@ -167,7 +165,6 @@ def test_the_trained_model_loads_and_scores_as_reported(finished: Finished, inpu
     ],
     ids=lambda changes: next(iter(changes)),
 )
-@pytest.mark.usefixtures("undrawn")
 def test_a_variant_trains_saves_and_loads(changes: dict[str, Any], inputs: Path, tmp_path: Path) -> None:
     flags = [f"--{'' if value else 'no-'}{name}" for name, value in changes.items() if isinstance(value, bool)]
     values = {name: value for name, value in changes.items() if not isinstance(value, bool)}
@@ -176,7 +173,6 @@ def test_a_variant_trains_saves_and_loads(changes: dict[str, Any], inputs: Path,
     assert AutoProcessor.from_pretrained(tmp_path / "model").markers == changes.get("markers", "entities")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_tells_its_trackers_every_step_every_validation_and_the_result(inputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -194,7 +190,6 @@ def test_a_run_tells_its_trackers_every_step_every_validation_and_the_result(inp
     assert [sum(losses[:3]) / 3, sum(losses[3:]) / 3] == pytest.approx(told)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_vision_encoder_may_be_a_folder(inputs: Path, tmp_path: Path) -> None:
     ViTModel(ViTConfig(image_size=32, patch_size=8, **SIZE)).save_pretrained(tmp_path / "vit")
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
@@ -229,7 +224,6 @@ def test_a_siglip_2_encoder_of_any_grid_gets_whole_pictures_in_its_own_colours(i
     torch.testing.assert_close(pixels, torch.full_like(pixels, 1.5))
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(inputs: Path, tmp_path: Path) -> None:
     for name, seed in (("first", 5), ("second", 5), ("third", 6)):
         assert main(arguments(inputs, tmp_path / name, seed=seed, max_steps=3)) == 0
@@ -239,7 +233,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(inputs: Pa
     assert [r["loss"] for r in history(tmp_path / "first")] == [r["loss"] for r in history(tmp_path / "second")]
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("max_steps", "expected"), [(2, [(1, 2)]), (3, [(1, 3)]), (4, [(1, 3), (2, 4)])])
 def test_max_steps_ends_the_run_wherever_it_is(
     max_steps: int, expected: list[tuple[int, int]], inputs: Path, tmp_path: Path
@@ -249,7 +242,6 @@ def test_max_steps_ends_the_run_wherever_it_is(
     assert history(tmp_path / "model")[-1]["learning_rate"] == pytest.approx(0)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_vision_cache_leaves_no_trace_but_speed(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +267,6 @@ def test_the_vision_cache_leaves_no_trace_but_speed(
         assert b"vision_cache" not in (tmp_path / "filling" / name).read_bytes()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_model_trained_on_cached_features_scores_as_reported_on_pictures(inputs: Path, tmp_path: Path) -> None:
     cached = ("--freeze_vision", "--vision_cache", str(tmp_path / "cache"))
     assert main(arguments(inputs, tmp_path / "model", *cached)) == 0
@@ -386,27 +377,26 @@ def test_one_split_can_be_parted_for_training_and_validation(inputs: Path) -> No
 # --- which epoch is kept, and when to stop -----------------------------------------------------------------------
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> list[dict[str, Tensor]]:
-    """Make validation give these scores, one per epoch; returns the weights at each."""
-    kept: list[dict[str, Tensor]] = []
+class Scripted:
+    """A validation that gives these scores, one per epoch, and keeps the weights of each."""
 
-    def validate(run: TrainingRun) -> dict[str, Any]:
-        kept.append(copy.deepcopy(run._plain_model().state_dict()))
-        return {"micro_f1": scores[len(kept) - 1], "accuracy": 0.0, "per_relation": {}, "n": 1}
+    def __init__(self, *scores: float) -> None:
+        self.scores, self.kept = scores, list[dict[str, Tensor]]()
 
-    monkeypatch.setattr(TrainingRun, "_validate", validate)
-    return kept
+    def __call__(self, validator: Any, model: RocModel) -> dict[str, Any]:
+        self.kept.append(copy.deepcopy(model.state_dict()))
+        return {"micro_f1": self.scores[len(self.kept) - 1], "accuracy": 0.0, "per_relation": {}, "n": 1}
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("scores", "best"), [((0.2, 0.9, 0.5), 2), ((0.0, 0.0, 0.0), 1), ((0.1, 0.5, 0.5), 2), ((0.1, 0.2, 0.3), 3)]
 )
 def test_the_validation_scores_choose_the_epoch_that_is_kept(
-    scores: tuple[float, ...], best: int, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scores: tuple[float, ...], best: int, inputs: Path, tmp_path: Path
 ) -> None:
-    kept = scripted(monkeypatch, *scores)
-    assert main(arguments(inputs, tmp_path / "model", num_epochs=3)) == 0
+    scripted = Scripted(*scores)
+    assert main(arguments(inputs, tmp_path / "model", num_epochs=3), validate=scripted) == 0
+    kept = scripted.kept
     saved = weights(tmp_path / "model")
     assert all(torch.equal(saved[name], tensor) for name, tensor in kept[best - 1].items())
     assert not all(torch.equal(saved[name], kept[best % 3][name]) for name in saved), "all epochs are alike"
@@ -415,7 +405,6 @@ def test_the_validation_scores_choose_the_epoch_that_is_kept(
     assert [epoch["val"]["micro_f1"] for epoch in metrics["history"]] == list(scores)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_validation_may_be_rarer_than_epochs(inputs: Path, tmp_path: Path) -> None:
     assert main(arguments(inputs, tmp_path / "model", num_epochs=5, epochs_per_validation=2)) == 0
     records = history(tmp_path / "model")
@@ -423,7 +412,6 @@ def test_validation_may_be_rarer_than_epochs(inputs: Path, tmp_path: Path) -> No
     assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("patience", "scores", "epochs"),
     [("1", (0.5, 0.4), 2), ("2", (0.5, 0.4, 0.6, 0.5, 0.6), 5), ("null", (0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 6)],
@@ -434,11 +422,9 @@ def test_training_stops_after_so_many_epochs_without_a_better_score(
     epochs: int,
     inputs: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scripted(monkeypatch, *scores)
     options = {"num_epochs": 6, "batch_size": 12, "early_stopping_patience": patience}
-    assert main(arguments(inputs, tmp_path / "model", **options)) == 0
+    assert main(arguments(inputs, tmp_path / "model", **options), validate=Scripted(*scores)) == 0
     assert len(history(tmp_path / "model")) == epochs
 
 
