@@ -42,6 +42,7 @@ import roc.score
 import roc.train
 import roc.training.building
 import roc.training.loop
+from roc.evaluation.metrics.roc_f1.roc_f1 import RocF1
 from roc.evaluation.predictions import predict_relations, score_predictions
 from roc.evaluation.zero_shot import unseen_relations
 from roc.modeling_roc import RocModel
@@ -144,6 +145,18 @@ def test_the_trained_model_loads_and_scores_as_reported(finished: Finished, inpu
     _, val_set = roc.training.building.load_samples(config, RelationInventory(RELATIONS, "None"))
     scores = score_predictions(predict_relations(model, processor, val_set), "None")
     assert scores == finished.metrics["val"]
+
+
+def test_what_is_reported_is_what_the_metric_module_says(
+    finished: Finished, inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def count(self: RocF1, predictions: list[str], references: list[str], *, none_relation: str) -> dict[str, Any]:
+        return {"pairs": len(references), "none": none_relation}
+
+    monkeypatch.setattr(RocF1, "_compute", count)
+    given = ["--model", str(finished.folder), "--dataset", "jsonl", "--data_dir", str(inputs / "data")]
+    assert roc.score.main(given) == 0
+    assert json.loads(capsys.readouterr().out) == {"pairs": finished.metrics["val"]["n"], "none": "None"}
 
 
 # --- variants of a run -------------------------------------------------------------------------------------------
