@@ -86,7 +86,7 @@ def measure(config: RunConfig, rows: Sequence[dict[str, Any]], num_texts: int, *
 
 def train_epoch(run: TrainingRun) -> None:
     """An epoch without validation and checkpoints."""
-    run._train_epoch(1, after_step=lambda: None)
+    run.train_epoch(1)
     run.progress.end_epoch({})
 
 

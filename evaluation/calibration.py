@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
-from roc.evaluation.predictions import Predictions, predict_relations
-from roc.evaluation.scoring import relation_scores
+from roc.evaluation.predictions import Predictions, predict_relations, score_relations
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
+from roc.relations.files import RelationInventory
 from roc.samples.grouping import GroupedSamples
 
 NUM_BINS = 15  # Guo et al.
@@ -82,7 +82,7 @@ def predict_by_label(
     batch_size: int = 64,
     accelerator: Accelerator | None = None,
 ) -> Predictions:
-    """Predictions of a model whose relations are described by their labels alone: `/per/org/member_of` as "member of".
+    """Predictions of a model whose relations are described by their labels alone.
 
     Args:
         model: A model that retrieves; it has its own descriptions again afterwards.
@@ -92,10 +92,8 @@ def predict_by_label(
         accelerator: See `predict_relations`.
     """
     relations, none_relation = model.config.relations, model.config.none_relation
-    by_label = [
-        {**own, "descriptions": [own["name"].rsplit("/", 1)[-1].replace("_", " ") or own["name"]]} for own in relations
-    ]
-    model.set_relations(by_label, processor, none_relation=none_relation)
+    by_label = RelationInventory(relations, none_relation).described_by_labels()
+    model.set_relations(by_label.relations, processor, none_relation=none_relation)
     try:
         return predict_relations(model, processor, samples, batch_size=batch_size, accelerator=accelerator)
     finally:
@@ -148,13 +146,10 @@ class _Abstention:
         """The scores with thresholds that the other half of the pairs chose."""
         rows = [torch.nonzero(halves == half)[:, 0] for half in range(NUM_HALVES)]
         decided = [self.decide(way, self.fit(way, rows[1 - half]), rows[half]) for half in range(NUM_HALVES)]
-        scores = self._score([name for own in decided for name in own], torch.cat(rows))
+        predicted = [name for own in decided for name in own]
+        expected = [self.expected[row] for row in torch.cat(rows).tolist()]
+        scores = score_relations(predicted, expected, none_relation=self.none_relation)
         return {key: scores[key] for key in ("micro_f1", "macro_f1")}
-
-    def _score(self, predicted: Sequence[str], rows: Tensor) -> dict[str, Any]:
-        return relation_scores(
-            predicted, [self.expected[row] for row in rows.tolist()], none_relation=self.none_relation
-        )
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -71,42 +71,29 @@ class CorruptedSamples(GroupedSamples):
 
 
 def input_conditions(samples: GroupedSamples, *, entity_types: Sequence[str], seed: int = 0) -> list[Condition]:
-    """The corruptions of this module, as the robustness suite scores them.
+    """Give the corruptions of this module, as the robustness suite scores them.
 
     Args:
         samples: The samples that are to be corrupted; other posts' pictures come from them.
-        entity_types: As `wrong_entity_types`.
-        seed: Of what is drawn.
-
-    Returns:
-        The conditions.
+        entity_types: Types from which `wrong_entity_types` chooses.
+        seed: Decides what is drawn.
     """
-    kept = (1 - 2 * CROPPED_BORDER) ** 2
+    kept, wrong_types = (1 - 2 * CROPPED_BORDER) ** 2, partial(wrong_entity_types, entity_types=entity_types, seed=seed)
+    crop = f"{CROPPED_BORDER:.0%} of width and height are cut away at each side, {kept:.0%} of the picture is left; "
+    slips = f"{MISSPELT_SHARE:.0%} of the words outside entities (at least one) have two letters swapped, or a letter "
+    blur = f"Gaussian blur with a radius of {BLUR_RADIUS:.1%} of the picture's shorter side."
     return [
         Condition("no picture", "The picture is left out.", without_picture, True),
         Condition("wrong picture", "The picture is that of another post.", WrongPicture(samples, seed=seed), True),
-        Condition(
-            "cropped",
-            f"{CROPPED_BORDER:.0%} of width and height are cut away at each side, {kept:.0%} of the picture is left; "
-            "boxes move along and are clipped.",
-            cropped,
-            True,
-        ),
-        Condition(
-            "blurred", f"Gaussian blur with a radius of {BLUR_RADIUS:.1%} of the picture's shorter side.", blurred, True
-        ),
+        Condition("cropped", crop + "boxes move along and are clipped.", cropped, True),
+        Condition("blurred", blur, blurred, True),
         Condition(
             f"JPEG quality {JPEG_QUALITY}", f"The picture is saved as JPEG of quality {JPEG_QUALITY}.", as_jpeg, True
         ),
-        Condition(
-            "wrong entity types",
-            "The type of each typed text entity is another one.",
-            partial(wrong_entity_types, entity_types=entity_types, seed=seed),
-        ),
+        Condition("wrong entity types", "The type of each typed text entity is another one.", wrong_types),
         Condition(
             "typos",
-            f"{MISSPELT_SHARE:.0%} of the words outside entities (at least one) have two letters swapped, or a letter "
-            "missing or doubled; names of entities stay as they are.",
+            slips + "missing or doubled; names of entities stay as they are.",
             partial(misspelt, seed=seed),
         ),
     ]
@@ -123,8 +110,7 @@ def share_changed(samples: GroupedSamples, condition: Condition) -> float:
     return changed / max(1, samples.num_pairs)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Pictures
+# --- pictures
 
 
 def without_picture(item: Item) -> Item:
@@ -139,7 +125,7 @@ class WrongPicture:
 
     Args:
         samples: Where the pictures come from.
-        seed: With the id of a sample's first row, it decides which picture the sample gets.
+        seed: Decides, with the id of a sample's first row, which picture the sample gets.
     """
 
     def __init__(self, samples: GroupedSamples, *, seed: int = 0) -> None:
@@ -162,21 +148,11 @@ class WrongPicture:
 
 
 def cropped(item: Item, *, border: float = CROPPED_BORDER) -> Item:
-    """Cut away the border of the picture, and move the boxes along.
+    """Cut away a share `border` of width and height at each side of the picture, and move the boxes along.
 
-    Args:
-        item: The sample and its picture.
-        border: Share of width and of height that is cut away at each side, in [0, 0.5); rounded down to whole pixels.
-
-    Returns:
-        The sample with its boxes as shares of what is left, clipped to it, and what is left as PNG. A box that lies
-        outside altogether becomes a strip of one pixel at the nearest edge, so that its pairs can still be asked for.
-
-    Raises:
-        ValueError: If `border` is out of range, or the picture cannot be decoded.
+    A box that lies outside altogether becomes a strip of one pixel at the nearest edge, so that its pairs can still be
+    asked for.
     """
-    if not 0 <= border < 0.5:
-        raise ValueError(f"border={border} is out of range: give a share in [0, 0.5), of which twice is cut away.")
     sample, image = item
     if image is None:
         return item
@@ -192,20 +168,7 @@ def cropped(item: Item, *, border: float = CROPPED_BORDER) -> Item:
 
 
 def blurred(item: Item, *, radius: float = BLUR_RADIUS) -> Item:
-    """Blur the picture.
-
-    Args:
-        item: The sample and its picture.
-        radius: Standard deviation of the Gaussian, as a share of the picture's shorter side, > 0.
-
-    Returns:
-        The sample, and the blurred picture as PNG.
-
-    Raises:
-        ValueError: If `radius` is out of range, or the picture cannot be decoded.
-    """
-    if not radius > 0:
-        raise ValueError(f"radius={radius} is out of range: give a share of the picture's shorter side > 0.")
+    """Blur the picture by a Gaussian whose deviation is a share `radius` of the picture's shorter side."""
     sample, image = item
     if image is None:
         return item
@@ -214,24 +177,9 @@ def blurred(item: Item, *, radius: float = BLUR_RADIUS) -> Item:
 
 
 def as_jpeg(item: Item, *, quality: int = JPEG_QUALITY) -> Item:
-    """Save the picture as JPEG.
-
-    Args:
-        item: The sample and its picture.
-        quality: Of the JPEG, from 1 to 95 (libjpeg's scale; 75 is usual).
-
-    Returns:
-        The sample, and the picture as JPEG.
-
-    Raises:
-        ValueError: If `quality` is out of range, or the picture cannot be decoded.
-    """
-    if not 1 <= quality <= 95:
-        raise ValueError(f"quality={quality} is out of range: give a number from 1 to 95.")
+    """Save the picture as JPEG of a quality from 1 to 95 (libjpeg's scale; 75 is usual)."""
     sample, image = item
-    if image is None:
-        return item
-    return sample, _encoded(_decoded(sample, image), "JPEG", quality=quality)
+    return item if image is None else (sample, _encoded(_decoded(sample, image), "JPEG", quality=quality))
 
 
 _REWRITING = (cropped, blurred, as_jpeg)
@@ -245,14 +193,14 @@ def share_inside(bbox: Box, *, border: float = CROPPED_BORDER) -> float:
 
 
 def _box_within(bbox: Box, window: tuple[int, int, int, int], size: tuple[int, int]) -> Box:
-    """A box of a picture of `size` pixels as shares of its `window` (`xyxy` in pixels)."""
+    """Turn a box in a picture of `size` pixels into shares of the picture's `window` (`xyxy` in pixels)."""
     x0, x1 = _side_within(bbox[0] * size[0], bbox[2] * size[0], window[0], window[2])
     y0, y1 = _side_within(bbox[1] * size[1], bbox[3] * size[1], window[1], window[3])
     return x0, y0, x1, y1
 
 
 def _side_within(start: float, end: float, low: int, high: int) -> tuple[float, float]:
-    """All in pixels but the result, which is shares of what is between `low` and `high`."""
+    """Turn places in pixels into shares of what is between the pixels `low` and `high`."""
     first, last = ((min(max(place, low), high) - low) / (high - low) for place in (start, end))
     if first < last:
         return first, last
@@ -275,58 +223,40 @@ def _digest(image: bytes) -> bytes:
     return hashlib.sha256(image).digest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Texts
+# --- texts
 
 
 def wrong_entity_types(item: Item, *, entity_types: Sequence[str], seed: int = 0) -> Item:
-    """Replace the type of every typed text entity by another one; untyped entities stay untyped.
-
-    Args:
-        item: The sample and its picture.
-        entity_types: Types to choose from.
-        seed: Of the choice.
-
-    Returns:
-        The sample with other types, and its picture.
+    """Replace the type of every typed text entity by another of `entity_types`; untyped entities stay untyped.
 
     Raises:
         ValueError: If there is no other type to choose.
     """
     sample, image = item
     generator = _generator(sample, seed)
-    entities = [_with_wrong_type(entity, entity_types, generator) for entity in sample.entities]
-    return replace(sample, entities=entities), image
 
+    def with_wrong_type(entity: Entity) -> Entity:
+        if entity.is_object or not entity.type:
+            return entity
+        others = [other for other in entity_types if other != entity.type]
+        if not others:
+            raise ValueError(f"Among the types {list(entity_types)} is none but {entity.type!r}: give at least two.")
+        return replace(entity, type=generator.choice(others))
 
-def _with_wrong_type(entity: Entity, entity_types: Sequence[str], generator: random.Random) -> Entity:
-    if entity.is_object or not entity.type:
-        return entity
-    others = [other for other in entity_types if other != entity.type]
-    if not others:
-        raise ValueError(f"Among the types {list(entity_types)} is none but {entity.type!r}: give at least two.")
-    return replace(entity, type=generator.choice(others))
+    return replace(sample, entities=[with_wrong_type(entity) for entity in sample.entities]), image
 
 
 def misspelt(item: Item, *, share: float = MISSPELT_SHARE, seed: int = 0) -> Item:
     """Misspell some of the words outside entities: two neighbouring letters swapped, or one missing or doubled.
 
     Entities keep their names, because a misspelt name is another question (whether it is still found), and their spans
-    move with the text. Words have at least three letters.
+    move with the text. Words have at least three letters. At least one is misspelt, where there is one.
 
     Args:
         item: The sample and its picture.
-        share: Share of the words, in (0, 1]; at least one is misspelt, where there is one.
-        seed: Of the choice.
-
-    Returns:
-        The sample with typos, and its picture.
-
-    Raises:
-        ValueError: If `share` is out of range.
+        share: Share of the words to misspell, in (0, 1].
+        seed: Decides, with the id of the sample's first row, which words and how.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share={share} is out of range: give a share of the words in (0, 1].")
     sample, image = item
     spans = [(e.start, e.end) for e in sample.entities if e.start is not None and e.end is not None]
     words = [
@@ -368,8 +298,7 @@ def _generator(sample: Sample, seed: int) -> random.Random:
     return random.Random(f"{seed}-{sample.row_ids[0]}")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Relations
+# --- relations
 
 
 @contextmanager
@@ -378,7 +307,7 @@ def shuffled_relations(model: RocModel, *, seed: int = 0) -> Iterator[None]:
 
     Args:
         model: A model with at least two relations; changed in place.
-        seed: Of the order.
+        seed: Decides the order.
 
     Raises:
         ValueError: If the model has fewer than two relations, or classifies: its outputs are in the order of training.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from roc.evaluation.scoring import relation_scores
 from roc.modeling_decisions_roc import NO_RELATION, decide_relations
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -105,6 +105,24 @@ def _gather_in_order(rows: Tensor, values: Tensor, accelerator: Accelerator | No
 
 
 def score_predictions(predictions: Predictions, none_relation: str | None) -> dict[str, Any]:
-    """`relation_scores` of the predictions."""
+    """Score predictions; where no relation means "none of these", those below the threshold count as that."""
     no_relation = ABSTAINED if none_relation is None else none_relation
-    return relation_scores(predictions.predicted, predictions.expected, none_relation=no_relation)
+    return score_relations(predictions.predicted, predictions.expected, none_relation=no_relation)
+
+
+def score_relations(predicted: Sequence[str], expected: Sequence[str], *, none_relation: str) -> dict[str, Any]:
+    """Score relations with the metric that `evaluate.load("./evaluation/metrics/roc_f1")` gives.
+
+    Args:
+        predicted: Predicted relation names, one per pair.
+        expected: True relation names, in the same order.
+        none_relation: Name that means "no relation".
+
+    Returns:
+        The scores, as `relation_scores` describes them.
+    """
+    from roc.evaluation.metrics.roc_f1.roc_f1 import RocF1  # here: `evaluate` takes seconds to import
+
+    with tempfile.TemporaryDirectory() as folder:  # it makes an empty folder there; the pairs stay in memory
+        metric = RocF1(keep_in_memory=True, cache_dir=folder)
+        return metric.compute(predictions=predicted, references=expected, none_relation=none_relation)

@@ -30,32 +30,29 @@ class SplitReport:
 
     Args:
         samples: Its texts.
-        num_tokens: Of each text, as the model would read it if it were not cut off; with a row per pair, the most.
+        num_tokens: Tokens of each text, as the model would read it if it were not cut off.
         unreadable: What the processor says of texts that it cannot encode.
-        reads_pictures: Whether the run reads pictures.
-        picture_sizes: Width and height of each distinct picture, smallest area first; empty where none is read.
+        sizes: Width and height of each distinct picture, smallest area first; None where the run reads no pictures.
     """
 
     samples: Sequence[Sample]
     num_tokens: Sequence[int]
     unreadable: Sequence[str]
-    reads_pictures: bool
-    picture_sizes: Sequence[tuple[int, int]]
+    sizes: Sequence[tuple[int, int]] | None
 
     @property
     def relations(self) -> Counter[str]:
-        """Pairs of each relation."""
+        """Number of pairs of each relation."""
         return Counter(relation for sample in self.samples for relation in sample.relations)
-
-    @property
-    def kinds(self) -> Counter[str]:
-        """Pairs of each of `KINDS`."""
-        return Counter(_kind(sample, pair) for sample in self.samples for pair in sample.pairs)
 
     @property
     def texts_per_picture(self) -> Counter[bytes]:
         """How many texts show each picture."""
         return Counter(sample.image_digest for sample in self.samples if sample.image_digest is not None)
+
+    def too_long(self, max_length: int) -> list[str]:
+        """Return the first row of each text with more tokens than that."""
+        return [own.row_ids[0] for own, length in zip(self.samples, self.num_tokens) if length > max_length]
 
 
 def report_data(
@@ -80,27 +77,15 @@ def report_data(
 
 
 def report_on_split(samples: GroupedSamples, processor: RocProcessor) -> SplitReport:
-    """Look at every text of a split, and at the head of every picture file; no picture is decoded.
-
-    Args:
-        samples: The split.
-        processor: The model's processor.
-
-    Returns:
-        The report.
-    """
+    """Look at every text of a split, and at the head of every picture file; no picture is decoded."""
     num_tokens = count_tokens(samples.samples, processor)
-    return SplitReport(
-        samples=samples.samples,
-        num_tokens=num_tokens,
-        unreadable=list(_unreadable(samples.samples, num_tokens, processor)),
-        reads_pictures=samples.use_image,
-        picture_sizes=sorted(_picture_sizes(samples), key=lambda size: size[0] * size[1]),
-    )
+    unreadable = list(_unreadable(samples.samples, num_tokens, processor))
+    sizes = sorted(_picture_sizes(samples), key=math.prod) if samples.use_image else None
+    return SplitReport(samples.samples, num_tokens, unreadable, sizes)
 
 
 def count_tokens(samples: Sequence[Sample], processor: RocProcessor) -> list[int]:
-    """How many tokens each text has with its markers and types, before anything is cut off.
+    """Count the tokens of each text with its markers and types, before anything is cut off.
 
     Args:
         samples: The texts.
@@ -123,11 +108,11 @@ def count_tokens(samples: Sequence[Sample], processor: RocProcessor) -> list[int
 
 
 def format_report(train: SplitReport, val: SplitReport, *, relations: Sequence[str], max_length: int) -> str:
-    """The reports of a run's splits as tables and lists.
+    """Write the reports of a run's splits as tables and lists.
 
     Args:
-        train: Of the training split.
-        val: Of the validation split.
+        train: The report on the training split.
+        val: The report on the validation split.
         relations: Names of the relations of the inventory.
         max_length: Most tokens that the model reads.
 
@@ -135,13 +120,13 @@ def format_report(train: SplitReport, val: SplitReport, *, relations: Sequence[s
         Text of several lines.
     """
     splits = {"training": train, "validation": val}
-    columns = [_counts(report, max_length) for report in splits.values()]
+    counts = [_counts(report, max_length) for report in splits.values()]
     pairs = [report.relations for report in splits.values()]
     parts = [
-        _table([("", *splits), *((label, *(column[label] for column in columns)) for label in columns[0])]),
-        _table([("pairs of", *splits), *((name, *(column[name] for column in pairs)) for name in relations)]),
+        _table([("", *splits), *((label, *(own[label] for own in counts)) for label in counts[0])]),
+        _table([("pairs of", *splits), *((name, *(own[name] for own in pairs)) for name in relations)]),
         *(_longest(name, report) for name, report in splits.items()),
-        "\n".join(_findings(train, val, relations=relations, max_length=max_length)),
+        "\n".join(_findings(splits, relations, max_length)),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -154,11 +139,11 @@ def format_batch(
     processor: RocProcessor,
     relations: Sequence[str],
 ) -> str:
-    """A batch as the model sees it: the decoded tokens of its first texts, their pairs and labels.
+    """Write a batch as the model sees it: the decoded tokens of its first texts, their pairs and labels.
 
     Args:
-        row_ids: As `SampleCollator` gives them.
-        batch: Likewise.
+        row_ids: The ids of the pairs' rows, as `SampleCollator` gives them.
+        batch: The tensors, as `SampleCollator` gives them.
         samples: The texts from which the batch was drawn.
         processor: The model's processor.
         relations: Names of the relations, in the order of the labels.
@@ -191,9 +176,8 @@ def _encode(samples: Sequence[Sample], processor: RocProcessor) -> BatchFeature:
 
 
 def _unreadable(samples: Sequence[Sample], num_tokens: Sequence[int], processor: RocProcessor) -> Iterator[str]:
-    """Only a text that is cut off can have a pair that does not fit."""
     for sample, length in zip(samples, num_tokens):
-        if length > processor.max_length:
+        if length > processor.max_length:  # only a text that is cut off can have a pair that does not fit
             try:
                 _encode([sample], processor)
             except ValueError as error:
@@ -201,69 +185,53 @@ def _unreadable(samples: Sequence[Sample], num_tokens: Sequence[int], processor:
 
 
 def _picture_sizes(samples: GroupedSamples) -> Iterator[tuple[int, int]]:
-    seen: set[bytes] = set()
-    for number, sample in enumerate(samples.samples):
-        if samples.use_image and sample.image_digest is not None and sample.image_digest not in seen:
-            seen.add(sample.image_digest)
-            yield identify_image(samples[number][1], f"row {sample.row_ids[0]!r}").size
-
-
-def _kind(sample: Sample, pair: tuple[int, int]) -> str:
-    return KINDS[sum(sample.entities[number].is_object for number in pair)]
+    first = {sample.image_digest: number for number, sample in reversed([*enumerate(samples.samples)])}
+    for digest, number in first.items():
+        if digest is not None:
+            yield identify_image(samples[number][1], f"row {samples.samples[number].row_ids[0]!r}").size
 
 
 def _counts(report: SplitReport, max_length: int) -> dict[str, Any]:
-    lengths, kinds, shown = sorted(report.num_tokens), report.kinds, report.texts_per_picture
+    samples, lengths, shown = report.samples, sorted(report.num_tokens), report.texts_per_picture
+    kinds = Counter(sum(own.entities[entity].is_object for entity in pair) for own in samples for pair in own.pairs)
+    sizes = [f"{width} x {height}" for width, height in report.sizes or ()] or ["-"]
+    pixels = {"  pixels, smallest": sizes[0], "  pixels, median": _quantile(sizes, 0.5), "  pixels, largest": sizes[-1]}
     return {
-        "texts": len(report.samples),
+        "texts": len(samples),
         "pairs": kinds.total(),
-        **{f"  {kind}": kinds[kind] for kind in KINDS},
+        **{f"  {kind}": kinds[num_objects] for num_objects, kind in enumerate(KINDS)},
         "tokens of a text, least": lengths[0],
         "  median": _quantile(lengths, 0.5),
         "  95 % have at most": _quantile(lengths, 0.95),
         "  most": lengths[-1],
-        f"  texts cut off at {max_length}": sum(length > max_length for length in lengths),
-        "texts without a picture": sum(sample.image_digest is None for sample in report.samples),
+        f"  texts cut off at {max_length}": len(report.too_long(max_length)),
+        "texts without a picture": sum(sample.image_digest is None for sample in samples),
         "pictures": len(shown),
         "  shown with several texts": sum(number > 1 for number in shown.values()),
-        **_sizes(report),
-    }
-
-
-def _sizes(report: SplitReport) -> dict[str, str]:
-    if not report.reads_pictures:
-        return {"  pixels": "not read"}
-    sizes = [f"{width} x {height}" for width, height in report.picture_sizes] or ["-"]
-    return {
-        "  pixels, smallest": sizes[0],
-        "  pixels, median": _quantile(sizes, 0.5),
-        "  pixels, largest": sizes[-1],
+        **({"  pixels": "not read"} if report.sizes is None else pixels),
     }
 
 
 def _quantile(values: Sequence[Any], share: float) -> Any:
-    """The least of the sorted values that at least this share of them does not exceed."""
+    """Return the least of the sorted values that at least this share of them does not exceed."""
     return values[math.ceil(share * len(values)) - 1]
 
 
 def _longest(name: str, report: SplitReport) -> str:
-    order = sorted(range(len(report.samples)), key=report.num_tokens.__getitem__, reverse=True)
-    lines = [f"the longest texts of {name}:"]
-    for number in order[:SHOWN]:
-        sample = report.samples[number]
-        lines.append(f"    {report.num_tokens[number]} tokens, {sample.row_ids[0]}: {shorten(sample.text)}")
-    return "\n".join(lines)
+    order = sorted(zip(report.num_tokens, report.samples), key=lambda entry: entry[0], reverse=True)
+    lines = [f"    {length} tokens, {own.row_ids[0]}: {shorten(own.text)}" for length, own in order[:SHOWN]]
+    return "\n".join([f"the longest texts of {name}:", *lines])
 
 
-def _findings(train: SplitReport, val: SplitReport, *, relations: Sequence[str], max_length: int) -> Iterator[str]:
-    """What a person should look at before the run."""
-    for name, report in (("training", train), ("validation", val)):
-        cut_off = [s.row_ids[0] for s, length in zip(report.samples, report.num_tokens) if length > max_length]
-        yield from _listed(cut_off, f"{name} texts are longer than max_length={max_length} and are cut off")
-    pairs = train.relations
-    unseen = [relation for relation in relations if not pairs[relation]]
-    yield from _listed(unseen, "relations have no pair in training")
-    known, pictures = {_normalised(sample.text) for sample in train.samples}, train.texts_per_picture
+def _findings(splits: dict[str, SplitReport], relations: Sequence[str], max_length: int) -> Iterator[str]:
+    """Give what a person should look at before the run."""
+    train, val = splits.values()
+    for name, report in splits.items():
+        what = f"{name} texts are longer than max_length={max_length} and are cut off"
+        yield from _listed(report.too_long(max_length), what)
+    pairs, pictures = train.relations, train.texts_per_picture
+    yield from _listed([name for name in relations if not pairs[name]], "relations have no pair in training")
+    known = {_normalised(sample.text) for sample in train.samples}
     leaked = [sample.row_ids[0] for sample in val.samples if _normalised(sample.text) in known]
     yield from _listed(leaked, "validation texts are in training too: scores on them say little about new ones")
     shared = [sample.row_ids[0] for sample in val.samples if sample.image_digest in pictures]
@@ -276,9 +244,8 @@ def _normalised(text: str) -> str:
 
 def _listed(entries: Sequence[str], what: str) -> Iterator[str]:
     if entries:
-        yield "\n".join(
-            [f"check: {len(entries)} {what}", *(f"    {entry}" for entry in entries[:SHOWN]), *_more(entries)]
-        )
+        lines = [f"check: {len(entries)} {what}", *(f"    {entry}" for entry in entries[:SHOWN]), *_more(entries)]
+        yield "\n".join(lines)
 
 
 def _more(entries: Sized) -> list[str]:
@@ -292,7 +259,7 @@ def _name(entity: Entity, sample: Sample) -> str:
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> str:
-    """Columns as wide as their widest entry: the first to the left, numbers to the right."""
+    """Make columns as wide as their widest entry: the first to the left, numbers to the right."""
     texts = [[str(entry) for entry in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts)]
     return "\n".join(

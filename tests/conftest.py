@@ -22,7 +22,6 @@ from tiny_runs import write_inputs
 
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.training.loop import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,12 +58,6 @@ def fresh_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     """Each run as in a process of its own: no data cache outside the tests, no precision left from another run."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
     AcceleratorState._reset_state(True)
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the drawings, which take longer than the training."""
-    monkeypatch.setattr(TrainingRun, "_draw", lambda self, folder: None)
 
 
 @pytest.fixture

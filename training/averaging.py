@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,25 +27,21 @@ class WeightAverage:
         self._parameters = list(parameters)
         self._averages: list[Tensor] = [parameter.detach().clone() for parameter in parameters]
         self._decay = decay
-        self._step = 0
+        self.step = 0
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the parameters after an optimizer step."""
-        self._step += 1
-        decay = min(self._decay, (1 + self._step) / (10 + self._step))
+        self.step += 1
+        decay = min(self._decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
-        return {"averages": self._averages, "step": self._step}
-
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
-        self._step = state["step"]
-        for average, saved in zip(self._averages, state["averages"], strict=True):
-            average.copy_(saved)
+    def restart(self, step: int) -> None:
+        """Take the parameters' present values for the average after `step` steps."""
+        self.step = step
+        for parameter, average in zip(self._parameters, self._averages):
+            average.copy_(parameter)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -39,7 +39,7 @@ from roc.training.interruptions import EXIT_CODE, Termination, disk_errors_expla
 from roc.training.settings import RunConfig
 from roc.training.state import Progress, RunState, differences
 
-FORMAT = 1
+FORMAT = 2  # since optimizer states are by name
 RUN, WEIGHTS, STATE, BEST, CHECKSUMS = "run.json", "model.safetensors", "state.pt", "best", "checksums.json"
 
 logger = logging.getLogger("roc.training.checkpoints")

@@ -9,7 +9,7 @@ from torch import nn
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """`trainable_parameters`, and `parameters` in all."""
+    """Count the `trainable_parameters`, and the `parameters` in all."""
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return {
         "trainable_parameters": sum(count for count, is_trained in counts if is_trained),
@@ -18,13 +18,15 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def peak_memory_mib() -> int | None:
-    """The most memory that this process has held so far: on the GPU where it uses one, else in RAM (resident).
+    """Return the most memory that this process has held so far.
 
     Returns:
-        MiB; None on Windows without a GPU, which does not tell.
+        MiB on the accelerator where the process uses one that counts, else in RAM (resident). None on Windows without
+        such an accelerator, as Windows does not tell.
     """
-    if torch.cuda.is_initialized():
-        return round(torch.cuda.max_memory_allocated() / 2**20)
+    accelerator = torch.get_device_module()  # the CPU's where there is no other
+    if hasattr(accelerator, "max_memory_allocated") and accelerator.is_initialized():
+        return round(accelerator.max_memory_allocated() / 2**20)
     if sys.platform == "win32":
         return None
     import resource  # not on Windows

@@ -14,9 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, recursively_apply
-from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from accelerate.utils import gather_object
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory, load_relations
@@ -27,6 +32,10 @@ from roc.training.settings import FILE_SETTINGS, LOCAL_SETTINGS, RunConfig, sett
 # Settings that a run may go on with changed: those without effect, paths, whose content is compared instead, and the
 # precision, of which what it comes to on this machine is compared.
 MAY_CHANGE = LOCAL_SETTINGS | FILE_SETTINGS | {"mixed_precision"}
+
+# Whole tensors, wherever FSDP has cut them: on the main process when they are saved, on all when they are loaded.
+SAVED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+WHOLE = StateDictOptions(full_state_dict=True)
 
 
 @dataclass
@@ -87,61 +96,47 @@ class RunState:
     average: WeightAverage | None
     progress: Progress = field(default_factory=Progress)
 
-    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What `load` needs besides the progress. To be called by all processes: each has its part of it.
+    def save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Collect what `load` needs besides the progress. All processes call this; the main one gets whole tensors.
 
         Returns:
-            Trained parameters and all buffers by name, as frozen parameters are where the run got them from; and
-            everything else.
+            The trained parameters and all buffers by name, and everything else. Frozen parameters are left out: the
+            run takes them from where it took them before.
         """
         others = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer, options=SAVED),
             "scheduler": self.scheduler.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": None if self.average is None else self._averages(self.average),
             "random": gather_object([_random_state(self.accelerator.device)]),
         }
-        weights, others = recursively_apply(DTensor.full_tensor, (self._weights(), others), test_type=_is_cut)
-        return weights, others
+        return get_model_state_dict(self.model, options=SAVED), others
 
     def num_bytes(self) -> int:
-        """About the size of what `save` returns, also before the optimizer's first step."""
+        """Return about the size of what `save` returns, also before the optimizer's first step."""
         trained = sum(parameter.nbytes for parameter in self.model.parameters() if parameter.requires_grad)
         return (3 if self.average is None else 4) * trained  # AdamW keeps two numbers of each weight
 
-    @torch.no_grad()
-    def load(self, weights: dict[str, Tensor], others: dict[str, Any], progress: Progress) -> None:
-        """Go on from what `save` returned."""
-        for name, tensor in self._weights().items():
-            tensor.copy_(_share(weights[name], tensor))
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for number, state in others["optimizer"]["state"].items():
-            for name, value in state.items():
-                state[name] = _share(value, parameters[number])
-        self.optimizer.load_state_dict(others["optimizer"])
-        self.scheduler.load_state_dict(others["scheduler"])
+    def load(self, weights: dict[str, Any], others: dict[str, Any], progress: Progress) -> None:
+        """Go on from what `save` returned. All processes call this with the same content."""
         if self.average is not None:
-            own, averages = self.average.state_dict()["averages"], others["average"]["averages"]
-            shares = [_share(average, like) for average, like in zip(averages, own, strict=True)]
-            self.average.load_state_dict(others["average"] | {"averages": shares})
+            set_model_state_dict(self.model, others["average"]["weights"], options=WHOLE)
+            self.average.restart(others["average"]["step"])
+        set_model_state_dict(self.model, weights, options=WHOLE)
+        # Given whole tensors to cut, PyTorch makes up a state of one step for a parameter that has had no gradient yet.
+        # FSDP gives all parameters gradients; without it there is nothing to cut.
+        is_cut = self.accelerator.is_fsdp2
+        options = StateDictOptions(full_state_dict=is_cut, strict=is_cut)
+        set_optimizer_state_dict(self.model, self.optimizer, others["optimizer"], options=options)
+        self.scheduler.load_state_dict(others["scheduler"])
         for attribute in dataclasses.fields(progress):  # in place: others hold this object
             setattr(self.progress, attribute.name, getattr(progress, attribute.name))
         _set_random_state(others["random"][self.accelerator.process_index], self.accelerator.device)
 
-    def _weights(self) -> dict[str, Tensor]:
-        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
-        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in frozen}
-
-
-def _is_cut(value: Any) -> bool:
-    """Whether FSDP has cut it into shards; all processes together make it whole again."""
-    return isinstance(value, DTensor)
-
-
-def _share(value: Any, like: Tensor) -> Any:
-    """Of what belongs to a parameter that FSDP has cut, the share of this process."""
-    if _is_cut(like) and isinstance(value, Tensor) and value.shape == like.shape:
-        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
-    return value
+    def _averages(self, average: WeightAverage) -> dict[str, Any]:
+        with average.applied():
+            averages = get_model_state_dict(self.model, options=SAVED)
+            # copies: on the CPU these are the parameters themselves, which get their own values back
+            return {"weights": {name: tensor.clone() for name, tensor in averages.items()}, "step": average.step}
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

@@ -139,20 +139,36 @@ def test_the_threshold_is_chosen_for_unseen_wording() -> None:
     assert report["abstention_by_label"]["never"]["micro_f1"] < 0.9
 
 
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The descriptions of the relations that a model is asked to predict."""
+    texts: list[str] = []
+    monkeypatch.setattr(
+        roc.evaluation.calibration,
+        "predict_relations",
+        lambda model, *_, **__: texts.extend(descriptions_of(model.config.relations)) or "predictions",
+    )
+    return texts
+
+
+def test_labels_that_share_their_last_part_are_read_as_different_texts(read: list[str]) -> None:
+    """As the two `alternate_names` of MNRE and MORE."""
+    processor = tiny_processor(vision=False)
+    model = tiny_model(processor, vision=False)
+    names = ["/per/per/alternate_names", "/org/org/alternate_names"]
+    model.set_relations([{"name": name, "descriptions": ["other names"]} for name in names], processor)
+    predict_by_label(model, processor, [])
+    assert read == ["per per alternate names", "org org alternate names"]
+
+
 def test_predictions_by_label_read_labels_and_give_the_model_its_own_descriptions_back(
-    monkeypatch: pytest.MonkeyPatch,
+    read: list[str],
 ) -> None:
     processor = tiny_processor(vision=False)
     model = tiny_model(processor, vision=False)
     before = copy.deepcopy(model.state_dict()), copy.deepcopy(model.config.relations), model.config.none_relation
-    read: list[str] = []
-    monkeypatch.setattr(
-        roc.evaluation.calibration,
-        "predict_relations",
-        lambda model, *_, **__: read.extend(descriptions_of(model.config.relations)) or "predictions",
-    )
     assert predict_by_label(model, processor, []) == "predictions"
-    assert read == ["None", "couple", "place of birth", "holds"]
+    assert read == ["None", "per per couple", "per loc place of birth", "per misc holds"]
     after = model.state_dict(), model.config.relations, model.config.none_relation
     assert before[1:] == after[1:]
     for name, tensor in before[0].items():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as sklearn_metrics
 
+from roc.evaluation.predictions import ABSTAINED, Predictions, score_predictions, score_relations
 from roc.evaluation.scoring import confusion_matrix, relation_scores
 
 METRIC = Path(__file__).resolve().parents[2] / "evaluation" / "metrics" / "roc_f1"
@@ -188,6 +191,31 @@ def test_the_evaluate_metric_gives_the_same_scores(metric: evaluate.EvaluationMo
     predictions, references = random_relations(seed=4)
     scores = metric.compute(predictions=predictions, references=references, none_relation="None")
     assert scores == relation_scores(predictions, references, none_relation="None")
+
+
+@pytest.mark.parametrize("none_relation", NONE_RELATIONS)
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_reported_is_what_evaluate_gives(
+    seed: int, none_relation: str | None, metric: evaluate.EvaluationModule
+):
+    predicted, expected = random_relations(seed)
+    reported = score_predictions(Predictions([], expected, predicted, torch.empty(0)), none_relation)
+    if none_relation is None:
+        none_relation = ABSTAINED
+    assert reported == metric.compute(predictions=predicted, references=expected, none_relation=none_relation)
+
+
+def test_scoring_leaves_no_files_and_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    score_relations(["peer"], ["peer"], none_relation="None")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scoring_leaves_the_random_numbers_of_a_run():
+    before = np.random.get_state()
+    score_relations(["peer"], ["peer"], none_relation="None")
+    np.testing.assert_equal(np.random.get_state(), before)
 
 
 def test_the_evaluate_metric_collects_batches(metric: evaluate.EvaluationModule):

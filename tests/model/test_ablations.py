@@ -12,7 +12,7 @@ import pytest
 import torch
 from posts import POSTS, encode
 from tiny import RELATIONS, louder, tiny_model, tiny_processor
-from tiny_runs import NAMES, arguments
+from tiny_runs import NAMES, arguments, main
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
@@ -20,7 +20,6 @@ from roc import score
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relations.files import RelationInventory
-from roc.train import main
 from roc.training.settings import load_run_config
 
 PAIRS = [(0, 1), (1, 0), (0, 2)]
@@ -113,7 +112,7 @@ def test_labels_are_the_words_of_the_whole_name(name: str, words: str) -> None:
 # --- both, trained and scored ------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("fresh_state", "undrawn")
+@pytest.mark.usefixtures("fresh_state")
 @pytest.mark.parametrize(
     "changes", [{"pair_representation": "sentence", "markers": "pair"}, {"described_by": "labels"}]
 )

@@ -24,11 +24,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, meta
 from markdown_it import MarkdownIt
 from tiny import RELATIONS, tiny_picture
-from tiny_runs import SIZE, arguments, line, write_lines
+from tiny_runs import SIZE, arguments, line, main, write_lines
 from transformers import ViTConfig, ViTModel
 
 import roc.score
-import roc.train
 from roc.benchmarks import robustness
 from roc.inference.posts import load_model
 from roc.modeling_backbones_roc import load_backbone
@@ -38,7 +37,6 @@ from roc.publishing.card import EXAMPLES, write_model_card
 from roc.publishing.run_records import read_robustness, read_runs, read_test_scores
 from roc.publishing.small_checkpoints import save_small_checkpoint
 from roc.support.markdown import code, fence, prose, table
-from roc.training.loop import TrainingRun
 from roc.training.run_folder import environment
 from roc.training.settings import RUN_FILE, RunConfig
 
@@ -88,11 +86,10 @@ def made(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     given = ["--model", runs[0], "--dataset", "jsonl", "--data_dir"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
-        patch.setattr(TrainingRun, "_draw", lambda self, predictions: None)
         patch.setattr(robustness, "plot_scores_by_condition", lambda *given, **options: None)
         AcceleratorState._reset_state(True)
         for seed, run in enumerate(runs):
-            told_by(roc.train.main, folder / "told.json", *arguments(inputs, run, seed=seed, num_epochs=1))
+            told_by(main, folder / "told.json", *arguments(inputs, run, seed=seed, num_epochs=1))
         scores = told_by(roc.score.main, folder / "test.json", *given, folder / "test", "--split", "test")
         robust = [*given, inputs / "data", "--output_dir", folder]
         robust_file = told_by(robustness.main, folder / "robustness.json", *robust)
@@ -102,11 +99,10 @@ def made(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
 def train_again(inputs: Path, tmp_path: Path, *more: str, **settings: Any) -> Path:
     """One more run, with other settings."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingRun, "_draw", lambda self, predictions: None)
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
         AcceleratorState._reset_state(True)
         told_by(
-            roc.train.main,
+            main,
             tmp_path / "told.json",
             *arguments(inputs, tmp_path / "run", *more, num_epochs=1, **settings),
         )

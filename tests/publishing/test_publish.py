@@ -21,11 +21,10 @@ from huggingface_hub import HfApi
 from safetensors.torch import load, load_file, save
 from test_loading_elsewhere import ENTITIES, TEXT, WITH_ROC, WITHOUT_ROC, printed_by
 from tiny import picture_bytes, tiny_model, tiny_picture, tiny_processor
-from tiny_runs import arguments, error_of
+from tiny_runs import arguments, error_of, main
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import roc.publish
-import roc.train
 from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
 from roc.pipeline_roc import RocPipeline
@@ -36,7 +35,6 @@ from roc.relations.files import load_relations
 from roc.support.hub_upload import MARKER, hub_files
 from roc.support.resources import PACKAGE_ROOT
 from roc.training.adapters import add_lora, save_model
-from roc.training.loop import TrainingRun
 
 NAME, TAG = "user/roc-tiny", "v0.1.0"
 # Written as a user would: nothing in it knows the classes.
@@ -74,9 +72,8 @@ def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "datasets"))
-        patch.setattr(TrainingRun, "_draw", lambda self, folder: None)
         AcceleratorState._reset_state(True)
-        assert roc.train.main(arguments(inputs, folder / "model")) == 0
+        assert main(arguments(inputs, folder / "model")) == 0
     return folder / "model"
 
 

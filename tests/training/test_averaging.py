@@ -49,7 +49,9 @@ def test_a_loaded_average_goes_on_as_the_saved_one() -> None:
         weights[0].data.fill_(value)
         first.update()
     second = WeightAverage(weights[1:], decay=0.9)
-    second.load_state_dict(first.state_dict())
+    with first.applied():
+        weights[1].data.copy_(weights[0])
+    second.restart(first.step)
     for weight, average in zip(weights, (first, second), strict=True):
         weight.data.fill_(2.0)
         average.update()

@@ -27,22 +27,23 @@ from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_processor
-from tiny_runs import arguments, error_of, history, line, write_lines
+from tiny_runs import arguments, error_of, history, line, main, write_lines
 from tiny_samples import training_run
 from torch import Tensor
 
 import roc.train
 import roc.training.checkpoints
 import roc.training.loop
+from roc.modeling_roc import RocModel
 from roc.samples.batching import SampleCollator
-from roc.train import main
 from roc.training.checkpoints import Checkpoint, checkpoint_folder, find_checkpoint, list_checkpoints
 from roc.training.interruptions import memory_errors_explained
-from roc.training.loop import TrainingRun
+from roc.training.learner import Learner
 from roc.training.settings import RunConfig
 from roc.training.state import MAY_CHANGE
+from roc.training.validation import Validator
 
-pytestmark = pytest.mark.usefixtures("fresh_state", "undrawn")
+pytestmark = pytest.mark.usefixtures("fresh_state")
 
 # everything that is random in training, and all that a checkpoint holds
 RICH = {"average_decay": 0.9, "picture_dropout": 0.3, "wrong_pictures": 0.3, "token_dropout": 0.2, "type_noise": 0.5}
@@ -64,7 +65,7 @@ def typed(inputs: Path) -> Path:
     return inputs
 
 
-def run_until(given: list[str], at_step: int | None, *, what: str = "_step") -> tuple[list[list[str]], int]:
+def run_until(given: list[str], at_step: int | None, *, what: str = "step") -> tuple[list[list[str]], int]:
     """Run `main`, killed at the start of a step (or of the validation after it).
 
     Returns:
@@ -72,34 +73,33 @@ def run_until(given: list[str], at_step: int | None, *, what: str = "_step") -> 
     """
     steps: list[list[str]] = []
     with pytest.MonkeyPatch.context() as patch:
-        step, collate, batches = TrainingRun._step, SampleCollator.__call__, Counter[str]()
+        collate, batches = SampleCollator.__call__, Counter[str]()
+        learners: list[Learner] = []
 
-        def watched(run: TrainingRun, given: list[Any]) -> float:
-            if what == "_step" and run.progress.step + 1 == at_step:
+        def watched(learner: Learner, given: list[Any]) -> float:
+            learners.append(learner)
+            if what == "step" and learner.progress.step + 1 == at_step:
                 raise Killed
-            loss = step(run, given)
+            loss = learner.step(given)
             steps.append([row_id for row_ids, _ in given for row_id in row_ids])
             return loss
 
-        def validated(run: TrainingRun, *given: Any) -> Any:
-            if what == "_validate" and run.progress.step == at_step:
+        def validated(validator: Validator, model: RocModel) -> Any:
+            if what == "validate" and learners[-1].progress.step == at_step:
                 raise Killed
-            return validate(run, *given)
+            return validator.score(model)
 
         def counted(self: SampleCollator, items: Any) -> Any:
             batches["with labels"] += self._index is not None
             return collate(self, items)
 
-        validate = TrainingRun._validate
-        patch.setattr(TrainingRun, "_step", watched)
-        patch.setattr(TrainingRun, "_validate", validated)
         patch.setattr(SampleCollator, "__call__", counted)
         AcceleratorState._reset_state(True)
         if at_step is None:
-            assert main(given) == 0
+            assert main(given, step=watched, validate=validated) == 0
         else:
             with pytest.raises(Killed):
-                main(given)
+                main(given, step=watched, validate=validated)
     return steps, batches["with labels"]
 
 
@@ -127,7 +127,7 @@ def test_a_run_killed_anywhere_gives_what_the_uninterrupted_one_gives(
     assert len(whole) == 3 * steps_per_epoch
     given = arguments(typed, tmp_path / "parts" / "model", "--resume", "auto", **options)
     parts, sizes = [], []
-    kills = [(2, "_step"), (steps_per_epoch, "_validate"), (2 * steps_per_epoch, "_step"), (None, "")]
+    kills = [(2, "step"), (steps_per_epoch, "validate"), (2 * steps_per_epoch, "step"), (None, "")]
     for at_step, what in kills:
         steps, num_batches = run_until(given, at_step, what=what)
         parts += steps
@@ -146,7 +146,7 @@ def test_each_epoch_has_its_own_noise() -> None:
     processor = tiny_processor()
     run = training_run(tiny_model(processor), processor, type_noise=0.5)
     for epoch in (2, 5):
-        next(run._steps(epoch))
+        next(run.steps(epoch))
         assert run.collator._epoch == epoch
 
 
@@ -174,19 +174,23 @@ def test_a_run_killed_before_its_first_checkpoint_was_whole_starts_again(typed: 
     assert main(given) == 1, "a run that has ended was replaced"
 
 
-def test_early_stopping_and_the_best_epoch_go_on(typed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping_and_the_best_epoch_go_on(typed: Path, tmp_path: Path) -> None:
     """Killed when training is over and the model not yet calibrated: no epoch is added, the best one is there."""
     scores = iter([0.5, 0.4, 0.3])
-    monkeypatch.setattr(TrainingRun, "_validate", lambda run: {"micro_f1": next(scores), "per_relation": {}, "n": 1})
+
+    def validate(*given: Any) -> dict[str, Any]:
+        return {"micro_f1": next(scores), "per_relation": {}, "n": 1}
+
+    def calibrate(*given: Any) -> Any:
+        raise Killed
+
     given = arguments(typed, tmp_path / "model", "--resume", "auto", num_epochs=9, early_stopping_patience=2)
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_calibrate_saved_model", lambda run: (_ for _ in ()).throw(Killed))
-        with pytest.raises(Killed):
-            main(given)
+    with pytest.raises(Killed):
+        main(given, validate=validate, calibrate=calibrate)
     best = load_file(tmp_path / "model" / "model.safetensors")
     shutil.rmtree(tmp_path / "model")  # the checkpoint has it
     AcceleratorState._reset_state(True)
-    assert main(given) == 0
+    assert main(given, validate=validate) == 0
     assert [record["val"]["micro_f1"] for record in history(tmp_path / "model")] == [0.5, 0.4, 0.3]
     kept = load_file(tmp_path / "model" / "model.safetensors")
     assert all(torch.equal(best[name], kept[name]) for name in best)
@@ -409,20 +413,17 @@ def test_sigterm_to_the_whole_process_group_writes_a_checkpoint_and_ends_with_14
     assert not [path for path in tmp_path.rglob(".*.tmp") if "cache" not in path.parts]
 
 
-def test_sigterm_stops_after_the_step_and_then_means_what_it_did_before(
-    typed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigterm_stops_after_the_step_and_then_means_what_it_did_before(typed: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    step, stopped = TrainingRun._step, []
+    stopped: list[int] = []
 
-    def interrupted(run: TrainingRun, batches: list[Any]) -> float:
-        stopped.append(run.progress.step + 1)
+    def interrupted(learner: Learner, batches: list[Any]) -> float:
+        stopped.append(learner.progress.step + 1)
         os.kill(os.getpid(), signal.SIGTERM)
-        return step(run, batches)
+        return learner.step(batches)
 
-    monkeypatch.setattr(TrainingRun, "_step", interrupted)
     with pytest.raises(SystemExit) as code:
-        main(arguments(typed, tmp_path / "model"))
+        main(arguments(typed, tmp_path / "model"), step=interrupted)
     assert (code.value.code, stopped) == (143, [1]), "it did not stop after the step"
     assert signal.getsignal(signal.SIGTERM) is before
     assert newest(RunConfig(output_dir=str(tmp_path / "model"))).name == "epoch-000000-step-000000001"
@@ -436,8 +437,7 @@ def test_a_disk_that_is_too_full_is_found_before_the_first_step(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=200_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(TrainingRun, "_step", lambda *given: pytest.fail("a step was made"))
-    assert main(arguments(typed, tmp_path / "model")) == 1
+    assert main(arguments(typed, tmp_path / "model"), step=lambda *given: pytest.fail("a step was made")) == 1
     assert "and there are 0.00 GB in" in error_of(capsys)
     assert list(tmp_path.iterdir()) == []
 
@@ -486,17 +486,14 @@ def test_other_errors_are_not_taken_for_it() -> None:
 
 
 def test_a_run_out_of_memory_says_where_and_what_to_lower_and_can_go_on(
-    typed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = TrainingRun._step
-
-    def greedy(run: TrainingRun, batches: list[Any]) -> float:
-        if run.progress.step == 4:
+    def greedy(learner: Learner, batches: list[Any]) -> float:
+        if learner.progress.step == 4:
             raise OUT_OF_MEMORY[1]
-        return step(run, batches)
+        return learner.step(batches)
 
-    monkeypatch.setattr(TrainingRun, "_step", greedy)
-    assert main(arguments(typed, tmp_path / "model", checkpoint_steps=1)) == 1
+    assert main(arguments(typed, tmp_path / "model", checkpoint_steps=1), step=greedy) == 1
     error = error_of(capsys)
     assert "Out of memory at step 5, on samples x tokens [(4, " in error
     assert "Add --activation_checkpointing" in error

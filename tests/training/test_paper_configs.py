@@ -13,10 +13,9 @@ from accelerate.state import AcceleratorState
 from raw_sets import MORE_LABELS, mnre_instance, write_instances, write_more, write_picture
 from safetensors.torch import load_file
 from tiny import tiny_tokenizer
+from tiny_runs import main
 from transformers import BertConfig, BertModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
-from roc.train import main
-from roc.training.loop import TrainingRun
 from roc.training.settings import RUN_FILE, load_run_config
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
@@ -50,9 +49,8 @@ def data(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No data cache outside the test, no precision left from another run, no drawings."""
+    """No data cache outside the test, and no precision left from another run."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(TrainingRun, "_draw", lambda self, folder: None)
     AcceleratorState._reset_state(True)
 
 

@@ -22,7 +22,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from recorded_processes import record
-from safetensors.torch import load_file
 from tiny import tiny_processor
 from tiny_runs import NAMES, VISION, arguments, line, weights, write_inputs, write_lines
 
@@ -34,6 +33,7 @@ from roc.support.resources import PACKAGE_ROOT
 from roc.training.processes import start_accelerator
 
 CONFIGS = PACKAGE_ROOT / "configs" / "accelerate"
+TESTS = Path(__file__).parents[1]
 NUM_TRAIN, NUM_VAL, NUM_EPOCHS = 13, 5, 3
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # dropout would differ between processes
 
@@ -108,7 +108,7 @@ def on_two_processes(config: Path, inputs: Path, folder: Path, **settings: Any) 
     folder.mkdir()
     train, score = program_arguments(inputs, folder, **settings)
     options = [str(folder), *train, "--and--", *score]
-    done = launch(config, str(Path(__file__).parents[1] / "recorded_processes.py"), options, folder)
+    done = launch(config, str(TESTS / "recorded_processes.py"), options, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads((folder / f"{index}.json").read_text(encoding="utf-8")) for index in range(2)]
     return Finished(records, [json.loads(printed) for printed in done.stdout.splitlines()], done.stderr, folder)
@@ -207,26 +207,32 @@ def test_an_adapter_trains_on_two_processes_as_on_one(
 # --- two processes that end before their time --------------------------------------------------------------------
 
 BROKEN = """
-import os, signal, sys, roc.train, roc.training.loop
-step = roc.training.loop.TrainingRun._step
-def broken_step(self, batches):
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import roc.train
+from recorded_processes import pretend_to_have_gpus
+from roc.training.loop import Parts
+if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    pretend_to_have_gpus()
+def broken_step(learner, batches):
     {fault}
-    return step(self, batches)
-roc.training.loop.TrainingRun._step = broken_step
-sys.exit(roc.train.main(sys.argv[1:]))
+    return learner.step(batches)
+sys.exit(roc.train.main(sys.argv[1:], Parts(step=broken_step)))
 """
 
 
-def launch_broken(fault: str, options: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def launch_broken(
+    fault: str, options: Sequence[str], folder: Path, config: str = "cpu_two_processes.yaml"
+) -> subprocess.CompletedProcess[str]:
     """A run of `train.py` on two processes with a line of Python before each step."""
     script = folder / "broken.py"
-    script.write_text(BROKEN.format(fault=fault), encoding="utf-8")
-    return launch(CONFIGS / "cpu_two_processes.yaml", str(script), options, folder)
+    script.write_text(BROKEN.format(fault=fault, tests=str(TESTS)), encoding="utf-8")
+    return launch(CONFIGS / config, str(script), options, folder)
 
 
 @pytest.mark.slow
 def test_an_error_on_one_process_ends_the_others_that_wait_for_it(inputs: Path, tmp_path: Path) -> None:
-    fault = "if os.environ['RANK'] == '1' and self.progress.step == 1: raise ValueError('a broken row')"
+    fault = "if os.environ['RANK'] == '1' and learner.progress.step == 1: raise ValueError('a broken row')"
     done = launch_broken(fault, arguments(inputs, tmp_path / "model", batch_size=2), tmp_path)  # would time out
     assert done.returncode == 1
     assert done.stdout == ""
@@ -235,18 +241,22 @@ def test_an_error_on_one_process_ends_the_others_that_wait_for_it(inputs: Path, 
 
 
 @pytest.mark.slow
-def test_two_killed_processes_go_on_as_if_nothing_had_happened(inputs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", ["cpu_two_processes.yaml", "fsdp.yaml"])
+@pytest.mark.parametrize("trained", [{}, {"lora_rank": 4}, {"freeze_text_layers": 0}], ids=["all", "adapter", "some"])
+def test_two_killed_processes_go_on_as_if_nothing_had_happened(
+    config: str, trained: dict[str, Any], inputs: Path, tmp_path: Path
+) -> None:
     random: dict[str, Any] = {"batch_size": 2, "average_decay": 0.9, "token_dropout": 0.2, "picture_dropout": 0.3}
+    random |= trained
     whole = arguments(inputs, tmp_path / "whole", **random)
     parts = arguments(inputs, tmp_path / "parts", "--resume", "auto", checkpoint_steps=1, **random)
-    fault = "if self.progress.step == 4: os.kill(os.getpid(), signal.SIGKILL)"
-    assert launch_broken(fault, parts, tmp_path).returncode != 0
+    fault = "if learner.progress.step == 4: os.kill(os.getpid(), signal.SIGKILL)"
+    assert launch_broken(fault, parts, tmp_path, config).returncode != 0
     assert [path.name for path in sorted((tmp_path / "parts.checkpoints").iterdir())][-1].endswith("-step-000000004")
-    config = CONFIGS / "cpu_two_processes.yaml"
-    results = [launch(config, roc.train.__file__, options, tmp_path) for options in (whole, parts)]
+    results = [launch_broken("pass", options, tmp_path, config) for options in (whole, parts)]
     assert [done.returncode for done in results] == [0, 0], results[1].stderr[-3000:]
     assert "going on from" in results[1].stderr
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    before, after = (weights(tmp_path / name) for name in ("whole", "parts"))
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert not (tmp_path / "parts.checkpoints").exists()
 

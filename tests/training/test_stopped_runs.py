@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import arguments, error_of, everything_under, line, weights, write_lines
+from tiny_runs import arguments, error_of, everything_under, line, main, weights, write_lines
 from torch import Tensor, nn
 
 import roc.modeling_roc
@@ -22,8 +22,6 @@ import roc.training.building
 import roc.training.loop
 from roc.modeling_roc import RocModel
 from roc.samples.batching import SampleCollator
-from roc.train import main
-from roc.training.loop import TrainingRun
 from roc.training.run_folder import check_output_dir
 from roc.training.settings import RUN_FILE, RunConfig
 
@@ -84,7 +82,6 @@ def test_a_weight_that_is_not_a_number_stops_at_the_first_step(
     assert everything_under(tmp_path) == set()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_gradient_that_is_not_finite_never_reaches_the_saved_weights(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,14 +126,14 @@ def change_lines(inputs: Path, tmp_path: Path, split: str, change: Callable[[dic
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_unknown_relation_stops_before_the_first_step_and_names_its_row(
-    split: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    split: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def change(entry: dict[str, Any]) -> None:
         entry["relations"][0]["relation"] = "/per/per/coupel"
 
     data = change_lines(inputs, tmp_path, split, change)
-    monkeypatch.setattr(TrainingRun, "_step", lambda *given: pytest.fail("a step was made"))
-    assert main(arguments(inputs, tmp_path / "model", data_dir=data)) == 1
+    given = arguments(inputs, tmp_path / "model", data_dir=data)
+    assert main(given, step=lambda *given: pytest.fail("a step was made")) == 1
     error = error_of(capsys)
     assert f"{split}-2" in error
     assert "Did you mean '/per/per/couple'" in error
@@ -192,7 +189,6 @@ def test_an_earlier_run_is_replaced_only_when_asked_to(
         break_the_loss(patch, 1, math.nan)
         assert main(arguments(inputs, folder, "--overwrite")) == 1
     assert {path.name for path in folder.iterdir()} == {RUN_FILE, "old.txt"}, "a failed run replaced the earlier one"
-    monkeypatch.setattr(TrainingRun, "_draw", lambda self, folder: None)
     assert main(arguments(inputs, folder, "--overwrite", max_steps=1)) == 0
     assert not (folder / "old.txt").exists()
     assert (folder / "model.safetensors").is_file()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from tiny import tiny_model, tiny_processor
-from tiny_runs import arguments
+from tiny_runs import arguments, main, weights
 from transformers import (
     BertConfig,
     BertModel,
@@ -23,13 +25,14 @@ from transformers import (
 
 import roc.score
 from roc.modeling_roc import RocModel
-from roc.train import main
 from roc.training.adapters import has_adapter
+from roc.training.costs import peak_memory_mib
 from roc.training.freezing import freeze_lower_layers
+from roc.training.learner import Learner
 from roc.training.optimizer import build_optimizer
 from roc.training.settings import RunConfig, load_run_config
 
-pytestmark = pytest.mark.usefixtures("fresh_state", "undrawn")
+pytestmark = pytest.mark.usefixtures("fresh_state")
 
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
 SIZE = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 2, "pad_token_id": 0}
@@ -144,6 +147,36 @@ def test_the_records_tell_what_the_run_cost(inputs: Path, tmp_path: Path) -> Non
     assert adapter["trainable_parameters"] == whole["trainable_parameters"] - counts["text_model"] + added
     assert 50 < whole["peak_memory_mib"] < 50_000
     assert whole["seconds"] > 0
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_memory_is_the_accelerators_where_it_counts_it(counts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA and XPU count; MPS, which shares the machine's memory, does not."""
+    counting = {"is_initialized": lambda: True, "max_memory_allocated": lambda: 7 * 2**20}
+    monkeypatch.setattr(torch, "get_device_module", lambda: SimpleNamespace(**(counting if counts else {})))
+    memory = peak_memory_mib()
+    assert memory is not None
+    assert (memory == 7) == counts
+
+
+def test_the_8_bit_optimizer_goes_on_where_it_was(inputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    given: dict[str, Any] = {"optimizer": "adamw_8bit", "num_epochs": 2, "checkpoint_steps": 1}
+    assert main(arguments(inputs, tmp_path / "whole", **given)) == 0
+    AcceleratorState._reset_state(True)
+
+    def killed(learner: Learner, batches: list[Any]) -> float:
+        if learner.progress.step == 2:
+            raise KeyboardInterrupt
+        return learner.step(batches)
+
+    parts = arguments(inputs, tmp_path / "parts", "--resume", "auto", **given)
+    with pytest.raises(KeyboardInterrupt):
+        main(parts, step=killed)
+    AcceleratorState._reset_state(True)
+    assert main(parts) == 0
+    whole, resumed = (weights(tmp_path / name) for name in ("whole", "parts"))
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
 def test_the_8_bit_optimizer_trains_with_a_quarter_of_the_state(inputs: Path, tmp_path: Path) -> None:

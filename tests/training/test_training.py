@@ -19,7 +19,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from tiny import RELATIONS, tiny_picture
-from tiny_runs import NAMES, SIZE, VISION, arguments, error_of, everything_under, history, line, weights
+from tiny_runs import NAMES, SIZE, VISION, arguments, error_of, everything_under, history, line, main, weights
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -41,14 +41,13 @@ import roc.score
 import roc.train
 import roc.training.building
 import roc.training.loop
+from roc.evaluation.metrics.roc_f1.roc_f1 import RocF1
 from roc.evaluation.predictions import predict_relations, score_predictions
 from roc.evaluation.zero_shot import unseen_relations
 from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory
 from roc.samples.batching import SampleCollator
-from roc.train import main
 from roc.training.building import build_processor
-from roc.training.loop import TrainingRun
 from roc.training.settings import RUN_FILE, RunConfig, load_run_config
 
 pytestmark = pytest.mark.usefixtures("fresh_state")
@@ -74,7 +73,7 @@ def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished
         AcceleratorState._reset_state(True)
         folder, stdout = tmp_path_factory.mktemp("runs") / "model", io.StringIO()
         with contextlib.redirect_stdout(stdout):
-            code = main(arguments(inputs, folder, num_epochs=3))
+            code = roc.train.main(arguments(inputs, folder, num_epochs=3))
     return Finished(code, stdout.getvalue(), folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
 
 
@@ -146,6 +145,18 @@ def test_the_trained_model_loads_and_scores_as_reported(finished: Finished, inpu
     assert scores == finished.metrics["val"]
 
 
+def test_what_is_reported_is_what_the_metric_module_says(
+    finished: Finished, inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def count(self: RocF1, predictions: list[str], references: list[str], *, none_relation: str) -> dict[str, Any]:
+        return {"pairs": len(references), "none": none_relation}
+
+    monkeypatch.setattr(RocF1, "_compute", count)
+    given = ["--model", str(finished.folder), "--dataset", "jsonl", "--data_dir", str(inputs / "data")]
+    assert roc.score.main(given) == 0
+    assert json.loads(capsys.readouterr().out) == {"pairs": finished.metrics["val"]["n"], "none": "None"}
+
+
 # --- variants of a run -------------------------------------------------------------------------------------------
 
 
@@ -165,7 +176,6 @@ def test_the_trained_model_loads_and_scores_as_reported(finished: Finished, inpu
     ],
     ids=lambda changes: next(iter(changes)),
 )
-@pytest.mark.usefixtures("undrawn")
 def test_a_variant_trains_saves_and_loads(changes: dict[str, Any], inputs: Path, tmp_path: Path) -> None:
     flags = [f"--{'' if value else 'no-'}{name}" for name, value in changes.items() if isinstance(value, bool)]
     values = {name: value for name, value in changes.items() if not isinstance(value, bool)}
@@ -174,7 +184,6 @@ def test_a_variant_trains_saves_and_loads(changes: dict[str, Any], inputs: Path,
     assert AutoProcessor.from_pretrained(tmp_path / "model").markers == changes.get("markers", "entities")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_tells_its_trackers_every_step_every_validation_and_the_result(inputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -192,7 +201,6 @@ def test_a_run_tells_its_trackers_every_step_every_validation_and_the_result(inp
     assert [sum(losses[:3]) / 3, sum(losses[3:]) / 3] == pytest.approx(told)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_vision_encoder_may_be_a_folder(inputs: Path, tmp_path: Path) -> None:
     ViTModel(ViTConfig(image_size=32, patch_size=8, **SIZE)).save_pretrained(tmp_path / "vit")
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
@@ -227,7 +235,6 @@ def test_a_siglip_2_encoder_of_any_grid_gets_whole_pictures_in_its_own_colours(i
     torch.testing.assert_close(pixels, torch.full_like(pixels, 1.5))
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(inputs: Path, tmp_path: Path) -> None:
     for name, seed in (("first", 5), ("second", 5), ("third", 6)):
         assert main(arguments(inputs, tmp_path / name, seed=seed, max_steps=3)) == 0
@@ -237,7 +244,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(inputs: Pa
     assert [r["loss"] for r in history(tmp_path / "first")] == [r["loss"] for r in history(tmp_path / "second")]
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("max_steps", "expected"), [(2, [(1, 2)]), (3, [(1, 3)]), (4, [(1, 3), (2, 4)])])
 def test_max_steps_ends_the_run_wherever_it_is(
     max_steps: int, expected: list[tuple[int, int]], inputs: Path, tmp_path: Path
@@ -247,7 +253,6 @@ def test_max_steps_ends_the_run_wherever_it_is(
     assert history(tmp_path / "model")[-1]["learning_rate"] == pytest.approx(0)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_vision_cache_leaves_no_trace_but_speed(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +278,6 @@ def test_the_vision_cache_leaves_no_trace_but_speed(
         assert b"vision_cache" not in (tmp_path / "filling" / name).read_bytes()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_model_trained_on_cached_features_scores_as_reported_on_pictures(inputs: Path, tmp_path: Path) -> None:
     cached = ("--freeze_vision", "--vision_cache", str(tmp_path / "cache"))
     assert main(arguments(inputs, tmp_path / "model", *cached)) == 0
@@ -384,27 +388,26 @@ def test_one_split_can_be_parted_for_training_and_validation(inputs: Path) -> No
 # --- which epoch is kept, and when to stop -----------------------------------------------------------------------
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> list[dict[str, Tensor]]:
-    """Make validation give these scores, one per epoch; returns the weights at each."""
-    kept: list[dict[str, Tensor]] = []
+class Scripted:
+    """A validation that gives these scores, one per epoch, and keeps the weights of each."""
 
-    def validate(run: TrainingRun) -> dict[str, Any]:
-        kept.append(copy.deepcopy(run._plain_model().state_dict()))
-        return {"micro_f1": scores[len(kept) - 1], "accuracy": 0.0, "per_relation": {}, "n": 1}
+    def __init__(self, *scores: float) -> None:
+        self.scores, self.kept = scores, list[dict[str, Tensor]]()
 
-    monkeypatch.setattr(TrainingRun, "_validate", validate)
-    return kept
+    def __call__(self, validator: Any, model: RocModel) -> dict[str, Any]:
+        self.kept.append(copy.deepcopy(model.state_dict()))
+        return {"micro_f1": self.scores[len(self.kept) - 1], "accuracy": 0.0, "per_relation": {}, "n": 1}
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("scores", "best"), [((0.2, 0.9, 0.5), 2), ((0.0, 0.0, 0.0), 1), ((0.1, 0.5, 0.5), 2), ((0.1, 0.2, 0.3), 3)]
 )
 def test_the_validation_scores_choose_the_epoch_that_is_kept(
-    scores: tuple[float, ...], best: int, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scores: tuple[float, ...], best: int, inputs: Path, tmp_path: Path
 ) -> None:
-    kept = scripted(monkeypatch, *scores)
-    assert main(arguments(inputs, tmp_path / "model", num_epochs=3)) == 0
+    scripted = Scripted(*scores)
+    assert main(arguments(inputs, tmp_path / "model", num_epochs=3), validate=scripted) == 0
+    kept = scripted.kept
     saved = weights(tmp_path / "model")
     assert all(torch.equal(saved[name], tensor) for name, tensor in kept[best - 1].items())
     assert not all(torch.equal(saved[name], kept[best % 3][name]) for name in saved), "all epochs are alike"
@@ -413,7 +416,6 @@ def test_the_validation_scores_choose_the_epoch_that_is_kept(
     assert [epoch["val"]["micro_f1"] for epoch in metrics["history"]] == list(scores)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_validation_may_be_rarer_than_epochs(inputs: Path, tmp_path: Path) -> None:
     assert main(arguments(inputs, tmp_path / "model", num_epochs=5, epochs_per_validation=2)) == 0
     records = history(tmp_path / "model")
@@ -421,7 +423,6 @@ def test_validation_may_be_rarer_than_epochs(inputs: Path, tmp_path: Path) -> No
     assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("patience", "scores", "epochs"),
     [("1", (0.5, 0.4), 2), ("2", (0.5, 0.4, 0.6, 0.5, 0.6), 5), ("null", (0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 6)],
@@ -432,9 +433,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_score(
     epochs: int,
     inputs: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scripted(monkeypatch, *scores)
     options = {"num_epochs": 6, "batch_size": 12, "early_stopping_patience": patience}
-    assert main(arguments(inputs, tmp_path / "model", **options)) == 0
+    assert main(arguments(inputs, tmp_path / "model", **options), validate=Scripted(*scores)) == 0
     assert len(history(tmp_path / "model")) == epochs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -30,13 +32,13 @@ def step_with_gradients(run: TrainingRun, batches: list[Any], monkeypatch: pytes
     seen: dict[str, Tensor] = {}
 
     def record() -> None:
-        for name, parameter in run._plain_model().named_parameters():
+        for name, parameter in run.learner.plain_model.named_parameters():
             if parameter.grad is not None:
                 seen[name] = parameter.grad.clone()
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.optimizer, "step", record)
-        seen["loss"] = torch.tensor(run._step(batches))
+        patch.setattr(run.learner.optimizer, "step", record)
+        seen["loss"] = torch.tensor(run.learner.step(batches))
     return seen
 
 
@@ -94,19 +96,40 @@ def test_a_step_moves_every_trainable_parameter_and_counts_itself() -> None:
     model = tiny_model(processor)
     run = training_run(model, processor, batch_size=8, warmup_ratio=0.0)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    [batches] = list(run._steps(epoch=1))
-    loss = run._step(batches)
+    [batches] = list(run.steps(epoch=1))
+    loss = run.learner.step(batches)
     assert math.isfinite(loss)
     assert run.progress.step == 1
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
 
 
+def test_a_parameter_whose_first_gradient_comes_after_a_checkpoint_learns_as_without_one() -> None:
+    processor = tiny_processor()
+    samples, collate = grouped(ROWS), SampleCollator(processor, NAMES)
+    with_picture, without = ([collate([samples[number]])] for number in (0, 1))
+    settings = {"average_decay": 0.9, "warmup_ratio": 0.0}
+    first, second = (training_run(tiny_model(processor), processor, **settings).learner for _ in range(2))
+    first.step(without)
+    weights, others = copy.deepcopy(first.state.save())
+    assert len(others["optimizer"]["state"]) < len(first.parameters), "all parameters had a gradient"
+    second.state.load(weights, others, copy.deepcopy(first.progress))
+    for learner in (first, second):
+        learner.step(with_picture)
+    for averaged in (False, True):
+        with first.averaged() if averaged else nullcontext(), second.averaged() if averaged else nullcontext():
+            assert [
+                name
+                for name, tensor in first.plain_model.state_dict().items()
+                if not torch.equal(tensor, second.plain_model.state_dict()[name])
+            ] == []
+
+
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_gradients_are_clipped_to_max_grad_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = tiny_processor()
     run = training_run(tiny_model(processor), processor, batch_size=8, max_grad_norm=1e-3)
-    [batches] = list(run._steps(epoch=1))
+    [batches] = list(run.steps(epoch=1))
     gradients = step_with_gradients(run, batches, monkeypatch)
     del gradients["loss"]
     norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
@@ -116,8 +139,21 @@ def test_gradients_are_clipped_to_max_grad_norm(monkeypatch: pytest.MonkeyPatch)
 def test_an_epoch_is_cut_into_steps_of_so_many_batches() -> None:
     processor = tiny_processor()
     run = training_run(tiny_model(processor), processor, gradient_accumulation_steps=2)
-    assert [len(batches) for batches in run._steps(epoch=1)] == [2, 1]  # 5 samples, 2 a batch
+    assert [len(batches) for batches in run.steps(epoch=1)] == [2, 1]  # 5 samples, 2 a batch
     assert run.total_steps == 2 * run.config.num_epochs
+
+
+@pytest.mark.parametrize("markers", ["entities", "pair"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_samples_are_counted_and_not_their_pairs(markers: str, accumulation: int) -> None:
+    processor = tiny_processor(markers)
+    run = training_run(tiny_model(processor), processor, gradient_accumulation_steps=accumulation)
+    seen: list[int] = []
+    record = run.train_epoch(1, lambda: seen.append(run.progress.num_samples))
+    assert len(run.train_set) == 5
+    assert sorted(seen) == seen
+    assert seen[-1] == run.progress.num_samples == 5
+    assert record["samples_per_second"] == pytest.approx(5 / run.progress.seconds)
 
 
 def test_the_order_of_an_epoch_depends_on_its_number_only() -> None:
@@ -126,7 +162,7 @@ def test_the_order_of_an_epoch_depends_on_its_number_only() -> None:
     rows = [row(str(number), f"ann met bob {number}", "ann", "bob", NAMES[0]) for number in range(24)]
 
     def order(run: TrainingRun, epoch: int) -> list[list[str]]:
-        return [row_ids for batches in run._steps(epoch) for row_ids, _ in batches]
+        return [row_ids for batches in run.steps(epoch) for row_ids, _ in batches]
 
     run = training_run(tiny_model(processor), processor, rows)
     orders = {epoch: order(run, epoch) for epoch in (1, 2, 3)}
@@ -139,15 +175,15 @@ def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
     processor = tiny_processor()
     settings = {"num_epochs": 4, "batch_size": 3, "warmup_ratio": 0.5}
     run = training_run(tiny_model(processor), processor, **settings)
-    tops = [group["initial_lr"] for group in run.optimizer.param_groups]
+    tops = [group["initial_lr"] for group in run.learner.optimizer.param_groups]
     rates = []
     for epoch in range(1, 5):
-        for batches in run._steps(epoch):
-            rates.append([group["lr"] for group in run.optimizer.param_groups])
-            run._step(batches)
+        for batches in run.steps(epoch):
+            rates.append([group["lr"] for group in run.learner.optimizer.param_groups])
+            run.learner.step(batches)
     for own, share in zip(rates, (0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25), strict=True):
         assert own == pytest.approx([top * share for top in tops])
-    assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx([0.0] * len(tops))
+    assert [group["lr"] for group in run.learner.optimizer.param_groups] == pytest.approx([0.0] * len(tops))
 
 
 @pytest.mark.parametrize("head", ["retrieval", "classification"])
@@ -155,7 +191,7 @@ def test_the_learning_rate_that_is_reported_is_the_text_encoders(head: str) -> N
     processor = tiny_processor()
     rates = {"learning_rate": 1e-5, "vision_learning_rate": 2e-5, "head_learning_rate": 3e-4}
     run = training_run(tiny_model(processor, head=head), processor, warmup_ratio=0.0, **rates)
-    assert run._learning_rate() == pytest.approx(1e-5)
+    assert run.learner.learning_rate == pytest.approx(1e-5)
 
 
 @pytest.mark.parametrize("outward", ["min_temperature", "max_temperature"])
@@ -165,9 +201,9 @@ def test_a_temperature_that_training_drove_past_a_border_can_come_back(outward: 
     processor = tiny_processor()
     model = tiny_model(processor, **borders | {"initial_temperature": borders[outward]})
     run = training_run(model, processor, batch_size=8, num_epochs=99, warmup_ratio=0.0, head_learning_rate=0.01)
-    for group in run.optimizer.param_groups:
+    for group in run.learner.optimizer.param_groups:
         group["params"] = [parameter for parameter in group["params"] if parameter is model.logit_scale]
-    [[(row_ids, batch)]] = list(run._steps(epoch=1))
+    [[(row_ids, batch)]] = list(run.steps(epoch=1))
     with torch.no_grad():
         logits = model(**batch).logits
     real = batch["labels"] != -100
@@ -177,7 +213,7 @@ def test_a_temperature_that_training_drove_past_a_border_can_come_back(outward: 
     )
     away, back = (agrees, opposes) if outward == "min_temperature" else (opposes, agrees)
     for given in [away] * 3 + [back] * 20:
-        run._step([given])
+        run.learner.step([given])
     assert abs(math.log(model.temperature / borders[outward])) > 0.01, "the temperature is stuck at its border"
 
 
@@ -189,7 +225,7 @@ def test_a_shared_description_encoder_is_validated_with_what_it_has_learnt() -> 
     with torch.no_grad():
         for parameter in model.text_model.parameters():  # as training would
             parameter.add_(0.1 * torch.randn_like(parameter))
-    run._validate()
+    run.validator.score(model)
     tokens = processor.tokenize_descriptions([text for relation in RELATIONS for text in relation["descriptions"]])
     with torch.no_grad():
         expected = model.encode_descriptions(**tokens)
@@ -199,8 +235,8 @@ def test_a_shared_description_encoder_is_validated_with_what_it_has_learnt() -> 
 def test_validation_reads_the_validation_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = tiny_processor()
     run = training_run(tiny_model(processor), processor)
-    run.val_set = grouped(ROWS[:3])
-    assert run._validate()["n"] == 3
+    run.validator.samples = grouped(ROWS[:3])
+    assert run.validator.score(run.learner.plain_model)["n"] == 3
 
 
 KINDS = [{}, {"vision": False}, {"head": "classification"}, {"relation_config": None}, {"learn_temperature": False}]

@@ -1,0 +1,1 @@
+"""Metrics that `evaluate.load` reads from their folders; `roc.evaluation.predictions` scores with them."""

@@ -1,0 +1,114 @@
+"""What learns: the model with its optimizer, and one step of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import get_linear_schedule_with_warmup
+
+from roc.loss_roc import NO_LABEL
+from roc.modeling_roc import RocModel
+from roc.training.averaging import WeightAverage
+from roc.training.building import build_optimizer
+from roc.training.processes import gather_weights, prepare_for_sharding
+from roc.training.settings import RunConfig
+from roc.training.state import RunState
+
+
+class Learner:
+    """A model that is prepared for training, with its optimizer, learning rates and weight average.
+
+    Args:
+        config: The settings.
+        accelerator: Places tensors and runs mixed precision.
+        model: The model.
+        total_steps: Optimizer steps of the whole run.
+        inputs: What the model gets besides each batch; a batch's own entries come first.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        model: RocModel,
+        *,
+        total_steps: int,
+        inputs: Mapping[str, Tensor],
+    ) -> None:
+        self.config, self.accelerator, self.inputs = config, accelerator, inputs
+        self._whole_model = prepare_for_sharding(model, accelerator) if accelerator.is_fsdp2 else None
+        optimizer = build_optimizer(model, config)
+        # not prepared: the batches are shared out already, and it steps once per optimizer step
+        scheduler = get_linear_schedule_with_warmup(optimizer, round(total_steps * config.warmup_ratio), total_steps)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        if self._whole_model is not None:
+            self.model.set_reduce_scatter_unused_params(True)  # as DDP's find_unused_parameters
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        average = None if config.average_decay is None else WeightAverage(self.parameters, config.average_decay)
+        self.state = RunState(accelerator, accelerator.unwrap_model(self.model), self.optimizer, scheduler, average)
+        self.progress = self.state.progress
+
+    @property
+    def plain_model(self) -> RocModel:
+        """The model to validate and to save; under FSDP it is as of `gather_weights`."""
+        return self._whole_model or self.accelerator.unwrap_model(self.model)
+
+    @property
+    def learning_rate(self) -> float:
+        """The text encoder's learning rate."""
+        return next(group["lr"] for group in self.optimizer.param_groups if group["part"] == "text_model")
+
+    def gather_weights(self) -> None:
+        """Give `plain_model` the trained weights; all processes call this together."""
+        if self._whole_model is not None:
+            gather_weights(self.model, self._whole_model)
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Return a block in which the weights are their average, where one is kept."""
+        return contextlib.nullcontext() if self.state.average is None else self.state.average.applied()
+
+    def step(self, batches: list[Any]) -> float:
+        """Do one optimizer step, in which every pair of the batches of all processes weighs alike.
+
+        Args:
+            batches: The ids of the rows and the tensors of each batch.
+
+        Returns:
+            The mean loss of the pairs.
+
+        Raises:
+            FloatingPointError: If the loss or the gradient is not finite; the message names the step and the rows.
+        """
+        num_pairs = sum((batch["labels"] != NO_LABEL).sum() for _, batch in batches)
+        num_pairs = self.accelerator.reduce(num_pairs, "sum")
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, (row_ids, batch) in enumerate(batches):
+            is_last = number == len(batches) - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                output = self.model(**{**self.inputs, **batch}, num_items_in_batch=num_pairs)
+                self._check_finite(output.loss, "loss", row_ids)
+                # the processes' gradients are averaged, but each holds a share of one sum
+                self.accelerator.backward(output.loss * self.accelerator.num_processes)
+            total += output.loss.detach()
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self._check_finite(norm, "norm of the gradient", [row_id for row_ids, _ in batches for row_id in row_ids])
+        self.optimizer.step()
+        self.accelerator.unwrap_model(self.model).clamp_temperature()
+        if self.state.average is not None:
+            self.state.average.update()
+        self.state.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        return self.accelerator.reduce(total, "sum").item()
+
+    def _check_finite(self, number: Tensor, what: str, row_ids: list[str]) -> None:
+        if not torch.isfinite(number):
+            raise FloatingPointError(
+                f"The {what} is {number.item()} at step {self.progress.step + 1}, on the rows {row_ids}. Nothing of "
+                "this step was saved. Lower the learning rates, or look at these rows."
+            )

@@ -1,0 +1,104 @@
+"""The validation split: it chooses the best epoch, and calibrates the model that is saved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from transformers.utils import CONFIG_NAME
+
+from roc.evaluation.calibration import calibrate, predict_by_label
+from roc.evaluation.predictions import Predictions, predict_relations, score_predictions
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+from roc.relations.files import RelationInventory
+from roc.samples.grouping import GroupedSamples
+from roc.support.files import atomic_write
+from roc.training.adapters import without_adapter
+from roc.training.interruptions import memory_errors_explained
+from roc.training.settings import RunConfig
+
+
+class Validator:
+    """Scores and calibrates a model on the validation split. All processes call its methods together.
+
+    Args:
+        config: The settings.
+        accelerator: The processes that share the work.
+        processor: The model's processor.
+        inventory: The relations.
+        samples: The validation split.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        processor: RocProcessor,
+        inventory: RelationInventory,
+        samples: GroupedSamples,
+    ) -> None:
+        self.config, self.accelerator, self.processor = config, accelerator, processor
+        self.inventory, self.samples = inventory, samples
+
+    def score(self, model: RocModel) -> dict[str, Any]:
+        """Score a model in training.
+
+        Args:
+            model: The model. Where it shares its text encoder with the descriptions, they are encoded anew.
+
+        Returns:
+            The scores, as `relation_scores` gives them.
+
+        Raises:
+            MemoryError: If memory is exhausted; the message says what to lower.
+        """
+        none_relation = self.inventory.none_relation
+        if self.config.model.head == "retrieval" and self.config.share_description_encoder:
+            model.set_relations(self.inventory.relations, self.processor, none_relation=none_relation)
+        advice = f"Lower --eval_batch_size ({self.config.eval_batch_size}), with which --resume auto can go on."
+        with memory_errors_explained("in validation", advice):
+            predictions = self._predict(model)
+        return score_predictions(predictions, none_relation)
+
+    def calibrate(self, trained: RocModel) -> tuple[Predictions, dict[str, Any]]:
+        """Calibrate the model in the run's folder, on pictures as `score.py` reads them.
+
+        Args:
+            trained: The model that was trained, for processes that may not see the folder.
+
+        Returns:
+            The predictions of the saved model, and what `roc.evaluation.calibration.calibrate` reports.
+        """
+        self.samples.features = None
+        saved = self._saved_model(trained)
+        predictions, by_label = self._predict(saved), None
+        # where training has read the labels, they do not stand in for words that it has not read
+        if self.config.model.head == "retrieval" and self.config.described_by == "descriptions":
+            by_label = self._predict(saved, predict_by_label)
+        report = calibrate(saved, predictions, by_label)
+        if self.accelerator.is_main_process:
+            with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
+                file.write(saved.config.to_json_string())
+        return predictions, report
+
+    def _predict(self, model: RocModel, predict: Callable[..., Predictions] = predict_relations) -> Predictions:
+        options: dict[str, Any] = {"batch_size": self.config.eval_batch_size, "accelerator": self.accelerator}
+        return predict(model, self.processor, self.samples, **options)
+
+    def _saved_model(self, trained: RocModel) -> RocModel:
+        """Load the model of the run's folder on the main process, and send its weights to the others."""
+        if self.accelerator.is_main_process:
+            saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32)
+        elif self.config.merge_adapter:
+            saved = without_adapter(trained, merge=True)
+        else:
+            saved = copy.deepcopy(trained)
+        saved = saved.to(self.accelerator.device)
+        broadcast(saved.state_dict())
+        return saved
