@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -81,31 +81,30 @@ def load_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: As `load_relations`, or if `language` is no text, or `reviewed` neither true nor false, or true
             without descriptions.
     """
-    return _read(path, _drafts)
+    return _read(path, check_drafts)
 
 
-def write_relation_file(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write a relation file, whole or not at all, with each description on one line."""
-    with atomic_write(path) as file:
-        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf))
+def load_names(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a text file with the name of one relation a line, as `load_drafts` reads relations without descriptions.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it has no name, or one twice.
+    """
+    return _read(path, check_drafts, parse=lambda text: named(filter(None, map(str.strip, text.splitlines()))))
 
 
-def _read(path: str | os.PathLike[str], check: Callable[[Any], Content]) -> Content:
-    file = find_file(path)
-    try:
-        return check(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(f"{file}: {error}") from error
+def named(names: Iterable[str]) -> dict[str, Any]:
+    """The content of a relation file with these names alone."""
+    return {"relations": [{"name": name} for name in names]}
 
 
-def _inventory(content: Any) -> RelationInventory:
-    _check_header(content)
-    relations = [_without_provenance(relation) for relation in content["relations"]]
-    none_relation = content.get("none_relation")
-    return RelationInventory(normalise_relations(relations, none_relation), none_relation)
+def check_drafts(content: Any) -> dict[str, Any]:
+    """Check the content of a relation file that may be unfinished, and bring it into one form, as `load_drafts`.
 
-
-def _drafts(content: Any) -> dict[str, Any]:
+    Raises:
+        ValueError: As `load_drafts`.
+    """
     _check_header(content)
     none_relation = content.get("none_relation")
     if not isinstance(content.get("language"), str | None):
@@ -124,6 +123,29 @@ def _drafts(content: Any) -> dict[str, Any]:
             raise ValueError(f"Relation {given['name']!r} is marked as reviewed, but has no description.")
         relation.update({key: given[key] for key in PROVENANCE_KEYS if key in given})
     return {"version": 1, "language": content.get("language"), "none_relation": none_relation, "relations": checked}
+
+
+def write_relation_file(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write a relation file, whole or not at all, with each description on one line."""
+    with atomic_write(path) as file:
+        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf))
+
+
+def _read(
+    path: str | os.PathLike[str], check: Callable[[Any], Content], parse: Callable[[str], Any] = yaml.safe_load
+) -> Content:
+    file = find_file(path)
+    try:
+        return check(parse(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _inventory(content: Any) -> RelationInventory:
+    _check_header(content)
+    relations = [_without_provenance(relation) for relation in content["relations"]]
+    none_relation = content.get("none_relation")
+    return RelationInventory(normalise_relations(relations, none_relation), none_relation)
 
 
 def _check_header(content: Any) -> None:
