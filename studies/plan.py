@@ -19,13 +19,7 @@ from roc.training.settings import WITHOUT_EFFECT, RunConfig, load_run_config
 
 STUDY_KEYS = ("base", "seeds", "settings", "scorings", "variants")
 VARIANT_KEYS = ("name", "settings", "seeds")
-OF_THE_STUDY = (
-    "output_dir",
-    "seed",
-    "resume",
-    "overwrite",
-    "dry_run",
-)  # settings that the study itself chooses
+OF_THE_STUDY = ("output_dir", "seed", "resume", "overwrite", "dry_run")  # settings that the study itself chooses
 TRAINED = "in training"  # the scoring that training itself does on the validation split
 
 
@@ -128,12 +122,19 @@ def load_study(path: str, *, data_dir: str | None = None, output_dir: str | None
     return Study(file.stem, content["base"], variants, scorings, runs, folder)
 
 
+def settings_by_name(config: RunConfig) -> dict[str, Any]:
+    """A run's settings, with those of the model beside the others."""
+    settings = dataclasses.asdict(config)
+    of_model = settings.pop("model", {})
+    return settings | of_model
+
+
 def effective_settings(config: RunConfig) -> dict[str, Any]:
     """What decides about a run's result: its settings, and the content of the relation files that they name.
 
     Data are known by their folder's name only.
     """
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in WITHOUT_EFFECT}
+    settings = {name: value for name, value in settings_by_name(config).items() if name not in WITHOUT_EFFECT}
     for name in ("relations", "negative_relations"):
         if settings[name] is not None:
             settings[f"content of {name}"] = hashlib.sha256(find_file(settings[name]).read_bytes()).hexdigest()
@@ -150,12 +151,23 @@ def _runs(base: str, shared: Mapping[str, Any], variants: Sequence[Variant], fol
             for seed in variant.seeds[number : number + 1]:
                 own = {"output_dir": str(folder / _folder_name(variant.name) / f"seed_{seed}"), "seed": seed}
                 try:
-                    config = load_run_config(base, {**shared, **variant.settings, **own})
+                    config = load_run_config(base, _merged(shared, variant.settings, own))
                     effective_settings(config)  # the files are there
                 except ValueError as error:
                     raise ValueError(f"variant {variant.name!r}: {error}") from error
                 runs.append(StudyRun(variant.name, config))
     return runs
+
+
+def _merged(*levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of which the last level wins, setting by setting also within the section `model`."""
+    merged: dict[str, Any] = {}
+    for settings in levels:
+        section, own = merged.get("model"), settings.get("model")
+        merged |= settings
+        if isinstance(section, dict) and isinstance(own, dict):
+            merged["model"] = section | own
+    return merged
 
 
 def _variant(given: Any, seeds: tuple[int, ...]) -> Variant:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from roc.evaluation.plots import plot_scores_by_variant
 from roc.studies.plan import TRAINED, Study, Variant
 from roc.studies.runs import RunResult
 from roc.support.files import atomic_write
@@ -70,6 +69,8 @@ def draw_report(study: Study, summary: Mapping[str, Any]) -> None:
     scores = {own["name"]: own["scorings"][TRAINED]["micro_f1"]["values"] for own in variants}
     if not scores:
         return
+    from roc.evaluation.plots import plot_scores_by_variant  # here: `--help` needs no drawing
+
     try:
         plot_scores_by_variant(scores, study.output_dir / "study.png", score="validation micro-F1")
     except ImportError as error:
