@@ -44,7 +44,6 @@ def _describe(options: argparse.Namespace) -> dict[str, Any]:
         model=model,
         prompt=prompt,
         num_descriptions=options.num_descriptions,
-        max_retries=options.max_retries,
     )
     return write_descriptions(
         options.output,

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from roc.relations.files import check_drafts, load_drafts, load_names, named
+from roc.relations.files import check_drafts, load_drafts
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ def start_drafts(
     if relations is not None:
         if Path(relations).resolve() == Path(output).resolve():
             raise ValueError(f"{os.fspath(output)!r} is read, so it is not written to: name another --output.")
-        given = load_drafts(relations) if Path(relations).suffix in (".yaml", ".yml") else load_names(relations)
+        given = load_drafts(relations, only_names=Path(relations).suffix not in (".yaml", ".yml"))
     elif names:
-        given = check_drafts(named(names))
+        given = check_drafts({"relations": [{"name": name} for name in names]})
     elif earlier is not None:
         given = earlier
     else:

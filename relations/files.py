@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -65,11 +65,12 @@ def load_relations(path: str | os.PathLike[str]) -> RelationInventory:
     return _read(path, _inventory)
 
 
-def load_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_drafts(path: str | os.PathLike[str], *, only_names: bool = False) -> dict[str, Any]:
     """Read a relation file that may be unfinished, with what it says about where its descriptions come from.
 
     Args:
         path: As `load_relations`; a relation may lack descriptions.
+        only_names: Whether it is a text file instead, with one name a line.
 
     Returns:
         What `write_relation_file` takes: the keys `version`, `language` (None if not given), `none_relation` and
@@ -81,30 +82,11 @@ def load_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: As `load_relations`, or if `language` is no text, or `reviewed` neither true nor false, or true
             without descriptions.
     """
-    return _read(path, check_drafts)
-
-
-def load_names(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a text file with the name of one relation a line, as `load_drafts` reads relations without descriptions.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it has no name, or one twice.
-    """
-    return _read(path, check_drafts, parse=lambda text: named(filter(None, map(str.strip, text.splitlines()))))
-
-
-def named(names: Iterable[str]) -> dict[str, Any]:
-    """The content of a relation file with these names alone."""
-    return {"relations": [{"name": name} for name in names]}
+    return _read(path, check_drafts, _names if only_names else yaml.safe_load)
 
 
 def check_drafts(content: Any) -> dict[str, Any]:
-    """Check the content of a relation file that may be unfinished, and bring it into one form, as `load_drafts`.
-
-    Raises:
-        ValueError: As `load_drafts`.
-    """
+    """Check the content of a relation file that may be unfinished; returns and raises as `load_drafts`."""
     _check_header(content)
     none_relation = content.get("none_relation")
     if not isinstance(content.get("language"), str | None):
@@ -139,6 +121,10 @@ def _read(
         return check(parse(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _names(text: str) -> dict[str, Any]:
+    return {"relations": [{"name": line.strip()} for line in text.splitlines() if line.strip()]}
 
 
 def _inventory(content: Any) -> RelationInventory:

@@ -50,7 +50,8 @@ class LanguageModel:
     Args:
         name: Name of the model, as the server knows it.
         max_retries: How often a request is sent again that got no answer, or status 408, 409, 429 or at least 500.
-            Before it the client waits as the server asks (`Retry-After`), else 0.5 s, doubled each time up to 8 s.
+            Before it the client waits as the server asks (`Retry-After`), else 0.5 s, doubled each time up to 8 s. So
+            many times, too, may an answer be asked for again that is no use.
 
     Attributes:
         host: The server, without password and path.

@@ -121,7 +121,6 @@ def describe_relation(
     prompt: Prompt,
     *,
     num_descriptions: int = 3,
-    max_retries: int = 3,
 ) -> dict[str, Any]:
     """Have a language model describe one relation.
 
@@ -129,10 +128,9 @@ def describe_relation(
         relation: As `roc.relations.files.load_drafts` gives it. Its types stay; the model's are taken where it has
             none.
         drafts: The file's content, for the other relations and the language.
-        model: Which to ask.
+        model: Which to ask; an unusable answer is asked for again, with the reason, up to `max_retries` times.
         prompt: How to ask.
         num_descriptions: How many descriptions to ask for.
-        max_retries: How often an unusable answer is asked for again, with the reason.
 
     Returns:
         The relation, described, with `provenance` and `reviewed: false`.
@@ -140,10 +138,10 @@ def describe_relation(
     Raises:
         ConnectionError: As `LanguageModel.reply`.
         UnusableAnswer: If no answer was usable; the message is about the last one.
-        ValueError: If `num_descriptions` is less than 1 or `max_retries` negative.
+        ValueError: If `num_descriptions` is less than 1.
     """
-    if num_descriptions < 1 or max_retries < 0:
-        raise ValueError(f"num_descriptions={num_descriptions} must be >= 1, and max_retries={max_retries} >= 0.")
+    if num_descriptions < 1:
+        raise ValueError(f"num_descriptions={num_descriptions} is out of range: give a number >= 1.")
     question = Template(prompt.text).substitute(
         relation=relation["name"],
         facts=_facts(relation, drafts["none_relation"]),
@@ -155,7 +153,7 @@ def describe_relation(
     )
     messages = [{"role": "user", "content": question}]
     problem = ""
-    for _ in range(max_retries + 1):
+    for _ in range(model.max_retries + 1):
         reply = model.reply(messages)
         try:
             return _described(relation, parse_answer(reply, num_descriptions), model, prompt)
@@ -197,13 +195,16 @@ def write_descriptions(
     if concurrency < 1:
         raise ValueError(f"concurrency={concurrency} is out of range: give a number >= 1.")
     relations = list(drafts["relations"])
-    todo = [i for i, own in enumerate(relations) if to_be_written(own, overwrite_unreviewed=overwrite_unreviewed)]
+    todo = {
+        index: without_model_text(relation)
+        for index, relation in enumerate(relations)
+        if to_be_written(relation, overwrite_unreviewed=overwrite_unreviewed)
+    }
     failures: dict[str, str] = {}
     num_written = 0
     bar = tqdm(total=len(todo), desc="describing", disable=not sys.stderr.isatty())
     try:
-        known = {index: without_model_text(relations[index]) for index in todo}
-        for index, answer in _as_they_come(describe, known, concurrency):
+        for index, answer in _as_they_come(describe, todo, concurrency):
             if isinstance(answer, UnusableAnswer):
                 failures[relations[index]["name"]] = str(answer)
                 logger.warning("%s: no usable answer: %s", relations[index]["name"], answer)

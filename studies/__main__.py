@@ -22,7 +22,6 @@ from roc.studies.runs import (
     RunResult,
     changed_settings,
     is_finished,
-    log_file,
     read_result,
     score_command,
     train_and_score,
@@ -68,7 +67,7 @@ def _study(options: argparse.Namespace) -> dict[str, Any]:
 
 def _log_result(result: RunResult) -> None:
     if result.failure is not None:
-        logger.warning("%s failed: %s (see %s)", result.run, result.failure, log_file(result.run))
+        logger.warning("%s failed: %s (see %s)", result.run, result.failure, result.run.log_file)
     else:
         logger.info("%s: micro-F1 %.4f", result.run, result.scores[TRAINED]["micro_f1"])
 

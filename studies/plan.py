@@ -57,8 +57,18 @@ class StudyRun:
 
     @property
     def folder(self) -> Path:
-        """The folder that `train.py` writes; settings and log are beside it, by the same name."""
+        """The folder that `train.py` writes."""
         return Path(self.config.output_dir)
+
+    @property
+    def settings_file(self) -> Path:
+        """The file with the run's settings, beside the folder."""
+        return self.folder.with_name(self.folder.name + ".yaml")
+
+    @property
+    def log_file(self) -> Path:
+        """The file with what the run's commands wrote to stderr, likewise."""
+        return self.folder.with_name(self.folder.name + ".log")
 
     def __str__(self) -> str:
         return f"{self.variant}, seed {self.seed}"

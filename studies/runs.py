@@ -82,14 +82,14 @@ def train_and_score(run: StudyRun, scorings: Mapping[str, Sequence[str]], *, res
         scorings: As `roc.studies.plan.Study`.
         resume: Whether a run that was begun with the same settings goes on from its last checkpoint.
     """
-    log = log_file(run)
+    log = run.log_file
     try:
         if not _is_trained(run):
             settings = effective_settings(run.config)  # now: a relation file may be edited while the run goes on
             # what an earlier run left is replaced: it was not finished, or the caller has agreed
             goes_on = resume and _was_begun(run, settings)
             config = dataclasses.replace(run.config, overwrite=True, resume="auto" if goes_on else None)
-            with atomic_write(settings_file(run)) as file:
+            with atomic_write(run.settings_file) as file:
                 file.write(config.to_yaml())
             log.unlink(missing_ok=True)
             _call(train_command(run), log)
@@ -106,7 +106,7 @@ def train_and_score(run: StudyRun, scorings: Mapping[str, Sequence[str]], *, res
 
 def train_command(run: StudyRun) -> list[str]:
     """What trains the run, once its settings are written."""
-    return [*TRAIN, str(settings_file(run))]
+    return [*TRAIN, str(run.settings_file)]
 
 
 def score_command(run: StudyRun, arguments: Sequence[str]) -> list[str]:
@@ -114,16 +114,6 @@ def score_command(run: StudyRun, arguments: Sequence[str]) -> list[str]:
     data = ["--dataset", run.config.dataset, "--data_dir", run.config.data_dir, "--split", run.config.val_split]
     own = [argument.replace("{seed}", str(run.seed)) for argument in arguments]
     return [*SCORE, "--model", str(run.folder), *data, *own]
-
-
-def settings_file(run: StudyRun) -> Path:
-    """The file with the run's settings."""
-    return run.folder.with_name(run.folder.name + ".yaml")
-
-
-def log_file(run: StudyRun) -> Path:
-    """The file with what the run's commands wrote to stderr."""
-    return run.folder.with_name(run.folder.name + ".log")
 
 
 def failure_reason(log: str, code: int) -> str:
@@ -142,17 +132,11 @@ def failure_reason(log: str, code: int) -> str:
 
 def _call(command: Sequence[str], log: Path) -> str:
     """Run a command to its end, or until the study is stopped; returns what it wrote to stdout."""
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "encoding": "utf-8"}
     with log.open("ab") as stderr:
         start = stderr.tell()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            encoding="utf-8",
-            env=environment,
-        )
+        environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+        process = subprocess.Popen(command, stderr=stderr, env=environment, **streams)
         try:
             told, _ = process.communicate()
         except BaseException:  # Ctrl-C, above all
@@ -172,7 +156,7 @@ def _is_trained(run: StudyRun) -> bool:
 def _was_begun(run: StudyRun, settings: Mapping[str, Any]) -> bool:
     """Whether the run was begun with these effective settings: it may have left checkpoints."""
     try:
-        return effective_settings(load_run_config(str(settings_file(run)))) == settings
+        return effective_settings(load_run_config(str(run.settings_file))) == settings
     except (FileNotFoundError, ValueError):  # not begun, or by a version of ROC with other settings
         return False
 

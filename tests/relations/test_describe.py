@@ -176,7 +176,7 @@ def test_a_model_that_the_server_does_not_have_is_an_error(run: Any, tmp_path: P
     ("arguments", "message"),
     [
         (["--names", "a", "--max_retries", "-1"], "max_retries=-1 is out of range"),
-        (["--names", "a", "--num_descriptions", "0"], "num_descriptions=0 must be >= 1"),
+        (["--names", "a", "--num_descriptions", "0"], "num_descriptions=0 is out of range"),
         (["--names", "a", "--concurrency", "0"], "concurrency=0 is out of range"),
         (["--names", "a", "--input_price", "1"], "Give two prices"),
         (["--names", "a", "--output_price", "1"], "Give two prices"),

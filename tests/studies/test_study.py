@@ -26,7 +26,7 @@ from roc.studies import __main__ as study
 from roc.studies import runs as study_runs
 from roc.studies.plan import Study, _merged, load_study
 from roc.studies.report import SCORES, draw_report, summarise
-from roc.studies.runs import RECORD, RunResult, failure_reason, log_file, score_command, settings_file
+from roc.studies.runs import RECORD, RunResult, failure_reason, score_command
 from roc.support.resources import PACKAGE_ROOT
 from roc.training.building import build_model, build_processor
 from roc.training.settings import load_run_config
@@ -239,7 +239,7 @@ def test_a_study_runs_everything_once_and_a_second_time_nothing(
 
 def test_the_table_has_mean_and_spread_in_the_order_of_the_file(made: StudyFolder) -> None:
     assert made.run(made.write(VARIANTS)) == 0
-    rows = [line for line in made.table().splitlines() if line.startswith("| ")]
+    rows = [line for line in made.table().splitlines() if line.startswith("| ") and "---" not in line]
     assert rows == [
         "| variant | seeds | accuracy | micro-F1 | macro-F1 | Δ micro-F1 | minutes | trainable parameters | memory |",
         "| full | 2 | 50.5 ± 0.7 | 50.5 ± 0.7 | 25.2 ± 0.4 |  | 2.0 | 2.50 M | 1,500 MiB |",
@@ -317,7 +317,7 @@ def test_a_run_that_was_begun_goes_on_unless_its_settings_have_changed(made: Stu
     def resume(path: str, *more: str) -> str | None:
         made.run(path, *more)
         [run] = load_study(path, output_dir=str(made.output)).runs
-        return load_run_config(str(settings_file(run))).resume
+        return load_run_config(str(run.settings_file)).resume
 
     path = made.write({"killed": {"max_steps": 1}}, seeds=[0])
     assert resume(path) is None
@@ -384,7 +384,7 @@ def test_a_scoring_that_fails_is_tried_again_without_training(made: StudyFolder)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300  # on a busy machine
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
@@ -502,12 +502,12 @@ def test_a_real_study_trains_and_reports(inputs: Path, tmp_path: Path, monkeypat
     [variant] = json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8"))["variants"]
     assert variant["scorings"]["in training"]["micro_f1"]["values"] == [metrics["val"]["micro_f1"]]
     assert load_run_config(str(run.folder / "run_config.yaml")).described_by == "labels"
-    assert load_run_config(str(settings_file(run))).seed == 3
+    assert load_run_config(str(run.settings_file)).seed == 3
     with Image.open(tmp_path / "out" / "study.png") as plot:
         assert min(plot.size) > 100
-    written = log_file(run).stat().st_mtime_ns
+    written = run.log_file.stat().st_mtime_ns
     assert study.main(options) == 0
-    assert log_file(run).stat().st_mtime_ns == written, "a finished run ran again"
+    assert run.log_file.stat().st_mtime_ns == written, "a finished run ran again"
 
 
 @pytest.mark.slow
@@ -521,5 +521,5 @@ def test_a_real_study_that_was_stopped_goes_on_within_its_run(
     with interrupted_once(lambda: bool(list(run.folder.parent.glob("*.checkpoints/epoch-*")))):
         study.main(options)
     assert study.main(options) == 0
-    assert "going on from" in log_file(run).read_text(encoding="utf-8")
+    assert "going on from" in run.log_file.read_text(encoding="utf-8")
     assert {path.name for path in run.folder.parent.iterdir()} == {"seed_3", "seed_3.log", "seed_3.yaml"}
