@@ -68,11 +68,12 @@ def load_relations(path: str | os.PathLike[str], *, entity_types: Sequence[str] 
     return _read(path, partial(_inventory, entity_types=entity_types))
 
 
-def load_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_drafts(path: str | os.PathLike[str], *, only_names: bool = False) -> dict[str, Any]:
     """Read a relation file that may be unfinished, with what it says about where its descriptions come from.
 
     Args:
         path: As `load_relations`; a relation may lack descriptions.
+        only_names: Whether it is a text file instead, with one name a line.
 
     Returns:
         What `write_relation_file` takes: the keys `version`, `language` (None if not given), `none_relation` and
@@ -84,21 +85,7 @@ def load_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: As `load_relations`, or if `language` is no text, or `reviewed` neither true nor false, or true
             without descriptions.
     """
-    return _read(path, _drafts)
-
-
-def write_relation_file(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write a relation file, whole or not at all, with each description on one line."""
-    with atomic_write(path) as file:
-        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf))
-
-
-def _read(path: str | os.PathLike[str], check: Callable[[Any], Content]) -> Content:
-    file = find_file(path)
-    try:
-        return check(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(f"{file}: {error}") from error
+    return _read(path, check_drafts, _names if only_names else yaml.safe_load)
 
 
 def _inventory(content: Any, entity_types: Sequence[str]) -> RelationInventory:
@@ -108,7 +95,8 @@ def _inventory(content: Any, entity_types: Sequence[str]) -> RelationInventory:
     return RelationInventory(normalise_relations(relations, none_relation, entity_types), none_relation)
 
 
-def _drafts(content: Any) -> dict[str, Any]:
+def check_drafts(content: Any) -> dict[str, Any]:
+    """Check the content of a relation file that may be unfinished; returns and raises as `load_drafts`."""
     _check_header(content)
     none_relation = content.get("none_relation")
     if not isinstance(content.get("language"), str | None):
@@ -127,6 +115,26 @@ def _drafts(content: Any) -> dict[str, Any]:
             raise ValueError(f"Relation {given['name']!r} is marked as reviewed, but has no description.")
         relation.update({key: given[key] for key in PROVENANCE_KEYS if key in given})
     return {"version": 1, "language": content.get("language"), "none_relation": none_relation, "relations": checked}
+
+
+def write_relation_file(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write a relation file, whole or not at all, with each description on one line."""
+    with atomic_write(path) as file:
+        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf))
+
+
+def _read(
+    path: str | os.PathLike[str], check: Callable[[Any], Content], parse: Callable[[str], Any] = yaml.safe_load
+) -> Content:
+    file = find_file(path)
+    try:
+        return check(parse(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _names(text: str) -> dict[str, Any]:
+    return {"relations": [{"name": line.strip()} for line in text.splitlines() if line.strip()]}
 
 
 def _check_header(content: Any) -> None:

@@ -19,13 +19,7 @@ from roc.training.settings import FILE_SETTINGS, WITHOUT_EFFECT, RunConfig, load
 
 STUDY_KEYS = ("base", "seeds", "settings", "scorings", "variants")
 VARIANT_KEYS = ("name", "settings", "seeds")
-OF_THE_STUDY = (
-    "output_dir",
-    "seed",
-    "resume",
-    "overwrite",
-    "dry_run",
-)  # settings that the study itself chooses
+OF_THE_STUDY = ("output_dir", "seed", "resume", "overwrite", "dry_run")  # settings that the study itself chooses
 TRAINED = "in training"  # the scoring that training itself does on the validation split
 
 
@@ -63,8 +57,18 @@ class StudyRun:
 
     @property
     def folder(self) -> Path:
-        """The folder that `train.py` writes; settings and log are beside it, by the same name."""
+        """The folder that `train.py` writes."""
         return Path(self.config.output_dir)
+
+    @property
+    def settings_file(self) -> Path:
+        """The file with the run's settings, beside the folder."""
+        return self.folder.with_name(self.folder.name + ".yaml")
+
+    @property
+    def log_file(self) -> Path:
+        """The file with what the run's commands wrote to stderr, likewise."""
+        return self.folder.with_name(self.folder.name + ".log")
 
     def __str__(self) -> str:
         return f"{self.variant}, seed {self.seed}"

@@ -332,7 +332,9 @@ class TrainingRun:
             # a picture of no sample: with FSDP all processes run the vision encoder, or none does
             size = self.processor.image_processor.size
             inputs["pixel_values"] = torch.zeros(1, 3, size["height"], size["width"], device=device)
-        if config.model.head == "retrieval" and config.share_description_encoder:  # it reads the descriptions at every step
+        if (
+            config.model.head == "retrieval" and config.share_description_encoder
+        ):  # it reads the descriptions at every step
             tokens = self.processor.tokenize_descriptions(descriptions_of(self.inventory.relations)).to(device)
             inputs |= {"relation_" + name: tensor for name, tensor in tokens.items()}
         return inputs
