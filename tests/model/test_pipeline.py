@@ -25,7 +25,7 @@ from transformers import pipeline
 
 import roc.register  # noqa: F401  (Transformers knows ROC)
 from roc import handler
-from roc.dataset_scripts.schema import FEATURES
+from roc.dataset_scripts.features import FEATURES
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import find_name, read_image, read_post
 from roc.pipeline_roc import REMEMBERED_INVENTORIES
