@@ -155,10 +155,14 @@ def load_entity_typer(name: str) -> EntityTyper:
     Raises:
         ImportError: If what the typer needs is not installed.
     """
+    package = spacy_package(name)
+    return TokenClassificationEntityTyper(name) if package is None else SpacyEntityTyper(package)
+
+
+def spacy_package(name: str) -> str | None:
+    """The spaCy model package that a typer's name stands for; None for a token-classification model."""
     kind, _, package = name.partition(":")
-    if kind == "spacy":
-        return SpacyEntityTyper(package or SPACY_MODEL)
-    return TokenClassificationEntityTyper(name)
+    return (package or SPACY_MODEL) if kind == "spacy" else None
 
 
 def _known(entities: Iterable[TypedSpan]) -> list[TypedSpan]:

@@ -27,8 +27,9 @@ from accelerate import Accelerator
 sys.path.insert(0, str(Path(__file__).parent))
 from common import SMALL_VIT, alternate, post, report
 
+from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.dataset_scripts.schema import FEATURES, text_entity
+from roc.dataset_scripts.schema import text_entity
 from roc.modeling_roc import RocModel
 from roc.relations.files import load_relations
 from roc.samples.batching import SampleCollator

@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import Features, Image, List, Value
-
 from roc.processing_entities_roc import check_box, check_span
 from roc.processing_typing_roc import ENTITY_TYPES, word_of_type
 
@@ -24,24 +22,8 @@ Entity = dict[str, Any]
 
 SPLITS = ("train", "val", "test")
 
-_ENTITY_FEATURES = {
-    "name": Value("string"),
-    "start": Value("int32"),
-    "end": Value("int32"),
-    "type": Value("string"),
-    "bbox": List(Value("float32"), length=4),
-}
-
-FEATURES = Features(
-    {
-        "id": Value("string"),
-        "text": Value("string"),
-        "image": Image(),
-        "head": dict(_ENTITY_FEATURES),
-        "tail": dict(_ENTITY_FEATURES),
-        "relation": Value("string"),
-    }
-)
+ROW_KEYS = ("id", "text", "image", "head", "tail", "relation")
+ENTITY_KEYS = ("name", "start", "end", "type", "bbox")
 
 
 def text_entity(text: str, start: int, end: int, *, entity_type: str | None = None) -> Entity:
@@ -86,7 +68,7 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
         TypeError: If a value has the wrong type.
     """
     where = f"{where} (row {row.get('id')!r})"
-    _check_keys(row, FEATURES, where=where)
+    _check_keys(row, ROW_KEYS, where=where)
     for column in ("id", "text", "relation"):
         _check_string(row[column], where=f"{where}: {column!r}")
     for role in ("head", "tail"):
@@ -99,8 +81,8 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
 
 def _check_entity(entity: Any, text: str, *, where: str) -> None:
     if not isinstance(entity, Mapping):
-        raise TypeError(f"{where} must be an object with the keys {list(_ENTITY_FEATURES)}, got {entity!r}.")
-    _check_keys(entity, _ENTITY_FEATURES, where=where)
+        raise TypeError(f"{where} must be an object with the keys {list(ENTITY_KEYS)}, got {entity!r}.")
+    _check_keys(entity, ENTITY_KEYS, where=where)
     _check_string(entity["name"], where=f"{where}: 'name'")
     _check_type(entity["type"], where=where)
     has_span = entity["start"] is not None or entity["end"] is not None
@@ -143,7 +125,7 @@ def _check_string(value: Any, *, where: str) -> None:
         raise ValueError(f"{where} must not be empty.")
 
 
-def _check_keys(given: Mapping[str, Any], allowed: Mapping[str, Any], *, where: str) -> None:
+def _check_keys(given: Mapping[str, Any], allowed: Sequence[str], *, where: str) -> None:
     missing, unknown = [key for key in allowed if key not in given], [key for key in given if key not in allowed]
     if missing or unknown:
         raise ValueError(f"{where} must have the keys {list(allowed)}; missing {missing}, unknown {unknown}.")

@@ -80,7 +80,7 @@ def write_model_card(
 
     Args:
         folder: The model with its code, as it will be on the Hub, or a small checkpoint
-            (`roc.publishing.small_checkpoints`); the model answers the examples.
+            (`roc.publishing.small_folder`); the model answers the examples.
         runs: Folders of `train.py`: of the run that trained this model, then of others that differ in the seed alone.
         repo_id: USER/NAME on the Hub; of a small checkpoint that stays in a repository, its folder there.
         revision: Tag or commit that the example names; None for none.

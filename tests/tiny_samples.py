@@ -11,7 +11,8 @@ from tiny import RELATIONS, picture_bytes, tiny_picture
 from tiny_runs import NAMES
 
 from roc.configuration_fields_roc import ModelSettings
-from roc.dataset_scripts.schema import FEATURES, object_entity, text_entity
+from roc.dataset_scripts.features import FEATURES
+from roc.dataset_scripts.schema import object_entity, text_entity
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relations.files import RelationInventory

@@ -85,9 +85,11 @@ def _revision_of(encoder: str | dict[str, Any] | None) -> str | None:
 
 
 def _commit() -> str | None:
-    git = ["git", "-C", str(PACKAGE_ROOT)]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-        return commit + ("-dirty" if changed.strip() else "")
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain") else "")
     return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PACKAGE_ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()

@@ -11,22 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset
 from datasets.table import embed_table_storage
 
 from roc.dataset_scripts.building.raw_files import sha256_of_file
 from roc.dataset_scripts.exporting.card import write_card
+from roc.dataset_scripts.exporting.marker import FORMAT_VERSION, MARKER, check_output_dir
 from roc.dataset_scripts.exporting.provenance import Provenance
 from roc.dataset_scripts.exporting.variants import DEFAULT, ROWS_PER_GROUP, Configuration, has_image
-from roc.dataset_scripts.schema import FEATURES, SPLITS
+from roc.dataset_scripts.features import FEATURES
+from roc.dataset_scripts.schema import SPLITS
 from roc.support.files import atomic_write, replace_folder
-
-MARKER = "roc_dataset.json"
-
-# Changes when an older folder, or one for an older reader, would be misread; a further key of the marker does no harm.
-FORMAT_VERSION = 1
 
 # The Hub's viewer and streaming like Parquet files of at most about this size.
 SHARD_BYTES = 500_000_000
@@ -46,7 +41,7 @@ def export_dataset(
     The folder appears, or replaces an older one, when it is complete. `datasets.load_dataset(output_dir)` loads it.
 
     Args:
-        splits: Datasets with the features of `schema.FEATURES`, by split name: the configuration `default`.
+        splits: Datasets with the features of `features.FEATURES`, by split name: the configuration `default`.
         output_dir: The folder to write. An existing one is replaced only if it is such a dataset.
         provenance: Where the data comes from.
         variants: Further configurations by name, each written to a folder of that name.
@@ -80,79 +75,13 @@ def folder_of(config: str) -> str:
     return "data" if config == DEFAULT else config
 
 
-def check_output_dir(output_dir: str | Path, *, source: Path | None = None) -> None:
-    """Refuse to replace a folder that is not a dataset of ours, or that holds what is to be read.
-
-    Args:
-        output_dir: The folder to be written.
-        source: The folder that the rows are read from.
-
-    Raises:
-        FileExistsError: If it exists, is not empty and has no marker file.
-        ValueError: If `source` lies in it.
-    """
-    path = Path(output_dir)
-    if source is not None and source.resolve().is_relative_to(path.resolve()):
-        raise ValueError(f"The raw files are in {output_dir}, which would be replaced. Name another --output_dir.")
-    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / MARKER).is_file())):
-        raise FileExistsError(
-            f"{path} exists and is not a dataset folder ({MARKER} is not in it), so it is not replaced. "
-            "Name a new or empty folder with --output_dir."
-        )
-
-
-def read_marker(folder: str | Path) -> dict[str, Any] | None:
-    """Read the marker of a folder that `export_dataset` wrote.
-
-    Args:
-        folder: Any folder.
-
-    Returns:
-        The marker's content, or None if there is none.
-
-    Raises:
-        ValueError: If it is not readable, or was written by another version of this package.
-    """
-    path = Path(folder) / MARKER
-    if not path.is_file():
-        return None
-    try:
-        marker = json.loads(path.read_text(encoding="utf-8"))
-        found = marker["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a marker of this package ({error}). Build the folder again.") from error
-    if found != FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {found}, this package reads {FORMAT_VERSION}. Build it again.")
-    return marker
-
-
-def read_side_file(folder: str | Path, name: str) -> str:
-    """Read a side file of a folder that `export_dataset` wrote.
-
-    Args:
-        folder: The folder.
-        name: Of the file.
-
-    Raises:
-        FileNotFoundError: If the folder has no such side file.
-        ValueError: If it is not the one that the marker lists.
-    """
-    marker, path = read_marker(folder), Path(folder) / name
-    if marker is None or name not in marker.get("side_files", {}):
-        raise FileNotFoundError(f"{str(folder)!r} has no side file {name!r}.")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != marker["side_files"][name]:
-        raise ValueError(f"{path} is not the file that its marker lists: the sha256 differs. Build the folder again.")
-    return content.decode()
-
-
 def _check_splits(splits: Mapping[str, Dataset]) -> None:
     unknown = [split for split in splits if split not in SPLITS]
     if not splits or unknown:
         raise ValueError(f"A dataset has one or more of the splits {list(SPLITS)}, got {list(splits)}.")
     for split, dataset in splits.items():
         if dataset.features != FEATURES:
-            raise ValueError(f"The split {split!r} has the features {dataset.features}, not those of schema.FEATURES.")
+            raise ValueError(f"The split {split!r} has the features {dataset.features}, not those of FEATURES.")
 
 
 def _ordered(splits: Iterable[str]) -> list[str]:
@@ -172,37 +101,19 @@ def _write_config(config: Configuration, folder: Path) -> dict[str, int]:
 
 def _write_parquet(dataset: Dataset, folder: Path, *, split: str) -> int:
     """Write one split; returns the number of bytes of its rows with their pictures."""
-    shards = _shard_starts(dataset)
-    ends = [*shards[1:], len(dataset)]
+    num_shards = min(max(1, len(dataset)), 1 + _picture_bytes(dataset) // SHARD_BYTES)
     num_bytes = 0
-    for index, (start, end) in enumerate(zip(shards, ends, strict=True)):
-        path = folder / f"{split}-{index:05d}-of-{len(shards):05d}.parquet"
-        # The schema carries the features in its metadata, so that `image` comes back as a picture.
-        with pq.ParquetWriter(path, dataset.features.arrow_schema) as writer:
-            for table in _embedded_tables(dataset, start, end=end):
-                num_bytes += table.nbytes
-                writer.write_table(table)
+    for index in range(num_shards):
+        shard = dataset.shard(num_shards, index, contiguous=True).with_format("arrow")
+        # `to_parquet` alone keeps only the paths of pictures; what it writes is of the size that is counted here
+        shard = shard.map(embed_table_storage, batched=True, batch_size=ROWS_PER_GROUP, keep_in_memory=True)
+        num_bytes += shard.with_format(None).to_parquet(folder / f"{split}-{index:05d}-of-{num_shards:05d}.parquet")
     return num_bytes
 
 
-def _embedded_tables(dataset: Dataset, start: int, *, end: int) -> Iterable[pa.Table]:
-    """The rows from `start` to `end` in groups, with the pictures' bytes: `Dataset.to_parquet` keeps only paths."""
-    arrow = dataset.with_format("arrow")
-    for first in range(start, end, ROWS_PER_GROUP):
-        yield embed_table_storage(arrow[first : min(first + ROWS_PER_GROUP, end)])
-
-
-def _shard_starts(dataset: Dataset) -> list[int]:
-    """First row of each Parquet file, such that a file holds at most about `SHARD_BYTES`."""
-    starts, size = [0], 0
-    for first in range(0, len(dataset), ROWS_PER_GROUP):
-        images = dataset.with_format("arrow")[first : first + ROWS_PER_GROUP].column("image").to_pylist()
-        group = sum(_image_bytes(image) for image in images)
-        if size and size + group > SHARD_BYTES:
-            starts.append(first)
-            size = 0
-        size += group
-    return starts
+def _picture_bytes(dataset: Dataset) -> int:
+    groups = dataset.select_columns(["image"]).with_format("arrow").iter(ROWS_PER_GROUP)
+    return sum(_image_bytes(image) for group in groups for image in group["image"].to_pylist())
 
 
 def _image_bytes(image: Mapping[str, Any] | None) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from roc.dataset_scripts.building.builder import MissingImages, RocDatasetBuilder
-from roc.dataset_scripts.exporting.folder import read_marker, read_side_file
+from roc.dataset_scripts.exporting.marker import read_marker, read_side_file
 from roc.dataset_scripts.exporting.provenance import Provenance, provenance_of_marker
 from roc.dataset_scripts.exporting.variants import DEFAULT, VARIANTS, Configuration, derive
 from roc.dataset_scripts.loading import BUILDERS, load_dataset_splits

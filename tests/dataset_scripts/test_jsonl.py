@@ -12,9 +12,9 @@ import PIL.Image
 import pytest
 
 from roc.dataset_scripts.building.command_line import main
+from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.jsonl import JsonlBuilder, parse_line
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.dataset_scripts.schema import FEATURES
 
 TEXT = "Zoë 🙂 leads Acme"
 ROW = {

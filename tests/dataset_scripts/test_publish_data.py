@@ -20,15 +20,16 @@ from huggingface_hub import HfApi
 from raw_sets import mnre_instance, write_instances, write_more, write_picture
 
 from roc.dataset_scripts import publish as program
-from roc.dataset_scripts.exporting import read_back
-from roc.dataset_scripts.exporting.folder import MARKER, read_marker, read_side_file
+from roc.dataset_scripts.exporting import read_back, upload
+from roc.dataset_scripts.exporting.marker import MARKER, read_marker, read_side_file
+from roc.dataset_scripts.exporting.options import PublishOptions
 from roc.dataset_scripts.exporting.read_back import check_published, read_in_new_process
 from roc.dataset_scripts.exporting.row_digests import digest_rows
+from roc.dataset_scripts.exporting.upload import publish
 from roc.dataset_scripts.exporting.variants import DEFAULT, VARIANTS, derive
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.more import MoreBuilder
-from roc.dataset_scripts.publish import PublishOptions, publish
 from roc.dataset_scripts.scenes import build_scenes
 
 REPO = "user/posts"
@@ -79,7 +80,7 @@ def hub(local_hub: LocalHub, hub_api: HfApi, tmp_path: Path, monkeypatch: pytest
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out reading back, which takes a process."""
-    monkeypatch.setattr(program, "check_published", lambda *_, **__: None)
+    monkeypatch.setattr(upload, "check_published", lambda *_, **__: None)
 
 
 def options_of(raw: Path, **changes: Any) -> PublishOptions:

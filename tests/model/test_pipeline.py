@@ -25,7 +25,7 @@ from transformers import pipeline
 
 import roc.register  # noqa: F401  (Transformers knows ROC)
 from roc import handler
-from roc.dataset_scripts.schema import FEATURES
+from roc.dataset_scripts.features import FEATURES
 from roc.modeling_decisions_roc import relation_probabilities
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import occurrences, read_image, read_post

@@ -35,7 +35,7 @@ from roc.publishing import card as model_card
 from roc.publishing import card_sections
 from roc.publishing.card import EXAMPLES, write_model_card
 from roc.publishing.run_records import read_robustness, read_runs, read_test_scores
-from roc.publishing.small_checkpoints import save_small_checkpoint
+from roc.publishing.small_folder import save_small_checkpoint
 from roc.support.markdown import code, fence, prose, table
 from roc.training.run_folder import environment
 from roc.training.settings import RUN_FILE, RunConfig
