@@ -74,9 +74,7 @@ class ModelSettings:
         "ids on the same pair vector, for comparison.",
     )
     fusion_num_layers: int = setting(
-        2,
-        "Layers in which tokens and regions attend to each other and to the patches; 0 for none.",
-        at_least=0,
+        2, "Layers in which tokens and regions attend to each other and to the patches; 0 for none.", at_least=0
     )
     fusion_num_heads: int = setting(
         8, "Attention heads of a fusion layer; they divide the text encoder's hidden size.", at_least=1

@@ -16,11 +16,7 @@ from .relations_roc import normalise_relations
 
 # What Transformers' `pipeline` reads: which file of a model's folder has the pipeline.
 CUSTOM_PIPELINES = {
-    "multimodal-relation-extraction": {
-        "impl": "pipeline_roc.RocPipeline",
-        "pt": ["AutoModel"],
-        "type": "multimodal",
-    }
+    "multimodal-relation-extraction": {"impl": "pipeline_roc.RocPipeline", "pt": ["AutoModel"], "type": "multimodal"}
 }
 
 

@@ -46,8 +46,7 @@ class RunConfig:
     data_dir: str = setting("data", "Folder of the raw files, or of what a builder wrote.", local=True)
     relations: str = setting("relations/mnre.yaml", "Relation file.", file=True)
     described_by: Literal["descriptions", "labels"] = setting(
-        "descriptions",
-        "`descriptions` of that file or, for comparison, `labels`: the names of the relations alone.",
+        "descriptions", "`descriptions` of that file or, for comparison, `labels`: the names of the relations alone."
     )
     negative_relations: str | None = setting(
         None,
@@ -108,9 +107,7 @@ class RunConfig:
         False, "Save the adapter merged into the encoders: a plain model, which needs no PEFT."
     )
     image_size: int | None = setting(
-        None,
-        "Pictures are scaled to this height and width in pixels; null for the vision encoder's own.",
-        at_least=8,
+        None, "Pictures are scaled to this height and width in pixels; null for the vision encoder's own.", at_least=8
     )
     use_image: bool = setting(True, "Whether the model sees pictures.")
     share_description_encoder: bool = setting(
@@ -141,9 +138,7 @@ class RunConfig:
     learning_rate: float = setting(3e-5, "Learning rate of the text encoder.", more_than=0)
     vision_learning_rate: float = setting(3e-5, "Learning rate of the vision encoder.", more_than=0)
     head_learning_rate: float = setting(
-        3e-4,
-        "Learning rate of everything that starts at random: fusion, projections, temperature.",
-        more_than=0,
+        3e-4, "Learning rate of everything that starts at random: fusion, projections, temperature.", more_than=0
     )
     weight_decay: float = setting(0.01, "Weight decay of weight matrices; biases and norms have none.", at_least=0)
     warmup_ratio: float = setting(
