@@ -88,6 +88,22 @@ def load_drafts(path: str | os.PathLike[str], *, only_names: bool = False) -> di
     return _read(path, check_drafts, _names if only_names else yaml.safe_load)
 
 
+def write_relation_file(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write a relation file, whole or not at all, with each description on one line."""
+    with atomic_write(path) as file:
+        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf))
+
+
+def _read(
+    path: str | os.PathLike[str], check: Callable[[Any], Content], parse: Callable[[str], Any] = yaml.safe_load
+) -> Content:
+    file = find_file(path)
+    try:
+        return check(parse(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
 def _inventory(content: Any, entity_types: Sequence[str]) -> RelationInventory:
     _check_header(content)
     relations = [_without_provenance(relation) for relation in content["relations"]]
@@ -117,26 +133,6 @@ def check_drafts(content: Any) -> dict[str, Any]:
     return {"version": 1, "language": content.get("language"), "none_relation": none_relation, "relations": checked}
 
 
-def write_relation_file(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write a relation file, whole or not at all, with each description on one line."""
-    with atomic_write(path) as file:
-        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf))
-
-
-def _read(
-    path: str | os.PathLike[str], check: Callable[[Any], Content], parse: Callable[[str], Any] = yaml.safe_load
-) -> Content:
-    file = find_file(path)
-    try:
-        return check(parse(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(f"{file}: {error}") from error
-
-
-def _names(text: str) -> dict[str, Any]:
-    return {"relations": [{"name": line.strip()} for line in text.splitlines() if line.strip()]}
-
-
 def _check_header(content: Any) -> None:
     if not isinstance(content, dict) or not content.get("relations"):
         raise ValueError(f"a relation file is a mapping with the keys {FILE_KEYS}, and `relations` is not empty")
@@ -153,6 +149,10 @@ def _without_provenance(relation: Any) -> Any:
     if not isinstance(relation, dict):
         raise ValueError(f"a relation is a mapping with the keys {RELATION_KEYS}; given {relation!r}")
     return {key: value for key, value in relation.items() if key not in PROVENANCE_KEYS}
+
+
+def _names(text: str) -> dict[str, Any]:
+    return {"relations": [{"name": line.strip()} for line in text.splitlines() if line.strip()]}
 
 
 def _in_words(name: str) -> str:
