@@ -1,4 +1,4 @@
-"""The pipeline: `pipeline("multimodal-relation-extraction", model=DIR_OR_REPO, trust_remote_code=True)`."""
+"""The Transformers pipeline "multimodal-relation-extraction", which finds the relations in posts."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class RocPipeline(Pipeline):
         return _given(preprocess), _given(forward), {}
 
     def _model_with(self, relations: Sequence[Mapping[str, Any]], none_relation: str | None) -> Any:
-        """The model with other relations, remembered for further calls."""
+        """Give the model other relations, in a copy that is remembered for further calls."""
         key = json.dumps([relations, none_relation, str(self.model.device)], default=repr)
         if key not in self._models_with:
             model = self.model.with_relations(relations, self.processor, none_relation=none_relation)
@@ -149,12 +149,12 @@ class RocPipeline(Pipeline):
         return {"found": found if is_batch else found[0]}
 
     def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, Any]]:
-        """The result of one post."""
+        """Return the result of one post."""
         return outputs["found"]
 
 
 def _triples(ranked: Mapping[str, Any], threshold: float | None, none_relation: str | None) -> list[dict[str, Any]]:
-    """The result of one post that `rank_posts` has ranked."""
+    """Turn one post that `rank_posts` has ranked into its result."""
     entities = ranked["entities"]
     return [
         _triple(entities[pair["head"]], entities[pair["tail"]], entry)

@@ -1,4 +1,4 @@
-"""Entities marked in a text, and its tokens: no asked-for entity is cut off, and the place of each is known."""
+"""Mark the entities of a text and tokenise it; no asked-for entity is cut off, and the place of each is known."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class MarkedText:
 
     Args:
         text: The text.
-        entities: Its entities; objects have no place in the text, but those with a name have it read behind the text.
+        entities: Its entities. An object has no place in the text; if it has a name, that is read behind the text.
         asked: Numbers of the entities that must not be cut off.
-        where: What to call it in an error.
+        where: The text's name in an error.
     """
 
     text: str
@@ -37,13 +37,13 @@ class EncodedText:
     """A marked text as token ids.
 
     Args:
-        input_ids: With the tokenizer's special tokens around.
-        positions: For each entity its opening marker's place in `input_ids`, or its number among the objects; 0 for
-            one that was cut off, which nobody asked for.
-        name_positions: For each object the opening marker's place of its name, -1 for one whose name is not read.
+        input_ids: The token ids, with the tokenizer's special tokens around them.
+        positions: For each text entity the place of its opening marker in `input_ids`, 0 if it was cut off; for each
+            object its number among the objects.
+        name_positions: For each object the place of its name's opening marker, -1 if the name is not read.
         truncated: Whether a part of the text or of an object's name was cut off.
-        offsets: For each token its half-open character span in the text, (0, 0) for what is not of the text; empty
-            where not asked for.
+        offsets: For each token its half-open character span in the text, (0, 0) for a token that is not of the text.
+            The list is empty where offsets were not asked for.
         marker_mask: For each token, 1 = opening marker, entity type or closing marker.
     """
 
@@ -59,8 +59,8 @@ class EntitiesTooFarApart(ValueError):
     """The asked-for entities of a text do not fit into one window.
 
     Args:
-        message: What is wrong and what to do.
-        number: Which of the texts it is.
+        message: The error message.
+        number: The text's number in the batch.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -77,7 +77,7 @@ class _Mark(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """What stands before and after a text's tokens, how many fit between, and whether their spans are asked for."""
+    """The special tokens around a text, how many tokens fit between them, and whether spans are asked for."""
 
     before: list[int]
     after: list[int]
@@ -141,7 +141,7 @@ def encode_marked(
 
 
 def _fit(text: MarkedText, tokens: _Tokens, names: _Tokens, frame: _Frame, number: int) -> EncodedText:
-    """A window of the text's tokens, and all names' or none's, in the frame."""
+    """Put a window of the text's tokens into the frame, and behind it the names of all objects or of none."""
     truncated = len(tokens.ids) + len(names.ids) > frame.budget or names.truncated
     if _asked_length(tokens) + len(names.ids) > frame.budget:
         names = _Tokens([], [], {}, {}, [])
@@ -207,7 +207,7 @@ def _parts(text: str, entities: Sequence[Entity]) -> Iterator[str | _Mark]:
 
 
 def _without_space(text: str, offset: int) -> int:
-    """The end of what stands before `offset`: the white space between belongs to what comes after."""
+    """Move an offset before the white space that stands there: it belongs to what comes after."""
     while offset and text[offset - 1].isspace():
         offset -= 1
     return offset
@@ -218,7 +218,7 @@ def _stays(part: str | _Mark, asked: frozenset[int]) -> bool:
 
 
 def _names(entities: Sequence[Entity]) -> Iterator[_Mark]:
-    """The marks of named objects, each with the object's type and name."""
+    """Yield the marks of named objects, each with the object's type and name."""
     for number, entity in enumerate(entities):
         if entity.is_object and entity.name:
             opening, closing = MARKERS[entity.role]
@@ -237,7 +237,7 @@ def _tokenize_pieces(tokenizer: Any, parts: Sequence[str | _Mark], with_offsets:
 
 
 def _join(parts: Sequence[str | _Mark], pieces: _Pieces, *, most: int | None = None) -> _Tokens:
-    """The parts in order, each with at most `most` tokens."""
+    """Join the parts in order, each cut to `most` tokens."""
     tokens, truncated, offset = _Tokens([], [], {}, {}, []), False, 0
     for part in parts:
         if isinstance(part, str):
@@ -258,12 +258,12 @@ def _join(parts: Sequence[str | _Mark], pieces: _Pieces, *, most: int | None = N
 
 
 def _asked_length(tokens: _Tokens) -> int:
-    """From the first marker to the last: tokens that must stay together."""
+    """Count the tokens from the first marker to the last, which must stay together."""
     return max(tokens.closing.values()) + 1 - min(tokens.opening.values()) if tokens.opening else 0
 
 
 def _window_start(text: MarkedText, tokens: _Tokens, budget: int, text_number: int) -> int:
-    """First token of a window of `budget` tokens that holds all marked entities, centred on them."""
+    """Find the first token of a window of `budget` tokens that holds all marked entities, centred on them."""
     if not tokens.opening:
         return 0
     first, length = min(tokens.opening.values()), _asked_length(tokens)
@@ -280,7 +280,7 @@ def _window_start(text: MarkedText, tokens: _Tokens, budget: int, text_number: i
 
 
 def _positions(text: MarkedText, opening: Mapping[int, int], shift: int) -> list[int]:
-    """See `EncodedText`; `shift` leads from the text's tokens to `input_ids`."""
+    """Compute `EncodedText.positions`; a text token's place in `input_ids` is its number plus `shift`."""
     regions = iter(range(len(text.entities)))
     return [
         next(regions) if entity.is_object else opening.get(number, -shift) + shift
@@ -289,7 +289,7 @@ def _positions(text: MarkedText, opening: Mapping[int, int], shift: int) -> list
 
 
 def _special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a text."""
+    """Find the special tokens that the tokenizer puts before and after a text."""
     [inner] = tokenize_plain(tokenizer, ["a"])
     whole = tokenizer("a")["input_ids"]
     start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)

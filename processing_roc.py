@@ -21,7 +21,7 @@ from .processing_typing_roc import ENTITY_TYPES, load_entity_typer, type_id, wor
 
 @dataclass(frozen=True)
 class _Sample:
-    """One text, checked; `labels` are one per pair, or None where none were given."""
+    """One checked text; `labels` has one label per pair, or is None where none were given."""
 
     text: str
     image: Any
@@ -124,9 +124,9 @@ class RocProcessor(ProcessorMixin):
             pairs: `(head, tail)` numbers into `entities`; None for every ordered pair. For a batch a list of lists.
             labels: One relation index per pair, -100 for a pair without; for a batch a list of lists.
             is_split_into_words: See `text`.
-            where: What to call each text in an error; None for "sample 0" and so on.
-            return_offsets_mapping: Whether to tell each token's place in the text, `offset_mapping`.
-            return_tensors: Only `"pt"`.
+            where: Each text's name in an error; None for "sample 0" and so on.
+            return_offsets_mapping: Whether to return each token's place in the text as `offset_mapping`.
+            return_tensors: `"pt"`; other values are refused.
 
         Returns:
             A `BatchFeature` with what `RocModel.forward` takes, and
@@ -238,7 +238,7 @@ class RocProcessor(ProcessorMixin):
         Args:
             texts: The texts.
             entities: For each text its entities, as `__call__` takes them.
-            where: What to call each text in an error.
+            where: Each text's name in an error.
 
         Returns:
             For each text its entities; a type that the typer could not tell is `""`.
@@ -283,7 +283,7 @@ class RocProcessor(ProcessorMixin):
         return samples
 
     def _text_tensors(self, rows: list[_Sample], *, with_offsets: bool) -> tuple[list[_Sample], dict[str, Tensor]]:
-        """The tensors, and their rows: a row whose pairs do not fit one window is cut into two, until they do."""
+        """Build the tensors and their rows; a row whose pairs do not fit one window is halved until they do."""
         texts = [
             MarkedText(row.text, self._named(row.entities), frozenset().union(*row.pairs), row.where) for row in rows
         ]
@@ -316,7 +316,7 @@ class RocProcessor(ProcessorMixin):
         return {"input_ids": _padded(ids, self.tokenizer.pad_token_id or 0), "attention_mask": _mask(ids)}
 
     def _image_tensors(self, rows: Sequence[_Sample]) -> dict[str, Tensor]:
-        """Every distinct picture once, and which row shows which."""
+        """Build the pixels of every distinct picture, and for each row the number of its picture."""
         numbers: dict[Any, int] = {}
         shown: list[_Sample] = []
         index: list[int] = []
@@ -345,11 +345,11 @@ class RocProcessor(ProcessorMixin):
             )
 
     def pixels(self, image: Any, where: str) -> Tensor:
-        """One picture as the vision encoder reads it. One at a time: a batch of decoded pictures may fill the memory.
+        """Turn one picture into the vision encoder's input. A batch of decoded pictures might fill the memory.
 
         Args:
             image: As `open_image` takes it.
-            where: What to call it in an error.
+            where: The picture's name in an error.
 
         Returns:
             `(1, channels, height, width)`.
@@ -408,7 +408,7 @@ def _check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | 
 
 
 def _halves(row: _Sample) -> list[_Sample]:
-    """The row as two, each with half of the pairs; none where there is only one pair."""
+    """Split a row into two with half of the pairs each; return no row where there is only one pair."""
     middle = len(row.pairs) // 2
     return [
         replace(row, pairs=row.pairs[part], labels=None if row.labels is None else row.labels[part])
@@ -418,7 +418,7 @@ def _halves(row: _Sample) -> list[_Sample]:
 
 
 def _one_row_per_pair(sample: _Sample) -> Iterator[_Sample]:
-    """For pair-specific markers: the sample once per pair, with only head and tail marked, each in its role."""
+    """Repeat a sample once per pair, with only head and tail marked, each in its role (`markers="pair"`)."""
     for number, (head, tail) in enumerate(sample.pairs):
         two = (replace(sample.entities[head], role="head"), replace(sample.entities[tail], role="tail"))
         labels = None if sample.labels is None else sample.labels[number : number + 1]
@@ -426,7 +426,7 @@ def _one_row_per_pair(sample: _Sample) -> Iterator[_Sample]:
 
 
 def _features(rows: Sequence[_Sample]) -> list[Tensor]:
-    """The rows' pictures, which are to be features of one shape."""
+    """Check that all pictures of the rows are vision features of one shape, and return them."""
     for row in rows:
         shape = tuple(row.image.shape) if isinstance(row.image, Tensor) else None
         if shape is None or len(shape) != 3 or shape != tuple(rows[0].image.shape):
@@ -454,7 +454,7 @@ def _region_tensors(rows: Sequence[_Sample]) -> dict[str, Tensor]:
 
 
 def _padded(rows: Sequence[Sequence[Any]], filler: Any) -> Tensor:
-    """`(len(rows), longest row, ...)`, shorter rows filled up at their end; at least one column."""
+    """Pad rows at their end to the longest: `(len(rows), longest row, ...)`, with at least one column."""
     width = max(1, *map(len, rows))
     return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
 

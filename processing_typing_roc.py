@@ -75,7 +75,7 @@ class EntityTyper(Protocol):
         """
 
     def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
-        """Find the entities of texts: for each text `(start, end, type)`, half-open character offsets, in order."""
+        """Find the entities of texts: for each text a list of `(start, end, type)`, half-open character offsets."""
 
 
 class SpacyEntityTyper:
@@ -166,13 +166,13 @@ def spacy_package(name: str) -> str | None:
 
 
 def _known(entities: Iterable[TypedSpan]) -> list[TypedSpan]:
-    """The entities whose label ROC has a word for, with that word."""
+    """Keep the entities whose label ROC has a word for, with that word."""
     typed = [(start, end, word_of_type(label, ENTITY_TYPES)) for start, end, label in entities]
     return [(start, end, entity_type) for start, end, entity_type in typed if entity_type is not None]
 
 
 def _types_of(spans: Sequence[Sequence[Span]], found: Sequence[Sequence[TypedSpan]]) -> list[list[str | None]]:
-    """For each span the type of the found entity that shares most characters with it, or None."""
+    """Find for each span the type of the found entity that shares most characters with it, or None."""
     return [[_type_of(span, entities) for span in row] for row, entities in zip(spans, found, strict=True)]
 
 

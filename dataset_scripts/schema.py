@@ -45,7 +45,7 @@ def object_entity(name: str, bbox: Sequence[float], *, entity_type: str | None =
     """Make an object of the schema: an entity that is seen in the picture.
 
     Args:
-        name: What to call it in output.
+        name: The object's name in output.
         bbox: (x0, y0, x1, y1), normalised to [0, 1], origin top left.
         entity_type: Lower-case words, or None where it is unknown.
 
@@ -60,7 +60,7 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
 
     Args:
         row: The row. `image` may be anything that `datasets.Image` encodes, or None.
-        where: Where the row comes from, such as `train.jsonl:12`; put in front of every error.
+        where: The row's place, such as `train.jsonl:12`; put in front of every error.
 
     Raises:
         ValueError: If a column is missing, unknown or empty, a span lies outside the text or does not match its name,

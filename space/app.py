@@ -36,7 +36,7 @@ def _serve(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def default_model() -> str:
-    """The model that the environment names, or else the front matter of the Space's README.
+    """Find the model that the environment names, or else the front matter of the Space's README.
 
     Raises:
         ValueError: If neither names one.

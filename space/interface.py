@@ -150,7 +150,7 @@ def _lay_out(titles: Sequence[str], own_rows: list[dict[str, str]], *, reads_ima
 def _connect(
     page: Page, shared: SharedModel, examples: Sequence[dict[str, Any]], own_rows: list[dict[str, str]]
 ) -> None:
-    """What happens on the page. What needs the model waits in one queue, for one at a time."""
+    """Connect the buttons with what they do. Calls of the model wait in one queue and run one at a time."""
     quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     slow: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
     answer: dict[str, Any] = {
@@ -186,7 +186,7 @@ def refuse_files() -> None:
 
 
 def forget_visitors(app: gr.Blocks) -> None:
-    """Forget a visitor's session when he leaves: Gradio keeps the last values of thousands in memory."""
+    """Forget a session when its page is closed: Gradio keeps the last values of thousands in memory."""
 
     def forget(request: gr.Request) -> None:
         session = request.session_hash or ""
@@ -246,7 +246,7 @@ def _pairs(entities: list[str], pair: str | None) -> Any:
 
 
 def _entities_and_pairs(entities: Sequence[str], pair: str | None) -> tuple[Any, Any]:
-    """The two lists, as they are after the entities have changed."""
+    """Update the lists of entities and of pairs after the entities have changed."""
     names = list(dict.fromkeys(entities))[:MAX_ENTITIES]
     labels = pair_labels(names)
     chosen = pair if pair in labels else next(iter(labels), None)
@@ -256,7 +256,7 @@ def _entities_and_pairs(entities: Sequence[str], pair: str | None) -> tuple[Any,
 def _answer(
     shared: SharedModel, text: str, picture: Any, entities: Any, pair: Any, rows: Any
 ) -> Iterator[tuple[str, str]]:
-    """The ranks, and as soon as it is there the explanation beside them."""
+    """Yield the ranks, then the ranks with their explanation."""
     with _errors_shown():
         post = read_post(text, picture, entities, pair)
         own = shared.with_relations(relations_of_rows(rows, shared.relations))
@@ -271,7 +271,7 @@ def _answer(
 
 @contextlib.contextmanager
 def _errors_shown() -> Iterator[None]:
-    """An expected error is shown to the visitor, as text; of others Gradio says only that there was one."""
+    """Show an expected error to the visitor as text; of another error Gradio says only that there was one."""
     try:
         yield
     except (ValueError, TypeError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""What a visitor of the Space gives, checked: a text, a picture, entities, and relations of his own.
+"""Check what a visitor of the Space gives: a text, a picture, entities, and relations of the visitor's own.
 
 Everything here is a plain function of what one request brings; nothing is kept between requests. An entity is called
 by its name as the text has it (`Ann`; `Ann #2` for its second occurrence), or `box 1` for the first box on the picture.
@@ -36,12 +36,12 @@ BOX = re.compile(r"box ([1-9]\d?)")
 
 
 def read_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[str], pair: str | None) -> Post:
-    """Check what a visitor asks.
+    """Check a visitor's question.
 
     Args:
         text: The text.
         picture: `image`, a picture file in base64 or None, and `boxes`, `xyxy` as shares of the picture.
-        entities: What the visitor calls the entities.
+        entities: The visitor's names for the entities.
         pair: One of `pair_labels(entities)`; None for the first.
 
     Returns:
@@ -166,13 +166,13 @@ def suggest_entities(text: str, processor: RocProcessor) -> list[str]:
 
 
 def with_boxes(entities: Sequence[str], num_boxes: int) -> list[str]:
-    """The entities after boxes were drawn or removed: the text's, then `box 1` to `box num_boxes`."""
+    """List the entities after boxes were drawn or removed: those of the text, then `box 1` to `box num_boxes`."""
     kept = [name for name in entities if not BOX.fullmatch(name)]
     return kept + [f"box {number}" for number in range(1, min(num_boxes, MAX_ENTITIES) + 1)]
 
 
 def pair_labels(entities: Sequence[str]) -> list[str]:
-    """What a visitor may ask about: each ordered pair, and all of them."""
+    """List the pairs that a visitor may ask about: each ordered pair, and all of them."""
     labels = list(_pairs(entities))
     return [*labels, ALL_PAIRS] if labels else []
 
@@ -187,16 +187,16 @@ def _pairs(entities: Sequence[str]) -> dict[str, tuple[int, int]]:
 
 
 def rows_of_relations(relations: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Relations as a visitor edits them: `name`, and `descriptions`, one a line."""
+    """Turn relations into rows for the editor: `name`, and `descriptions` with one description per line."""
     return [{"name": own["name"], "descriptions": "\n".join(own["descriptions"])} for own in relations]
 
 
 def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Relations that a visitor edited.
+    """Check the relations that a visitor edited.
 
     Args:
-        rows: As `rows_of_relations` gives them; a row without name and descriptions is left out.
-        known: The model's relations: one that keeps its name keeps the types of its head and tail.
+        rows: As `rows_of_relations` gives them. A row without name and descriptions is left out.
+        known: The model's relations. A row that has the name of one gets its head and tail types.
 
     Returns:
         Relations as `RocModel.set_relations` takes them.
@@ -216,7 +216,7 @@ def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dic
 
 
 def _filled(rows: Any) -> list[dict[str, str]]:
-    """The rows that hold anything, with text in both places."""
+    """Return the rows that are not empty, with a string for both name and descriptions."""
     rows = [row for row in (rows if isinstance(rows, list) else []) if isinstance(row, Mapping)]
     texts = [{key: str(row.get(key) or "").strip() for key in ("name", "descriptions")} for row in rows]
     return [row for row in texts if any(row.values())]
