@@ -64,7 +64,7 @@ def export_dataset(
         marker = _marker(configs, provenance, folder=folder, side_files=side_files or {})
         card = write_card(marker, provenance, num_bytes=num_bytes, repo_id=repo_id)
         about = {"README.md": card, MARKER: json.dumps(marker, indent=2, ensure_ascii=False) + "\n"}
-        for name, content in ((side_files or {}) | about).items():
+        for name, content in {**(side_files or {}), **about}.items():
             (folder / name).write_bytes(content.encode())
     return marker
 
