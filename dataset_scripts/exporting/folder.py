@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from roc.dataset_scripts.exporting.provenance import Provenance
 from roc.dataset_scripts.exporting.variants import DEFAULT, ROWS_PER_GROUP, Configuration, has_image
 from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.schema import SPLITS
-from roc.support.files import atomic_write, replace_folder
+from roc.support.files import replace_folder
 
 # The Hub's viewer and streaming like Parquet files of at most about this size.
 SHARD_BYTES = 500_000_000
@@ -56,47 +56,38 @@ def export_dataset(
         ValueError: If there is no split, a split has an unknown name, or a dataset has other features.
         FileExistsError: If `output_dir` exists and holds something else.
     """
-    configs = {DEFAULT: Configuration("all rows", splits), **(variants or {})}
-    for config in configs.values():
-        _check_splits(config.splits)
+    given = {DEFAULT: Configuration("all rows", splits), **(variants or {})}
+    configs = {name: Configuration(config.about, _checked(config.splits)) for name, config in given.items()}
     check_output_dir(output_dir)
     with replace_folder(output_dir) as folder:
-        num_bytes = {name: _write_config(config, folder / folder_of(name)) for name, config in configs.items()}
-        for name, content in (side_files or {}).items():
-            _write_text(folder / name, content)
+        num_bytes = {name: _write_config(config, folder / _folder_of(name)) for name, config in configs.items()}
         marker = _marker(configs, provenance, folder=folder, side_files=side_files or {})
-        _write_text(folder / "README.md", write_card(marker, provenance, num_bytes=num_bytes, repo_id=repo_id))
-        _write_text(folder / MARKER, json.dumps(marker, indent=2, ensure_ascii=False) + "\n")
+        card = write_card(marker, provenance, num_bytes=num_bytes, repo_id=repo_id)
+        about = {"README.md": card, MARKER: json.dumps(marker, indent=2, ensure_ascii=False) + "\n"}
+        for name, content in {**(side_files or {}), **about}.items():
+            (folder / name).write_bytes(content.encode())
     return marker
 
 
-def folder_of(config: str) -> str:
-    """Folder of the Parquet files of a configuration, in the dataset's folder."""
+def _folder_of(config: str) -> str:
+    """The folder of the Parquet files of a configuration, in the dataset's folder."""
     return "data" if config == DEFAULT else config
 
 
-def _check_splits(splits: Mapping[str, Dataset]) -> None:
-    unknown = [split for split in splits if split not in SPLITS]
-    if not splits or unknown:
+def _checked(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """The splits in their usual order."""
+    if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"A dataset has one or more of the splits {list(SPLITS)}, got {list(splits)}.")
     for split, dataset in splits.items():
         if dataset.features != FEATURES:
             raise ValueError(f"The split {split!r} has the features {dataset.features}, not those of FEATURES.")
-
-
-def _ordered(splits: Iterable[str]) -> list[str]:
-    return sorted(splits, key=SPLITS.index)
-
-
-def _write_text(path: Path, content: str) -> None:
-    with atomic_write(path) as file:
-        file.write(content)
+    return {split: splits[split] for split in SPLITS if split in splits}
 
 
 def _write_config(config: Configuration, folder: Path) -> dict[str, int]:
     """Write one configuration; returns the number of bytes of the rows of each split."""
     folder.mkdir()
-    return {split: _write_parquet(config.splits[split], folder, split=split) for split in _ordered(config.splits)}
+    return {split: _write_parquet(dataset, folder, split=split) for split, dataset in config.splits.items()}
 
 
 def _write_parquet(dataset: Dataset, folder: Path, *, split: str) -> int:
@@ -126,7 +117,7 @@ def _marker(
     configs: Mapping[str, Configuration], provenance: Provenance, *, folder: Path, side_files: Mapping[str, str]
 ) -> dict[str, Any]:
     counts = {
-        name: {split: count_rows(config.splits[split]) for split in _ordered(config.splits)}
+        name: {split: count_rows(dataset) for split, dataset in config.splits.items()}
         for name, config in configs.items()
     }
     own_counts = provenance.split_counts
@@ -135,7 +126,7 @@ def _marker(
         **provenance.to_marker(),
         "splits": {split: {**counted, **own_counts.get(split, {})} for split, counted in counts[DEFAULT].items()},
         "configs": {
-            name: {"about": config.about, "folder": folder_of(name), "splits": counts[name]}
+            name: {"about": config.about, "folder": _folder_of(name), "splits": counts[name]}
             for name, config in configs.items()
         },
         "files": {
@@ -147,14 +138,7 @@ def _marker(
 
 
 def count_rows(dataset: Dataset) -> dict[str, Any]:
-    """Count what a split holds.
-
-    Args:
-        dataset: Rows of the schema.
-
-    Returns:
-        `rows`, `rows_with_image`, `text_entities`, `untyped_text_entities`, `objects` and, per relation, `relations`.
-    """
+    """Count what a split holds: `provenance.ROW_COUNTS`, of which `relations` is counts by relation."""
     columns = dataset.select_columns(["head", "tail", "relation"]).with_format("arrow")
     entities = [*columns["head"].to_pylist(), *columns["tail"].to_pylist()]
     in_text = [entity for entity in entities if entity["bbox"] is None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,13 @@ def digest_rows(rows: datasets.Dataset | datasets.IterableDataset) -> str:
     return f"{count}:{digest.hexdigest()}"
 
 
-def read(repo_id: str, revision: str, config: str, *, streaming: bool) -> dict[str, str]:
-    """Digests of the rows of one configuration by split, loaded here and now."""
-    loaded = datasets.load_dataset(repo_id, config, revision=revision, streaming=streaming)
-    return {split: digest_rows(rows) for split, rows in loaded.items()}
+def _read(repo_id: str, revision: str, configs: Sequence[str], *, streaming: bool) -> dict[str, dict[str, str]]:
+    """Digests of the rows by configuration and split, loaded here and now."""
+    found = {}
+    for name in configs:
+        loaded = datasets.load_dataset(repo_id, name, revision=revision, streaming=streaming)
+        found[name] = {split: digest_rows(rows) for split, rows in loaded.items()}
+    return found
 
 
 def main() -> None:
@@ -47,13 +50,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     datasets.disable_progress_bars()
     try:
-        found = {
-            style: {
-                name: read(request["repo_id"], request["revision"], name, streaming=streaming)
-                for name in request["configs"]
-            }
-            for style, streaming in STYLES.items()
-        }
+        found = {style: _read(streaming=streaming, **request) for style, streaming in STYLES.items()}
     except Exception as error:
         sys.exit(" ".join(str(error).split()) or repr(error))
     print(json.dumps(found))

@@ -119,22 +119,8 @@ def _check_visibility(api: HfApi, repo_id: str, *, private: bool) -> None:
 
 
 def _build_folder(options: PublishOptions, cache_dir: str) -> tuple[dict[str, Any], Built]:
-    """Write the folder that is uploaded; returns its marker, and its rows by configuration and split.
-
-    Args:
-        options: What to publish, and where.
-        cache_dir: Where built rows are kept; they must not be removed while the result is in use.
-    """
-    source = read_source(
-        options.dataset,
-        options.data_dir,
-        splits=options.splits,
-        missing_images=options.missing_images,
-        entity_typer=options.entity_typer,
-        flags=options.flags,
-        command=options.command(),
-        cache_dir=cache_dir,
-    )
+    """Write the folder that is uploaded; returns its marker, and its rows, kept in `cache_dir`, by configuration."""
+    source = read_source(options, cache_dir)
     configs = configurations(source, options.variants)
     marker = export_dataset(
         source.splits,

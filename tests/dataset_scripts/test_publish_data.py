@@ -312,6 +312,12 @@ def test_rows_that_cannot_be_read_back_are_an_error_that_names_the_revision(hub:
         read_in_new_process(REPO, "0" * 40, ["default"], hub_cache=tmp_path)
 
 
+def test_reading_back_that_does_not_end_is_ended_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_back, "READING_SECONDS", 0.01)
+    with pytest.raises(OSError, match=r"cannot be read back: there was no answer within 0\.01 seconds"):
+        read_in_new_process(REPO, "0" * 40, ["default"], hub_cache=tmp_path)
+
+
 def test_a_digest_sees_every_value_every_pixel_and_the_order(raw: Path) -> None:
     rows = MnreBuilder(raw, missing_images="no_image", cache_dir=raw.parent / "cache").build()["train"]
     other_picture = rows.map(lambda row: {"image": row["image"] and PIL.Image.new("RGB", (60, 40))})
