@@ -29,7 +29,7 @@ from typing import Any
 from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.building.raw_files import check_tokens, read_lines, token_offsets
-from roc.dataset_scripts.exporting.provenance import NO_LICENSE
+from roc.dataset_scripts.exporting.marker import NO_LICENSE
 from roc.dataset_scripts.schema import SPLITS, Entity, Row, object_entity, text_entity
 from roc.messages_roc import did_you_mean, shorten
 from roc.processing_entities_roc import check_box, check_span, check_type
@@ -52,7 +52,7 @@ class JsonlBuilder(RocDatasetBuilder):
     LICENSE = NO_LICENSE
     DESCRIPTION = "Built from a user's own JSON lines."
     LICENSE_NOTE = """State the licence before you publish this folder, with where the texts and pictures come from:
-`python -m roc.dataset_scripts.publish --dataset jsonl --license ID --description FILE`."""
+`python -m roc.dataset_scripts.upload --dataset jsonl --license ID --description FILE`."""
     PICTURES_HINT = "`image` is relative to the folder of the JSONL file, with '/' between folders."
 
     def find_splits(self) -> dict[str, list[Path]]:

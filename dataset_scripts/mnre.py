@@ -33,7 +33,7 @@ from roc.dataset_scripts.building.instance_files import (
     warn_unless_official,
 )
 from roc.dataset_scripts.building.raw_files import find_only_file
-from roc.dataset_scripts.exporting.provenance import NO_LICENSE
+from roc.dataset_scripts.exporting.marker import NO_LICENSE
 from roc.dataset_scripts.schema import SPLITS, Row
 
 logger = logging.getLogger("roc.dataset_scripts.mnre")

@@ -54,7 +54,7 @@ from roc.dataset_scripts.building.instance_files import (
     warn_unless_official,
 )
 from roc.dataset_scripts.building.raw_files import find_only_file, load_plain_pickle, read_json
-from roc.dataset_scripts.exporting.provenance import NO_LICENSE
+from roc.dataset_scripts.exporting.marker import NO_LICENSE
 from roc.dataset_scripts.schema import SPLITS, Row, object_entity
 from roc.messages_roc import did_you_mean
 

@@ -28,8 +28,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from roc.dataset_scripts.exporting.marker import check_output_dir
-from roc.dataset_scripts.exporting.provenance import Provenance
+from roc.dataset_scripts.exporting.marker import Provenance, check_output_dir
 from roc.dataset_scripts.generating.common import (
     GRID,
     NAMES,

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from tqdm.auto import tqdm
 
 from roc.dataset_scripts.building.raw_files import check_picture, sha256_of_file
-from roc.dataset_scripts.exporting.marker import check_output_dir
-from roc.dataset_scripts.exporting.provenance import Provenance
+from roc.dataset_scripts.exporting.marker import Provenance, check_output_dir
 from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_row
 from roc.messages_roc import did_you_mean
 from roc.processing_typing_roc import EntityTyper, Span, load_entity_typer, spacy_package

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,34 +13,34 @@ from roc.dataset_scripts.building.builder import MissingImages, RocDatasetBuilde
 from roc.dataset_scripts.schema import SPLITS
 from roc.support.programs import run_program
 
+PATHS = ("data_dir", "output_dir", "description")  # options that name a file or folder
+
 
 def main(builder_class: type[RocDatasetBuilder], argv: Sequence[str] | None = None) -> int:
-    """Command line of a builder: raw files to a folder of Parquet files, a card and a marker.
-
-    Args:
-        builder_class: The builder.
-        argv: The arguments; None for those of the process.
-
-    Returns:
-        The exit code, as `run_program`.
-    """
-    args = _parser(builder_class).parse_args(argv)
-    return run_program(lambda: _build_and_export(builder_class, args))
+    """Turn raw files into a folder of Parquet files, a card and a marker; returns the exit code."""
+    options = _parser(builder_class).parse_args(argv)
+    return run_program(lambda: _build_and_export(builder_class, **vars(options)))
 
 
-def _build_and_export(builder_class: type[RocDatasetBuilder], args: argparse.Namespace) -> dict[str, Any]:
+def command_of(module: str, options: Mapping[str, Any]) -> str:
+    """Return what to type for the same again, with names instead of paths: a card is public, this machine is not."""
+    words = ["python", "-m", f"roc.dataset_scripts.{module}"]
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        words.append(f"--{name}")
+        if value is not True:
+            value = Path(value).resolve().name if name in PATHS else value
+            words += value if isinstance(value, list) else [str(value)]
+    return shlex.join(words)
+
+
+def _build_and_export(builder_class: type[RocDatasetBuilder], **options: Any) -> dict[str, Any]:
+    command, output_dir = command_of(builder_class.NAME, options), options.pop("output_dir")
     # The Parquet folder is what stays; the intermediate Arrow files go with the temporary folder.
     with tempfile.TemporaryDirectory() as cache_dir:
-        builder = builder_class(
-            args.data_dir,
-            splits=args.splits,
-            missing_images=args.missing_images,
-            entity_typer=args.entity_typer,
-            cache_dir=cache_dir,
-            **{flag: getattr(args, flag) for flag in builder_class.FLAGS},
-        )
-        marker = builder.export(args.output_dir, command=_command(builder_class, args))
-    return {"output_dir": args.output_dir, "builder": builder_class.NAME, "splits": marker["splits"]}
+        marker = builder_class(**options, cache_dir=cache_dir).export(output_dir, command=command)
+    return {"output_dir": output_dir, "builder": builder_class.NAME, "splits": marker["splits"]}
 
 
 def _parser(builder_class: type[RocDatasetBuilder]) -> argparse.ArgumentParser:
@@ -57,13 +58,3 @@ def _parser(builder_class: type[RocDatasetBuilder]) -> argparse.ArgumentParser:
     for flag, about in builder_class.FLAGS.items():
         parser.add_argument(f"--{flag}", action=argparse.BooleanOptionalAction, default=False, help=about)
     return parser
-
-
-def _command(builder_class: type[RocDatasetBuilder], args: argparse.Namespace) -> str:
-    """The command for the card, with folder names instead of this machine's paths."""
-    words = ["--data_dir", Path(args.data_dir).resolve().name, "--output_dir", Path(args.output_dir).resolve().name]
-    words += ["--splits", *args.splits] if args.splits else []
-    words += ["--missing_images", args.missing_images]
-    words += ["--entity_typer", args.entity_typer] if args.entity_typer else []
-    words += [f"--{flag}" for flag in builder_class.FLAGS if getattr(args, flag)]
-    return " ".join([f"python -m roc.dataset_scripts.{builder_class.NAME}", *words])

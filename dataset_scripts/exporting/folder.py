@@ -15,10 +15,9 @@ from datasets import Dataset
 from datasets.table import embed_table_storage
 
 from roc.dataset_scripts.building.raw_files import sha256_of_file
-from roc.dataset_scripts.exporting.card import write_card
-from roc.dataset_scripts.exporting.marker import FORMAT_VERSION, MARKER, check_output_dir
-from roc.dataset_scripts.exporting.provenance import Provenance
-from roc.dataset_scripts.exporting.variants import DEFAULT, ROWS_PER_GROUP, Configuration, has_image
+from roc.dataset_scripts.exporting.card import dataset_card
+from roc.dataset_scripts.exporting.marker import FORMAT_VERSION, MARKER, Provenance, check_output_dir
+from roc.dataset_scripts.exporting.variants import DEFAULT, ROWS_PER_GROUP, about, has_image
 from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.schema import SPLITS
 from roc.support.files import replace_folder
@@ -26,13 +25,15 @@ from roc.support.files import replace_folder
 # The Hub's viewer and streaming like Parquet files of at most about this size.
 SHARD_BYTES = 500_000_000
 
+Splits = Mapping[str, Dataset]
+
 
 def export_dataset(
-    splits: Mapping[str, Dataset],
+    splits: Splits,
     output_dir: str | Path,
     *,
     provenance: Provenance,
-    variants: Mapping[str, Configuration] | None = None,
+    variants: Mapping[str, Splits] | None = None,
     side_files: Mapping[str, str] | None = None,
     repo_id: str | None = None,
 ) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def export_dataset(
         splits: Datasets with the features of `features.FEATURES`, by split name: the configuration `default`.
         output_dir: The folder to write. An existing one is replaced only if it is such a dataset.
         provenance: Where the data comes from.
-        variants: Further configurations by name, each written to a folder of that name.
+        variants: The splits of further configurations by name, each written to a folder of that name.
         side_files: Content of further files by name: what is known of the rows but must not be in them. The marker
             lists the sha256 of each under `side_files`; loading the dataset does not open them.
         repo_id: Where the folder will be on the Hub, for its card.
@@ -56,26 +57,26 @@ def export_dataset(
         ValueError: If there is no split, a split has an unknown name, or a dataset has other features.
         FileExistsError: If `output_dir` exists and holds something else.
     """
-    given = {DEFAULT: Configuration("all rows", splits), **(variants or {})}
-    configs = {name: Configuration(config.about, _checked(config.splits)) for name, config in given.items()}
+    side_files = side_files or {}
+    configs = {name: _checked(config) for name, config in {DEFAULT: splits, **(variants or {})}.items()}
     check_output_dir(output_dir)
     with replace_folder(output_dir) as folder:
         num_bytes = {name: _write_config(config, folder / _folder_of(name)) for name, config in configs.items()}
-        marker = _marker(configs, provenance, folder=folder, side_files=side_files or {})
-        card = write_card(marker, provenance, num_bytes=num_bytes, repo_id=repo_id)
-        about = {"README.md": card, MARKER: json.dumps(marker, indent=2, ensure_ascii=False) + "\n"}
-        for name, content in {**(side_files or {}), **about}.items():
+        marker = _marker(configs, provenance, folder=folder, side_files=side_files)
+        card = dataset_card(marker, num_bytes=num_bytes, repo_id=repo_id)
+        about_it = {"README.md": card, MARKER: json.dumps(marker, indent=2, ensure_ascii=False) + "\n"}
+        for name, content in {**side_files, **about_it}.items():
             (folder / name).write_bytes(content.encode())
     return marker
 
 
 def _folder_of(config: str) -> str:
-    """The folder of the Parquet files of a configuration, in the dataset's folder."""
+    """Return the folder of the Parquet files of a configuration, in the dataset's folder."""
     return "data" if config == DEFAULT else config
 
 
-def _checked(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """The splits in their usual order."""
+def _checked(splits: Splits) -> dict[str, Dataset]:
+    """Return the splits in their usual order."""
     if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"A dataset has one or more of the splits {list(SPLITS)}, got {list(splits)}.")
     for split, dataset in splits.items():
@@ -84,10 +85,10 @@ def _checked(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def _write_config(config: Configuration, folder: Path) -> dict[str, int]:
+def _write_config(splits: Splits, folder: Path) -> dict[str, int]:
     """Write one configuration; returns the number of bytes of the rows of each split."""
     folder.mkdir()
-    return {split: _write_parquet(dataset, folder, split=split) for split, dataset in config.splits.items()}
+    return {split: _write_parquet(dataset, folder, split=split) for split, dataset in splits.items()}
 
 
 def _write_parquet(dataset: Dataset, folder: Path, *, split: str) -> int:
@@ -104,30 +105,26 @@ def _write_parquet(dataset: Dataset, folder: Path, *, split: str) -> int:
 
 def _picture_bytes(dataset: Dataset) -> int:
     groups = dataset.select_columns(["image"]).with_format("arrow").iter(ROWS_PER_GROUP)
-    return sum(_image_bytes(image) for group in groups for image in group["image"].to_pylist())
-
-
-def _image_bytes(image: Mapping[str, Any] | None) -> int:
-    if image is None:
-        return 0
-    return len(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).stat().st_size
+    images = (image for group in groups for image in group["image"].to_pylist() if image is not None)
+    return sum(
+        Path(image["path"]).stat().st_size if image["bytes"] is None else len(image["bytes"]) for image in images
+    )
 
 
 def _marker(
-    configs: Mapping[str, Configuration], provenance: Provenance, *, folder: Path, side_files: Mapping[str, str]
+    configs: Mapping[str, Splits], provenance: Provenance, *, folder: Path, side_files: Mapping[str, str]
 ) -> dict[str, Any]:
     counts = {
-        name: {split: count_rows(dataset) for split, dataset in config.splits.items()}
-        for name, config in configs.items()
+        name: {split: count_rows(dataset) for split, dataset in splits.items()} for name, splits in configs.items()
     }
-    own_counts = provenance.split_counts
+    known = dict(vars(provenance))
+    own_counts = known.pop("split_counts")
     return {
         "format_version": FORMAT_VERSION,
-        **provenance.to_marker(),
+        **known,
         "splits": {split: {**counted, **own_counts.get(split, {})} for split, counted in counts[DEFAULT].items()},
         "configs": {
-            name: {"about": config.about, "folder": _folder_of(name), "splits": counts[name]}
-            for name, config in configs.items()
+            name: {"about": about(name), "folder": _folder_of(name), "splits": counts[name]} for name in configs
         },
         "files": {
             path.relative_to(folder).as_posix(): sha256_of_file(path) for path in sorted(folder.rglob("*.parquet"))
@@ -138,7 +135,7 @@ def _marker(
 
 
 def count_rows(dataset: Dataset) -> dict[str, Any]:
-    """Count what a split holds: `provenance.ROW_COUNTS`, of which `relations` is counts by relation."""
+    """Count what a split holds, under the names in `marker.ROW_COUNTS`; `relations` has a count for each relation."""
     columns = dataset.select_columns(["head", "tail", "relation"]).with_format("arrow")
     entities = [*columns["head"].to_pylist(), *columns["tail"].to_pylist()]
     in_text = [entity for entity in entities if entity["bbox"] is None]

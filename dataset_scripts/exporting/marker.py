@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,59 @@ MARKER = "roc_dataset.json"
 
 # Changes when an older folder, or one for an older reader, would be misread; a further key of the marker does no harm.
 FORMAT_VERSION = 1
+
+NO_LICENSE = "unknown"  # what the Hub calls a licence that nobody has stated
+
+# What `folder.count_rows` counts; other counts in a marker are the builder's own.
+ROW_COUNTS = ("rows", "rows_with_image", "text_entities", "untyped_text_entities", "objects", "relations")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What the card and the marker of a dataset say besides the rows.
+
+    Args:
+        builder: Name of the builder, such as `mnre`.
+        builder_version: Its version.
+        title: Heading of the card.
+        description: Markdown that says what the data is and who made it.
+        license: Licence identifier of the Hub, such as `apache-2.0`, or `NO_LICENSE`.
+        license_note: Markdown that says whose the texts and pictures are.
+        leak_note: Markdown that says what gives the relation away although no model should see it.
+        options: What the builder was told, JSON-able.
+        entity_typer: `name` of the typer that gave types to untyped text entities, or None.
+        source_files: The sha256 of each raw file, by its name relative to the raw folder.
+        split_counts: Further counts by split that only the builder knows, such as `missing_images`.
+        command: The command that wrote the folder; several, one a line, where there were several.
+    """
+
+    builder: str
+    builder_version: str
+    title: str
+    description: str
+    license: str
+    license_note: str = ""
+    leak_note: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    entity_typer: str | None = None
+    source_files: Mapping[str, str] = field(default_factory=dict)
+    split_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    command: str = ""
+
+
+def provenance_of_marker(marker: Mapping[str, Any]) -> Provenance:
+    """Return the provenance of a written folder; `ValueError` if its marker is older than what a card says."""
+    kept = [each.name for each in fields(Provenance) if each.name != "split_counts"]
+    if missing := [name for name in kept if name not in marker]:
+        raise ValueError(
+            f"The folder's marker lacks {missing}: it was written by an earlier version. Write the folder again with "
+            f"`python -m roc.dataset_scripts.{marker['builder']}`."
+        )
+    own_counts = {
+        split: {name: count for name, count in counts.items() if name not in ROW_COUNTS}
+        for split, counts in marker["splits"].items()
+    }
+    return Provenance(split_counts=own_counts, **{name: marker[name] for name in kept})
 
 
 def check_output_dir(output_dir: str | Path, *, source: Path | None = None) -> None:
@@ -35,13 +90,7 @@ def check_output_dir(output_dir: str | Path, *, source: Path | None = None) -> N
 
 
 def read_marker(folder: str | Path) -> dict[str, Any] | None:
-    """Read the marker of a folder that `export_dataset` wrote.
-
-    Args:
-        folder: Any folder.
-
-    Returns:
-        The marker's content, or None if there is none.
+    """Read the marker of a folder; None if it has none.
 
     Raises:
         ValueError: If it is not readable, or was written by another version of this package.
@@ -61,10 +110,6 @@ def read_marker(folder: str | Path) -> dict[str, Any] | None:
 
 def read_side_file(folder: str | Path, name: str) -> str:
     """Read a side file of a folder that `export_dataset` wrote.
-
-    Args:
-        folder: The folder.
-        name: The file's name.
 
     Raises:
         FileNotFoundError: If the folder has no such side file.

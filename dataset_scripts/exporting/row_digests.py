@@ -20,13 +20,10 @@ STYLES = {"map-style": False, "streaming": True}
 
 
 def digest_rows(rows: datasets.Dataset | datasets.IterableDataset) -> str:
-    """A digest of rows in their order: of every value, and of the bytes of every picture.
+    """Return number and sha256 of rows in their order: every value counts, and the bytes of every picture.
 
     Args:
         rows: Rows of the schema; a picture may be a file that is named, or lie in the row.
-
-    Returns:
-        Number of rows and sha256, as `rows:hexadecimal digits`.
     """
     digest, count = hashlib.sha256(), 0
     for row in rows.cast_column("image", datasets.Image(decode=False)):
@@ -37,12 +34,8 @@ def digest_rows(rows: datasets.Dataset | datasets.IterableDataset) -> str:
 
 
 def _read(repo_id: str, revision: str, configs: Sequence[str], *, streaming: bool) -> dict[str, dict[str, str]]:
-    """Digests of the rows by configuration and split, loaded here and now."""
-    found = {}
-    for name in configs:
-        loaded = datasets.load_dataset(repo_id, name, revision=revision, streaming=streaming)
-        found[name] = {split: digest_rows(rows) for split, rows in loaded.items()}
-    return found
+    loaded = {name: datasets.load_dataset(repo_id, name, revision=revision, streaming=streaming) for name in configs}
+    return {name: {split: digest_rows(rows) for split, rows in splits.items()} for name, splits in loaded.items()}
 
 
 def main() -> None:

@@ -5,57 +5,31 @@ Every configuration has the columns of the one schema. One that would be empty, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-from roc.messages_roc import did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 DEFAULT = "default"
 
+# What the rows of each are, for the card.
+VARIANTS = {
+    "text": "pairs of entities of the text, without pictures: a small download",
+    "pictures": "rows whose picture is there",
+    "objects": "pairs with an object in the picture",
+}
+
 # Rows with their pictures pass through memory in groups of this many.
 ROWS_PER_GROUP = 64
 
 
-@dataclass(frozen=True)
-class Variant:
-    """How a configuration follows from the rows of `default`.
-
-    Args:
-        about: What its rows are, for the card.
-        keeps: Whether a row is in it, from whether it has a picture and whether an entity is an object.
-        has_images: Whether its rows keep their pictures.
-    """
-
-    about: str
-    keeps: Callable[[bool, bool], bool]
-    has_images: bool = True
+def about(config: str) -> str:
+    """Say what the rows of a configuration are; one that is neither all rows nor a variant is a flag of the builder."""
+    return {DEFAULT: "all rows", **VARIANTS}.get(config, f"all rows, built with `--{config}`")
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """Rows to be published under one name.
-
-    Args:
-        about: What the rows are, for the card.
-        splits: Rows of the schema, by split.
-    """
-
-    about: str
-    splits: Mapping[str, Dataset]
-
-
-VARIANTS: dict[str, Variant] = {
-    "text": Variant("pairs of entities of the text, without pictures: a small download", lambda _, obj: not obj, False),
-    "pictures": Variant("rows whose picture is there", lambda picture, _: picture),
-    "objects": Variant("pairs with an object in the picture", lambda _, obj: obj),
-}
-
-
-def derive(name: str, splits: Mapping[str, Dataset]) -> Configuration | None:
+def derive(name: str, splits: Mapping[str, Dataset]) -> dict[str, Dataset] | None:
     """Make a configuration from all rows.
 
     Args:
@@ -63,27 +37,18 @@ def derive(name: str, splits: Mapping[str, Dataset]) -> Configuration | None:
         splits: All rows, by split.
 
     Returns:
-        The configuration, without splits that have no row in it; None if it is empty or the same as all rows.
-
-    Raises:
-        ValueError: If there is no variant of that name.
+        Its splits, without those that have no row in it; None if it is empty or the same as all rows.
     """
-    if name not in VARIANTS:
-        raise ValueError(f"There is no variant {name!r}; there are {list(VARIANTS)}.{did_you_mean(name, VARIANTS)}")
-    variant = VARIANTS[name]
-    drops_pictures = not variant.has_images and any(any(has_image(split)) for split in splits.values())
-    kept = {split: _rows_of(variant, dataset) for split, dataset in splits.items()}
-    is_all = all(len(rows) == len(splits[split]) for split, rows in kept.items())
-    if not any(kept.values()) or (is_all and not drops_pictures):
+    kept = {split: dataset.select(rows) for split, dataset in splits.items() if (rows := _rows_of(name, dataset))}
+    is_all = sum(map(len, kept.values())) == sum(map(len, splits.values()))
+    drops_pictures = name == "text" and any(any(has_image(rows)) for rows in splits.values())
+    if not kept or (is_all and not drops_pictures):
         return None
-    selected = {split: splits[split].select(rows) for split, rows in kept.items() if rows}
-    if not variant.has_images:
-        selected = {split: without_pictures(dataset) for split, dataset in selected.items()}
-    return Configuration(variant.about, selected)
+    return {split: without_pictures(rows) for split, rows in kept.items()} if name == "text" else kept
 
 
 def without_pictures(dataset: Dataset) -> Dataset:
-    """The same rows and columns, with null for every picture."""
+    """Return the same rows and columns, with null for every picture."""
     from datasets import Image  # here, as the features: it takes seconds, and the names of variants are asked for alone
 
     from roc.dataset_scripts.features import FEATURES
@@ -94,17 +59,13 @@ def without_pictures(dataset: Dataset) -> Dataset:
 
 
 def has_image(dataset: Dataset) -> list[bool]:
-    """Whether each row has a picture; the pictures pass through memory in groups."""
+    """Tell whether each row has a picture; the pictures pass through memory in groups."""
     groups = dataset.select_columns(["image"]).with_format("arrow").iter(ROWS_PER_GROUP)
     return [valid for group in groups for valid in group["image"].is_valid().to_pylist()]
 
 
-def has_object(dataset: Dataset) -> list[bool]:
-    """Whether an entity of each row is an object in the picture."""
+def _rows_of(name: str, dataset: Dataset) -> list[int]:
     entities = dataset.select_columns(["head", "tail"]).with_format(None)
-    return [any(row[role]["bbox"] is not None for role in ("head", "tail")) for row in entities]
-
-
-def _rows_of(variant: Variant, dataset: Dataset) -> list[int]:
-    known = zip(has_image(dataset), has_object(dataset), strict=True)
-    return [index for index, (picture, obj) in enumerate(known) if variant.keeps(picture, obj)]
+    has_object = [any(row[role]["bbox"] is not None for role in ("head", "tail")) for row in entities]
+    is_in = {"text": [not found for found in has_object], "pictures": has_image(dataset), "objects": has_object}[name]
+    return [index for index, found in enumerate(is_in) if found]

@@ -11,7 +11,7 @@ from random import Random
 from string import Formatter
 from typing import Any
 
-from roc.dataset_scripts.exporting.provenance import Provenance
+from roc.dataset_scripts.exporting.marker import Provenance
 from roc.dataset_scripts.generating.symbols import Box, Canvas, Colour, shade
 from roc.dataset_scripts.schema import SPLITS, Entity, Row
 from roc.support.programs import run_program

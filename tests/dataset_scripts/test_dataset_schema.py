@@ -15,8 +15,7 @@ import pytest
 import roc.dataset_scripts.exporting.folder
 from roc.dataset_scripts.building.raw_files import read_lines, token_offsets
 from roc.dataset_scripts.exporting.folder import export_dataset
-from roc.dataset_scripts.exporting.marker import MARKER, read_marker
-from roc.dataset_scripts.exporting.provenance import Provenance
+from roc.dataset_scripts.exporting.marker import MARKER, Provenance, read_marker
 from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.schema import check_row, object_entity, text_entity

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,12 @@ from hub import LocalHub, Repository
 from huggingface_hub import HfApi
 from raw_sets import mnre_instance, write_instances, write_more, write_picture
 
-from roc.dataset_scripts import publish as program
-from roc.dataset_scripts.exporting import read_back, upload
+from roc.dataset_scripts import upload as program
+from roc.dataset_scripts.exporting import to_hub
 from roc.dataset_scripts.exporting.marker import MARKER, read_marker, read_side_file
-from roc.dataset_scripts.exporting.options import PublishOptions
-from roc.dataset_scripts.exporting.read_back import check_published, read_in_new_process
 from roc.dataset_scripts.exporting.row_digests import digest_rows
-from roc.dataset_scripts.exporting.upload import publish
-from roc.dataset_scripts.exporting.variants import DEFAULT, VARIANTS, derive
+from roc.dataset_scripts.exporting.to_hub import check_published, folder_of, publish_dataset
+from roc.dataset_scripts.exporting.variants import DEFAULT, VARIANTS
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.more import MoreBuilder
@@ -80,20 +79,19 @@ def hub(local_hub: LocalHub, hub_api: HfApi, tmp_path: Path, monkeypatch: pytest
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out reading back, which takes a process."""
-    monkeypatch.setattr(upload, "check_published", lambda *_, **__: None)
+    monkeypatch.setattr(to_hub, "check_published", lambda *_, **__: None)
 
 
-def options_of(raw: Path, **changes: Any) -> PublishOptions:
-    """Publishing MNRE by somebody who may."""
-    made = {
-        "dataset": "mnre",
-        "data_dir": str(raw),
-        "repo_id": REPO,
-        "output_dir": str(raw.parent / "out"),
-        "missing_images": "no_image",
-        "i_have_the_rights": True,
-    }
-    return PublishOptions(**(made | changes))
+def make_options(dataset: str, data_dir: Path, **changes: Any) -> Namespace:
+    """What is typed, with changes."""
+    typed = ["--dataset", dataset, "--data_dir", str(data_dir), "--repo_id", REPO]
+    return Namespace(**{**vars(program.make_parser().parse_args(typed)), **changes})
+
+
+def options_of(raw: Path, *, dataset: str = "mnre", **changes: Any) -> Namespace:
+    """What somebody types who may publish MNRE."""
+    made = {"output_dir": str(raw.parent / "out"), "missing_images": "no_image", "i_have_the_rights": True}
+    return make_options(dataset, raw, **(made | changes))
 
 
 def write_jsonl(folder: Path) -> None:
@@ -117,7 +115,7 @@ def seen(row: dict[str, Any]) -> dict[str, Any]:
 def test_what_is_published_loads_with_the_rows_that_were_built_map_style_and_streaming(
     hub: LocalHub, raw: Path, tmp_path: Path
 ) -> None:
-    result = publish(options_of(raw))
+    result = publish_dataset(options_of(raw))
     assert result["configs"] == {
         "default": {"train": 3, "val": 1},
         "text": {"train": 3, "val": 1},
@@ -146,12 +144,12 @@ def test_data_without_a_licence_is_refused_before_anything_is_built_or_asked(
 ) -> None:
     options = options_of(raw, dataset=dataset, private=private, i_have_the_rights=False)
     with pytest.raises(ValueError, match=f"No licence is known for {dataset}") as caught:
-        publish(options)
+        publish_dataset(options)
     typed = "type --no-private --i_have_the_rights" if private is False else "type --i_have_the_rights"
     assert typed in str(caught.value)
     assert ("--license ID" in str(caught.value)) == (dataset == "jsonl")
     assert hub.requests == []
-    assert not options.folder.exists()
+    assert not folder_of(options).exists()
 
 
 @pytest.mark.parametrize(("private", "is_private"), [(None, True), (True, True), (False, False)])
@@ -159,7 +157,7 @@ def test_data_without_a_licence_is_refused_before_anything_is_built_or_asked(
 def test_data_without_a_licence_is_private_unless_told_otherwise(
     hub: LocalHub, raw: Path, private: bool | None, is_private: bool
 ) -> None:
-    assert publish(options_of(raw, private=private))["private"] == is_private
+    assert publish_dataset(options_of(raw, private=private))["private"] == is_private
     assert repository(hub).private == is_private
 
 
@@ -169,10 +167,10 @@ def test_a_repository_that_is_not_as_private_as_asked_is_left_alone(
 ) -> None:
     hub_api.create_repo(REPO, repo_type="dataset", private=is_private)
     with pytest.raises(ValueError, match="but the dataset is to be") as caught:
-        publish(options_of(raw, private=not is_private))
+        publish_dataset(options_of(raw, private=not is_private))
     assert ("type --private" in str(caught.value)) == is_private  # nobody is told to make it public
     assert len(repository(hub).history()) == 1
-    assert not options_of(raw).folder.exists()
+    assert not folder_of(options_of(raw)).exists()
 
 
 def test_a_dry_run_builds_the_folder_and_asks_nothing_of_the_hub(
@@ -219,17 +217,17 @@ FAULTS = [
 def test_a_failed_upload_leaves_the_repository_as_it_was_and_can_be_repeated(
     hub: LocalHub, raw: Path, where: tuple[str, str], what: dict[str, Any], message: str
 ) -> None:
-    first = publish(options_of(raw, configs=[], splits=["train"]))["revision"]
+    first = publish_dataset(options_of(raw, configs=[], splits=["train"]))["revision"]
     options = options_of(raw, configs=[], tag="v2")
     fault = hub.fail(*where, **what)
     with pytest.raises(OSError, match=message) as caught:
-        publish(options)
+        publish_dataset(options)
     assert fault.seen
     assert "\n" not in str(caught.value)
     assert repository(hub).history()[0].sha == first
     assert repository(hub).tags == {"v1.0.0": first}
     hub.faults.clear()
-    second = publish(options)["revision"]
+    second = publish_dataset(options)["revision"]
     assert [commit.sha for commit in repository(hub).history()][:2] == [second, first]
     assert repository(hub).tags == {"v1.0.0": first, "v2": second}
 
@@ -238,7 +236,7 @@ def test_a_failed_upload_leaves_the_repository_as_it_was_and_can_be_repeated(
 def test_a_first_upload_that_fails_leaves_no_repository(hub: LocalHub, raw: Path) -> None:
     hub.fail("PUT", r"^/lfs/", status=500, times=None)
     with pytest.raises(OSError, match="can be repeated"):
-        publish(options_of(raw, configs=[]))
+        publish_dataset(options_of(raw, configs=[]))
     assert hub.state.repositories == {}
 
 
@@ -246,33 +244,33 @@ def test_a_first_upload_that_fails_leaves_no_repository(hub: LocalHub, raw: Path
 def test_an_upload_whose_answer_got_lost_is_found_done_when_it_is_repeated(hub: LocalHub, raw: Path) -> None:
     hub.fail("POST", r"/commit/main", status=500, after=True, times=None)
     with pytest.raises(OSError, match="The Hub has a problem"):
-        publish(options_of(raw))
+        publish_dataset(options_of(raw))
     assert repository(hub).tags == {}
     hub.faults.clear()
     landed = repository(hub).history()[0].sha
-    assert publish(options_of(raw))["revision"] == landed
+    assert publish_dataset(options_of(raw))["revision"] == landed
     assert repository(hub).tags == {"v1.0.0": landed}
 
 
 def test_rows_that_came_back_wrong_are_not_tagged(hub: LocalHub, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_back, "read_in_new_process", lambda *_, **__: {"streaming": {"default": {}}})
+    monkeypatch.setattr(to_hub, "_read_in_new_process", lambda *_, **__: {"streaming": {"default": {}}})
     with pytest.raises(ValueError, match="other rows in its configuration 'default'"):
-        publish(options_of(raw, configs=[]))
+        publish_dataset(options_of(raw, configs=[]))
     assert repository(hub).tags == {}
 
 
 @pytest.mark.usefixtures("unread")
 def test_a_version_that_is_there_is_not_another_one(hub: LocalHub, raw: Path) -> None:
-    first = publish(options_of(raw, configs=[]))["revision"]
+    first = publish_dataset(options_of(raw, configs=[]))["revision"]
     with pytest.raises(ValueError, match=r"has a version v1\.0\.0 already, which is not this one"):
-        publish(options_of(raw, configs=[], splits=["val"]))
+        publish_dataset(options_of(raw, configs=[], splits=["val"]))
     assert repository(hub).history()[0].sha == first
 
 
 @pytest.mark.usefixtures("unread")
 def test_files_of_an_older_upload_go_in_the_same_commit(hub: LocalHub, raw: Path) -> None:
-    first = publish(options_of(raw))["revision"]
-    result = publish(options_of(raw, configs=[], splits=["val"], tag="v2"))
+    first = publish_dataset(options_of(raw))["revision"]
+    result = publish_dataset(options_of(raw, configs=[], splits=["val"], tag="v2"))
     assert set(repository(hub).files()) == {"README.md", MARKER, "data/val-00000-of-00001.parquet"}
     assert set(repository(hub).files()) == set(result["files"])
     assert repository(hub).history()[0].parent == first
@@ -300,7 +298,7 @@ def test_other_rows_on_the_hub_are_noticed(raw: Path, monkeypatch: pytest.Monkey
     built = MnreBuilder(raw, missing_images="no_image", cache_dir=raw.parent / "cache").build()
     right = {split: digest_rows(rows) for split, rows in built.items()}
     found = {"map-style": {"default": right}, "streaming": {"default": right}}
-    monkeypatch.setattr(read_back, "read_in_new_process", lambda *_, **__: found)
+    monkeypatch.setattr(to_hub, "_read_in_new_process", lambda *_, **__: found)
     check_published(REPO, "0" * 40, {"default": built}, hub_cache=raw)
     found["streaming"] = {"default": right | {"train": digest_rows(built["train"].select([0, 1]))}}
     with pytest.raises(ValueError, match="other rows in its configuration 'default', read streaming"):
@@ -309,13 +307,13 @@ def test_other_rows_on_the_hub_are_noticed(raw: Path, monkeypatch: pytest.Monkey
 
 def test_rows_that_cannot_be_read_back_are_an_error_that_names_the_revision(hub: LocalHub, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"{REPO} was uploaded as {'0' * 40}, but cannot be read back: .*{REPO}"):
-        read_in_new_process(REPO, "0" * 40, ["default"], hub_cache=tmp_path)
+        check_published(REPO, "0" * 40, {"default": {}}, hub_cache=tmp_path)
 
 
 def test_reading_back_that_does_not_end_is_ended_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_back, "READING_SECONDS", 0.01)
+    monkeypatch.setattr(to_hub, "READING_SECONDS", 0.01)
     with pytest.raises(OSError, match=r"cannot be read back: there was no answer within 0\.01 seconds"):
-        read_in_new_process(REPO, "0" * 40, ["default"], hub_cache=tmp_path)
+        check_published(REPO, "0" * 40, {"default": {}}, hub_cache=tmp_path)
 
 
 def test_a_digest_sees_every_value_every_pixel_and_the_order(raw: Path) -> None:
@@ -328,9 +326,9 @@ def test_a_digest_sees_every_value_every_pixel_and_the_order(raw: Path) -> None:
     assert digest_rows(same) == digest_rows(rows)
 
 
-def card_of(options: PublishOptions) -> str:
-    publish(options)
-    return (options.folder / "README.md").read_text(encoding="utf-8")
+def card_of(options: Namespace) -> str:
+    publish_dataset(options)
+    return (folder_of(options) / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_card_says_what_the_rows_are_what_is_missing_whose_it_is_and_what_leaks(raw: Path) -> None:
@@ -351,7 +349,7 @@ def test_the_card_says_what_the_rows_are_what_is_missing_whose_it_is_and_what_le
         "**No licence is known for this data.**",
         "**MNRE states none.**",
         '"visual objects" (crops)',
-        "python -m roc.dataset_scripts.publish --dataset mnre --data_dir raw --repo_id user/posts "
+        "python -m roc.dataset_scripts.upload --dataset mnre --data_dir raw --repo_id user/posts "
         "--missing_images no_image --i_have_the_rights",
         "builder: `mnre` 1.0.0",
         f"| `mnre_txt/mnre_train.txt` | `{digest}` |",
@@ -375,7 +373,7 @@ def test_the_card_says_so_where_every_picture_is_there(raw: Path) -> None:
     write_picture(raw / "img_org" / "train" / "b.jpg")
     options = options_of(raw, missing_images="error", dry_run=True)
     assert "None: every row has its picture." in card_of(options)
-    assert set(publish(options)["configs"]) == {"default", "text"}
+    assert set(publish_dataset(options)["configs"]) == {"default", "text"}
 
 
 def test_objects_with_their_captions_are_a_configuration_of_more(tmp_path: Path) -> None:
@@ -384,17 +382,20 @@ def test_objects_with_their_captions_are_a_configuration_of_more(tmp_path: Path)
     captions = {image: {f"[OBJ{number}]": f"a sign {number}" for number in (0, 1)} for image in ("a.jpg", "b.jpg")}
     (raw / "caption_dict.json").write_text(json.dumps(captions))
     options = options_of(raw, dataset="more", configs=["captions"], missing_images="error", dry_run=True)
-    assert publish(options)["configs"] == {"default": {"train": 3, "val": 1}, "captions": {"train": 3, "val": 1}}
+    assert publish_dataset(options)["configs"] == {
+        "default": {"train": 3, "val": 1},
+        "captions": {"train": 3, "val": 1},
+    }
     loaded = {
-        config: datasets.load_dataset(str(options.folder), config, split="train", cache_dir=str(tmp_path / "cache"))
+        config: datasets.load_dataset(str(folder_of(options)), config, split="train", cache_dir=str(tmp_path / "cache"))
         for config in ("default", "captions")
     }
     assert [row["tail"]["name"] for row in loaded["default"]] == ["[OBJ0]", "[OBJ1]", "[OBJ0]"]
     assert [row["tail"]["name"] for row in loaded["captions"]] == ["a sign 0", "a sign 1", "a sign 0"]
     assert [seen(row)["image"] for row in loaded["default"]] == [seen(row)["image"] for row in loaded["captions"]]
-    assert "caption_dict.json" in (read_marker(options.folder) or {})["source_files"]
+    assert "caption_dict.json" in (read_marker(folder_of(options)) or {})["source_files"]
     # Its text alone has no pairs, and all of its rows have a picture with an object.
-    assert set(publish(options_of(raw, dataset="more", dry_run=True))["configs"]) == {"default"}
+    assert set(publish_dataset(options_of(raw, dataset="more", dry_run=True))["configs"]) == {"default"}
 
 
 @pytest.fixture(scope="module")
@@ -408,8 +409,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_generated_set_is_public_and_keeps_its_evidence_beside_its_rows(
     hub: LocalHub, scenes: Path, tmp_path: Path
 ) -> None:
-    options = PublishOptions(dataset="scenes", data_dir=str(scenes), repo_id=REPO, output_dir=str(tmp_path / "out"))
-    result = publish(options)
+    options = make_options("scenes", scenes, output_dir=str(tmp_path / "out"))
+    result = publish_dataset(options)
     assert set(result["configs"]) == {"default", "text", "objects"}
     assert not repository(hub).private
     published = repository(hub).files()
@@ -418,9 +419,9 @@ def test_a_generated_set_is_public_and_keeps_its_evidence_beside_its_rows(
     assert (after["splits"], after["options"]) == (before["splits"], before["options"])
     card = published["README.md"].decode()
     assert "license: apache-2.0" in card
-    assert f"{before['command']}\npython -m roc.dataset_scripts.publish --dataset scenes" in card
+    assert f"{before['command']}\npython -m roc.dataset_scripts.upload --dataset scenes" in card
     # Evidence tells of all splits.
-    publish(PublishOptions(**{**vars(options), "splits": ["train"], "configs": [], "tag": "v2"}))
+    publish_dataset(Namespace(**{**vars(options), "splits": ["train"], "configs": [], "tag": "v2"}))
     assert "evidence.jsonl" not in repository(hub).files()
 
 
@@ -428,18 +429,18 @@ def test_a_folder_of_an_earlier_version_is_to_be_written_again(scenes: Path, tmp
     marker = json.loads((scenes / MARKER).read_text())
     old = {key: value for key, value in marker.items() if key not in ("title", "license")}
     (scenes / MARKER).write_text(json.dumps(old))
-    options = PublishOptions(dataset="scenes", data_dir=str(scenes), repo_id=REPO, output_dir=str(tmp_path / "out"))
+    options = make_options("scenes", scenes, output_dir=str(tmp_path / "out"))
     try:
         with pytest.raises(ValueError, match=r"lacks \['title', 'license'\].*python -m roc\.dataset_scripts\.scenes"):
-            publish(PublishOptions(**{**vars(options), "dry_run": True}))
+            publish_dataset(Namespace(**{**vars(options), "dry_run": True}))
     finally:
         (scenes / MARKER).write_text(json.dumps(marker))
 
 
 def test_generated_data_that_was_not_written_says_how_to_write_it(tmp_path: Path) -> None:
-    options = PublishOptions(dataset="scenes", data_dir=str(tmp_path), repo_id=REPO, dry_run=True)
+    options = make_options("scenes", tmp_path, dry_run=True)
     with pytest.raises(FileNotFoundError, match=r"python -m roc\.dataset_scripts\.scenes --output_dir"):
-        publish(options)
+        publish_dataset(options)
 
 
 def test_a_split_without_rows_is_left_out_of_a_configuration_and_the_card_loads_what_there_is(
@@ -452,16 +453,16 @@ def test_a_split_without_rows_is_left_out_of_a_configuration_and_the_card_loads_
     line = {"text": "Ann", "image": "1.png", "head": {"start": 0, "end": 3}, "tail": sign, "relation": "sees"}
     (raw / "val.jsonl").write_text(json.dumps(line))
     options = options_of(raw, dataset="jsonl", dry_run=True)
-    assert publish(options)["configs"] == {
+    assert publish_dataset(options)["configs"] == {
         "default": {"train": 1, "val": 1},
         "text": {"train": 1},
         "pictures": {"val": 1},
         "objects": {"val": 1},
     }
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    [snippet] = re.findall(r"```python\n(.*?)```", (options.folder / "README.md").read_text(), re.S)
+    [snippet] = re.findall(r"```python\n(.*?)```", (folder_of(options) / "README.md").read_text(), re.S)
     told: dict[str, Any] = {}
-    exec(snippet.replace(REPO, str(options.folder)), told)
+    exec(snippet.replace(REPO, str(folder_of(options))), told)
     assert [row["tail"]["bbox"] for row in told["rows"]] == [sign["bbox"]]
 
 
@@ -469,16 +470,15 @@ def test_a_split_without_rows_is_left_out_of_a_configuration_and_the_card_loads_
 def test_data_of_ones_own_goes_with_the_licence_that_is_stated(hub: LocalHub, tmp_path: Path) -> None:
     write_jsonl(raw := tmp_path / "raw")
     (tmp_path / "about.md").write_text("Sentences that I wrote.")
-    options = PublishOptions(
-        dataset="jsonl",
-        data_dir=str(raw),
-        repo_id=REPO,
+    options = make_options(
+        "jsonl",
+        raw,
         output_dir=str(tmp_path / "out"),
         license="cc-by-4.0",
         title="Who leads whom",
         description=str(tmp_path / "about.md"),
     )
-    assert publish(options)["configs"] == {"default": {"train": 1}}
+    assert publish_dataset(options)["configs"] == {"default": {"train": 1}}
     assert not repository(hub).private
     card = repository(hub).files()["README.md"].decode()
     about = "# Who leads whom\n\nSentences that I wrote."
@@ -490,12 +490,10 @@ def test_data_of_ones_own_goes_with_the_licence_that_is_stated(hub: LocalHub, tm
 def test_a_description_that_is_not_there_is_noticed_before_the_build(tmp_path: Path) -> None:
     options = options_of(tmp_path / "raw", dataset="jsonl", description=str(tmp_path / "about.md"))
     with pytest.raises(FileNotFoundError, match=r"about\.md: there is no such file"):
-        publish(options)
+        publish_dataset(options)
 
 
-def test_names_of_variants_and_side_files_are_checked(scenes: Path) -> None:
-    with pytest.raises(ValueError, match=r"no variant 'texts'.*Did you mean 'text'"):
-        derive("texts", {})
+def test_names_of_side_files_are_checked(scenes: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no side file 'README\.md'"):
         read_side_file(scenes, "README.md")
 
@@ -515,40 +513,40 @@ def test_names_of_variants_and_side_files_are_checked(scenes: Path) -> None:
 )
 def test_options_that_do_not_fit_are_refused(raw: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        publish(options_of(raw, dry_run=True, **changes))
+        publish_dataset(options_of(raw, dry_run=True, **changes))
 
 
 def test_captions_of_a_folder_that_is_built_already_are_refused(tmp_path: Path) -> None:
     write_more(tmp_path / "raw")
     first = options_of(tmp_path / "raw", dataset="more", dry_run=True)
-    publish(first)
-    again = options_of(first.folder, dataset="more", dry_run=True, configs=["captions"])
+    publish_dataset(first)
+    again = options_of(folder_of(first), dataset="more", dry_run=True, configs=["captions"])
     with pytest.raises(ValueError, match="'captions' is built from raw files"):
-        publish(PublishOptions(**{**vars(again), "output_dir": str(tmp_path / "again")}))
+        publish_dataset(Namespace(**{**vars(again), "output_dir": str(tmp_path / "again")}))
 
 
 def test_neither_the_raw_files_nor_a_strange_folder_are_replaced(raw: Path) -> None:
     with pytest.raises(ValueError, match="which would be replaced"):
-        publish(options_of(raw, dry_run=True, output_dir=str(raw.parent)))
+        publish_dataset(options_of(raw, dry_run=True, output_dir=str(raw.parent)))
     (raw.parent / "thesis").mkdir()
     (raw.parent / "thesis" / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match="not a dataset folder"):
-        publish(options_of(raw, dry_run=True, output_dir=str(raw.parent / "thesis")))
+        publish_dataset(options_of(raw, dry_run=True, output_dir=str(raw.parent / "thesis")))
 
 
 def test_a_build_that_fails_leaves_the_older_folder(raw: Path) -> None:
     options = options_of(raw, dry_run=True)
-    publish(options)
-    before = {path.name: path.read_bytes() for path in options.folder.rglob("*") if path.is_file()}
+    publish_dataset(options)
+    before = {path.name: path.read_bytes() for path in folder_of(options).rglob("*") if path.is_file()}
     (raw / "img_org" / "val" / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="cannot be decoded"):
-        publish(options)
-    assert {path.name: path.read_bytes() for path in options.folder.rglob("*") if path.is_file()} == before
+        publish_dataset(options)
+    assert {path.name: path.read_bytes() for path in folder_of(options).rglob("*") if path.is_file()} == before
     assert [path.name for path in raw.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_the_folder_is_named_after_the_repository_where_none_is_named(raw: Path) -> None:
-    assert options_of(raw, output_dir=None).folder == Path("outputs/publish/posts")
+    assert folder_of(options_of(raw, output_dir=None)) == Path("outputs/publish/posts")
 
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -563,7 +561,7 @@ def test_what_the_page_tells_to_type_works(
     write_jsonl(tmp_path / "data")
     (tmp_path / "about.md").write_text("Sentences that I wrote.")
     python, _, module, *arguments = shlex.split(command)
-    assert (python, module) == ("python", "roc.dataset_scripts.publish")
+    assert (python, module) == ("python", "roc.dataset_scripts.upload")
     assert program.main([*arguments, "--dry_run"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert Path(told["output_dir"], "README.md").is_file()

@@ -35,7 +35,7 @@ ARGUMENTS: dict[str, list[str]] = {
     **{f"dataset_scripts/{name}.py": ["--output_dir", "a"] for name in ("synthetic", "scenes")},
     "dataset_scripts/leak_audit.py": ["--data_dir", "a", "--objects", "b", "--split", "val"],
     "dataset_scripts/wikidata.py": ["--data_dir", "a", "--output", "b"],
-    "dataset_scripts/publish.py": ["--dataset", "mnre", "--data_dir", "a", "--repo_id", "user/posts"],
+    "dataset_scripts/upload.py": ["--dataset", "mnre", "--data_dir", "a", "--repo_id", "user/posts"],
 }
 
 

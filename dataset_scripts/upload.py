@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from roc.dataset_scripts.building.builder import MissingImages
-from roc.dataset_scripts.exporting.options import PublishOptions
 from roc.dataset_scripts.exporting.variants import VARIANTS
 from roc.dataset_scripts.loading import DATASETS
 from roc.dataset_scripts.schema import SPLITS
@@ -23,27 +22,21 @@ from roc.support.programs import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: publish a dataset and print what went, or would go, as one JSON line.
-
-    Args:
-        argv: The arguments; None for those of the process.
-
-    Returns:
-        The exit code, as `run_program`.
-    """
-    options = PublishOptions(**vars(_parser().parse_args(argv)))
+    """Publish a dataset and print what went, or would go, as one JSON line; returns the exit code."""
+    options = make_parser().parse_args(argv)
     return run_program(lambda: _publish(options))
 
 
-def _publish(options: PublishOptions) -> dict[str, Any]:
-    from roc.dataset_scripts.exporting.upload import publish
+def _publish(options: argparse.Namespace) -> dict[str, Any]:
+    from roc.dataset_scripts.exporting.to_hub import publish_dataset  # here: `--help` need not wait for it
 
-    return publish(options)
+    return publish_dataset(options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m roc.dataset_scripts.publish",
+        prog="python -m roc.dataset_scripts.upload",
         description="Publish a dataset on the Hub: Parquet with the pictures inside, and its card.",
     )
     add = parser.add_argument
@@ -51,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data_dir", required=True, help="folder of the raw files, or one that a builder or a generator wrote")
     add("--repo_id", required=True, metavar="USER/NAME", help="the dataset's repository, made where there is none")
     add("--output_dir", help="folder to build first (default: outputs/publish/NAME); an older one is replaced")
-    about = "; ".join(f"{name}: {variant.about}" for name, variant in VARIANTS.items())
+    about = "; ".join(f"{name}: {what}" for name, what in VARIANTS.items())
     add("--configs", nargs="*", metavar="NAME", help=f"besides all rows (default: those that differ). {about}")
     add("--splits", nargs="+", choices=SPLITS, help="splits to publish (default: those that exist)")
     add("--missing_images", choices=get_args(MissingImages), default="error", help="if a row's picture is not there")
