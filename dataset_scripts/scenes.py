@@ -22,13 +22,13 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from roc.dataset_scripts.exporting.marker import Provenance, check_output_dir
+from roc.dataset_scripts.exporting.marker import check_output_dir
 from roc.dataset_scripts.generating.common import (
     GRID,
     NAMES,
@@ -37,12 +37,10 @@ from roc.dataset_scripts.generating.common import (
     box_in_cell,
     check_num_pictures,
     check_text_only,
-    command_of,
     contexts_without_pixels,
     empty_scene,
     fill_template,
     lookup_accuracy,
-    numbers_of_pictures,
     run_generator,
     to_png,
     write_set,
@@ -50,6 +48,7 @@ from roc.dataset_scripts.generating.common import (
 from roc.dataset_scripts.generating.evidence import EVIDENCE_FILE, Evidence, evidence_lines
 from roc.dataset_scripts.generating.symbols import COLOURS, Box, Canvas, Colour, shade
 from roc.dataset_scripts.schema import Entity, Row, object_entity, text_entity
+from roc.support.markdown import table
 
 IMAGE_SIZE = 96  # pixels; an 8 x 8 grid of 12-pixel patches
 CELL = IMAGE_SIZE // GRID  # pixels; each thing has its own cell
@@ -159,13 +158,13 @@ rule that sees what a figure has, but not whether its colour is the team's, is r
 
 @dataclass(frozen=True)
 class Example:
-    """A row with what decides it.
+    """A row of `features.FEATURES` with what decides it.
 
     Args:
-        row: The row, of `features.FEATURES`.
+        row: The row.
         evidence: What decides its relation.
-        seen: What a rule sees that looks at the picture without the text: of a text-object pair what the boxed figure
-            has, of a text-text pair what both cues mean, of a misleading pair what the cue of its two persons means.
+        seen: What a rule sees that looks at the picture without the text: what the boxed figure has in a text-object
+            pair, what both cues mean in a text-text pair, what the cue of its two persons means in a misleading pair.
     """
 
     row: Row
@@ -173,14 +172,7 @@ class Example:
     seen: Hashable
 
 
-@dataclass(frozen=True)
-class _View:
-    """What one picture shows of one pair."""
-
-    relation: str
-    boxes: Sequence[Box]
-    distractors: Sequence[Box]
-    seen: Hashable
+_View = tuple[str, Evidence, Hashable]  # what one picture shows of one pair: its relation, and fields of `Example`
 
 
 @dataclass(frozen=True)
@@ -197,7 +189,7 @@ class _Sentence(ABC):
         """Draw picture number `index`; returns what is seen of each pair."""
 
     def other_colour(self, rng: Random) -> str:
-        """A colour that the text does not name."""
+        """Choose a colour that the text does not name."""
         return rng.choice([colour for colour in SHIRTS if colour != self.colour])
 
 
@@ -213,7 +205,8 @@ class _TeamSentence(_Sentence):
         for box, relations in zip(self.boxes, self.relations, strict=True):
             in_team, item = FIGURES[relations[index]]
             _draw_figure_with_item(canvas, box, SHIRTS[self.colour if in_team else other], item, rng)
-            views.append(_View(relations[index], [box], [rest for rest in self.boxes if rest != box], item))
+            evidence = Evidence(self.kind, _shares([box]), _shares([rest for rest in self.boxes if rest != box]))
+            views.append((relations[index], evidence, item))
         return views
 
 
@@ -231,11 +224,11 @@ class _PairSentence(_Sentence):
             symbols.append(rng.choice(CUES[cues[index]]))
             boxes.append(_draw_couple(canvas, grid_row, SHIRTS[shirt], symbols[-1], rng))
         meant = [cues[index] for cues in self.cues]
-        drawn = [[box] if symbol else [] for symbol, box in zip(symbols, boxes, strict=True)]
+        drawn = [_shares([box]) if symbol else [] for symbol, box in zip(symbols, boxes, strict=True)]
         if self.stated is not None:
-            return [_View(self.stated, [], [*drawn[0], *drawn[1]], meant[0])]
+            return [(self.stated, Evidence(self.kind, [], [*drawn[0], *drawn[1]]), meant[0])]
         decides = drawn[0] if meant[0] != NONE else []  # a tree decides as little as an empty place
-        return [_View(meant[0], decides, drawn[1], tuple(sorted(meant)))]
+        return [(meant[0], Evidence(self.kind, decides, drawn[1]), tuple(sorted(meant)))]
 
 
 def generate_examples(num_pictures: int, seed: int, *, split: str = "train") -> Iterator[Example]:
@@ -252,7 +245,7 @@ def generate_examples(num_pictures: int, seed: int, *, split: str = "train") -> 
     Raises:
         ValueError: If `num_pictures` is not a positive multiple of `PICTURES_PER_SENTENCE`.
     """
-    check_num_pictures(num_pictures, f"num_pictures of {split!r}", pictures_per_sentence=PICTURES_PER_SENTENCE)
+    check_num_pictures(num_pictures, split, pictures_per_sentence=PICTURES_PER_SENTENCE)
     return _examples(num_pictures, Random(f"scenes/{seed}/{split}"), split)
 
 
@@ -265,11 +258,10 @@ def _examples(num_pictures: int, rng: Random, split: str) -> Iterator[Example]:
         canvas = empty_scene(IMAGE_SIZE, rng)
         views = sentence.draw(canvas, index, rng)
         image = {"bytes": to_png(canvas), "path": None}
-        for position, ((head, tail), view) in enumerate(zip(sentence.pairs, views, strict=True)):
+        for position, ((head, tail), (relation, *known)) in enumerate(zip(sentence.pairs, views, strict=True)):
             row = {"id": f"{split}-{number}-{position}", "text": sentence.text, "image": image}
-            row |= {"head": dict(head), "tail": dict(tail), "relation": view.relation}
-            evidence = Evidence(sentence.kind, _shares(view.boxes), _shares(view.distractors))
-            yield Example(row, evidence, view.seen)
+            row |= {"head": dict(head), "tail": dict(tail), "relation": relation}
+            yield Example(row, *known)
 
 
 def _plan_team(rng: Random) -> _TeamSentence:
@@ -303,7 +295,7 @@ def _surroundings(rng: Random) -> dict[str, str]:
 
 
 def _draw_figure_with_item(canvas: Canvas, box: Box, shirt: Colour, item: str | None, rng: Random) -> None:
-    """A figure in the left two thirds of its box, and what it has in the lower right."""
+    """Draw a figure in the left two thirds of its box, and what it has in the lower right."""
     x0, y0, x1, y1 = box
     middle = (x0 + x1) // 2
     canvas.stamp("strip", (x0, y0, x0 + 2 * (x1 - x0) // 3, y1), colour=shade(shirt, rng))
@@ -312,7 +304,7 @@ def _draw_figure_with_item(canvas: Canvas, box: Box, shirt: Colour, item: str | 
 
 
 def _draw_couple(canvas: Canvas, grid_row: int, shirt: Colour, symbol: str | None, rng: Random) -> Box:
-    """Two figures in one row of the grid, and a cue between them; returns the cue's box."""
+    """Draw two figures in one row of the grid, and a cue between them; returns the cue's box."""
     left, middle, right = range(GRID * grid_row, GRID * grid_row + GRID)
     for cell in (left, right):
         box = box_in_cell(cell, rng, side=CELL, width=(18, 22), height=(25, 30))
@@ -324,7 +316,7 @@ def _draw_couple(canvas: Canvas, grid_row: int, shirt: Colour, symbol: str | Non
 
 
 def _shares(boxes: Sequence[Box]) -> list[list[float]]:
-    """Boxes in pixels as shares of the picture's sides."""
+    """Return boxes in pixels as shares of the picture's sides."""
     return [[side / IMAGE_SIZE for side in box] for box in boxes]
 
 
@@ -385,48 +377,38 @@ def build_scenes(
         FileExistsError: If `output_dir` exists and is not such a folder.
     """
     check_output_dir(output_dir)
-    numbers = numbers_of_pictures(num_train, num_val, num_test, pictures_per_sentence=PICTURES_PER_SENTENCE)
-    examples = {split: list(generate_examples(number, seed, split=split)) for split, number in numbers.items()}
-    audit = {split: audit_examples(examples[split], split) for split in examples}
-    rows = {split: [example.row for example in examples[split]] for split in examples}
-    evidence = {example.row["id"]: example.evidence for split in examples for example in examples[split]}
+    numbers = {"train": num_train, "val": num_val, "test": num_test}
+    # All numbers are checked before the first picture is drawn.
+    generators = {split: generate_examples(number, seed, split=split) for split, number in numbers.items()}
+    examples = {split: list(generated) for split, generated in generators.items()}
+    audit = {split: audit_examples(own, split) for split, own in examples.items()}
+    rows = {split: [example.row for example in own] for split, own in examples.items()}
+    evidence = {example.row["id"]: example.evidence for own in examples.values() for example in own}
     summary = write_set(
         rows,
         output_dir,
-        seed=seed,
-        provenance=_provenance(audit, numbers, seed=seed, output_dir=output_dir),
+        builder="scenes",
+        builder_version="1.1.0",
+        title="Generated scenes for multimodal relation extraction",
+        description=f"{DESCRIPTION}\nThe best accuracy of rules that know the very rows:\n\n{_audit_table(audit)}",
+        options={f"num_{split}": number for split, number in numbers.items()} | {"seed": seed},
+        split_counts={split: {"pictures": number} for split, number in numbers.items()},
         side_files={EVIDENCE_FILE: evidence_lines(evidence)},
     )
     return summary | {"audit": audit}
 
 
-def _provenance(
-    audit: Mapping[str, Mapping[str, Mapping[str, float]]],
-    numbers: Mapping[str, int],
-    *,
-    seed: int,
-    output_dir: str | Path,
-) -> Provenance:
-    options = {f"num_{split}": number for split, number in numbers.items()} | {"seed": seed}
-    table = ["| split, kind | pairs | most frequent relation | text alone | cues alone |", "|---|---|---|---|---|"]
-    for split, kinds in audit.items():
-        for kind, found in kinds.items():
-            shares = " | ".join(f"{share:.1%}" for name, share in found.items() if name != "pairs")
-            table.append(f"| {split}, `{kind}` | {found['pairs']} | {shares} |")
-    return Provenance(
-        builder="scenes",
-        builder_version="1.1.0",
-        title="Generated scenes for multimodal relation extraction",
-        description="\n".join([DESCRIPTION, "The best accuracy of rules that know the very rows:", "", *table]),
-        license="apache-2.0",
-        options=options,
-        split_counts={split: {"pictures": number} for split, number in numbers.items()},
-        command=command_of("scenes", output_dir, options),
-    )
+def _audit_table(audit: dict[str, dict[str, dict[str, float]]]) -> str:
+    rows = [
+        [f"{split}, `{kind}`", str(found["pairs"]), *(f"{found[name]:.1%}" for name in found if name != "pairs")]
+        for split, kinds in audit.items()
+        for kind, found in kinds.items()
+    ]
+    return table(("split, kind", "pairs", "most frequent relation", "text alone", "cues alone"), rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see `run_generator`."""
+    """Generate the set with the given command line; returns the exit code."""
     return run_generator(
         build_scenes,
         argv,

@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from roc.dataset_scripts.exporting.marker import Provenance, check_output_dir
+from roc.dataset_scripts.exporting.marker import check_output_dir
 from roc.dataset_scripts.generating.common import (
     GRID,
     NAMES,
@@ -30,10 +30,8 @@ from roc.dataset_scripts.generating.common import (
     box_in_cell,
     check_num_pictures,
     check_text_only,
-    command_of,
     empty_scene,
     fill_template,
-    numbers_of_pictures,
     run_generator,
     to_png,
     write_set,
@@ -112,23 +110,14 @@ at best, the share of `none`; the builder checks that on every split. Pictures a
 
 @dataclass(frozen=True)
 class _Pair:
-    """One pair of a sentence, and what of it is seen in the sentence's pictures.
-
-    Args:
-        head: A person.
-        tail: A person or an object.
-        relations: Its relation in each of the sentence's pictures.
-        symbols: What may be seen for each relation.
-        cell: Where in the grid that is.
-        box: Where exactly, in pixels, in all pictures; None to let each picture choose within the cell.
-    """
+    """One pair of a sentence, and what of it is seen in the sentence's pictures."""
 
     head: Entity
     tail: Entity
-    relations: Sequence[str]
-    symbols: Mapping[str, Sequence[str | None]]
-    cell: int
-    box: Box | None = None
+    relations: Sequence[str]  # one for each of the sentence's pictures
+    symbols: Mapping[str, Sequence[str | None]]  # what may be seen for each relation
+    cell: int  # where in the grid that is
+    box: Box | None = None  # where exactly, in pixels, in all pictures; None to let each choose within the cell
 
 
 @dataclass(frozen=True)
@@ -155,7 +144,7 @@ def generate_rows(num_pictures: int, seed: int, *, split: str = "train") -> Iter
     Raises:
         ValueError: If `num_pictures` is not a positive multiple of `PICTURES_PER_SENTENCE`.
     """
-    check_num_pictures(num_pictures, f"num_pictures of {split!r}", pictures_per_sentence=PICTURES_PER_SENTENCE)
+    check_num_pictures(num_pictures, split, pictures_per_sentence=PICTURES_PER_SENTENCE)
     return _rows(num_pictures, Random(f"{seed}/{split}"), split)
 
 
@@ -268,25 +257,19 @@ def build_synthetic(
         FileExistsError: If `output_dir` exists and is not such a folder.
     """
     check_output_dir(output_dir)
-    numbers = numbers_of_pictures(num_train, num_val, num_test, pictures_per_sentence=PICTURES_PER_SENTENCE)
-    rows = {split: list(generate_rows(number, seed, split=split)) for split, number in numbers.items()}
+    numbers = {"train": num_train, "val": num_val, "test": num_test}
+    # All numbers are checked before the first row is made.
+    generators = {split: generate_rows(number, seed, split=split) for split, number in numbers.items()}
+    rows = {split: list(generated) for split, generated in generators.items()}
     audit = {split: check_text_only(rows[split], split) for split in rows}
-    provenance = _provenance(rows, numbers, seed=seed, output_dir=output_dir)
-    summary = write_set(rows, output_dir, seed=seed, provenance=provenance)
-    return summary | {"splits": {split: {**summary["splits"][split], **audit[split]} for split in rows}}
-
-
-def _provenance(
-    rows: Mapping[str, Sequence[Row]], numbers: Mapping[str, int], *, seed: int, output_dir: str | Path
-) -> Provenance:
-    options = {f"num_{split}": number for split, number in numbers.items()} | {"seed": seed}
-    return Provenance(
+    summary = write_set(
+        rows,
+        output_dir,
         builder="synthetic",
         builder_version="1.0.0",
         title="Generated picture-text set for multimodal relation extraction",
         description=DESCRIPTION,
-        license="apache-2.0",
-        options=options,
+        options={f"num_{split}": number for split, number in numbers.items()} | {"seed": seed},
         split_counts={
             split: {
                 "pictures": number,
@@ -295,12 +278,12 @@ def _provenance(
             }
             for split, number in numbers.items()
         },
-        command=command_of("synthetic", output_dir, options),
     )
+    return summary | {"splits": {split: {**summary["splits"][split], **audit[split]} for split in rows}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see `run_generator`."""
+    """Generate the set with the given command line; returns the exit code."""
     return run_generator(
         build_synthetic,
         argv,

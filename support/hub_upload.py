@@ -23,7 +23,7 @@ MARKER = ".made_by_publish"  # says that the folder may be replaced; not uploade
 HUB_TIMEOUT = 120.0  # seconds without a sign of life from the Hub; its client would wait for ever
 CLIENT_ERRORS = (HTTPError, OSError, RuntimeError, XetDownloadError)
 NOT_OURS = {".gitattributes", MARKER}  # the Hub's own, which says what is LFS; and what stays here
-# of its errors: a link to a dictionary of status codes, and the signature of an address to which files may be written
+# Left out of its errors: a link to a dictionary of status codes, and the signature of an address that takes files.
 NOISE = re.compile(r"For more information check: \S+|(?<=\w)\?[\w%-]+=[^\s']*")
 WHAT_TO_DO = {
     401: "The Hub does not accept the token. Type `hf auth login`, or set HF_TOKEN to a token that may write.",
@@ -36,17 +36,13 @@ WHAT_TO_DO = {
 
 
 def hub_files(folder: str | os.PathLike[str]) -> dict[str, int]:
-    """What is uploaded of a folder: paths relative to it, with `/`, and sizes in bytes."""
+    """Return what is uploaded from a folder: paths relative to it, with `/`, and sizes in bytes."""
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != MARKER)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def check_names(repo_id: str, tag: str) -> None:
-    """Refuse what the Hub would refuse later.
-
-    Raises:
-        ValueError: If `repo_id` is not of the form USER/NAME, or `tag` no name for a tag.
-    """
+    """Raise a `ValueError` for names that the Hub would refuse later."""
     validate_repo_id(repo_id)
     if repo_id.count("/") != 1:
         raise ValueError(f"repo_id={repo_id!r} has no user or organization. Give USER/NAME.")
@@ -56,15 +52,7 @@ def check_names(repo_id: str, tag: str) -> None:
 
 
 def check_login(api: HfApi, what: str = "Your model") -> None:
-    """Refuse to begin without a login.
-
-    Args:
-        api: Client of the Hub.
-        what: What is not published in that case.
-
-    Raises:
-        OSError: If there is no token, or the Hub does not accept it.
-    """
+    """Raise an `OSError` if there is no token, or the Hub does not accept it; `what` is then not published."""
     if get_token() is None:
         raise OSError(
             "Nobody is logged in to the Hub. Type `hf auth login`, or set HF_TOKEN to a token that may write."
@@ -90,12 +78,12 @@ def publish_folder(
 
     Args:
         api: Client of the Hub.
-        folder: As `build_hub_folder` makes it; a dataset's as `export_dataset` does.
-        repo_id: USER/NAME. It is made if there is none.
+        folder: A folder that `build_hub_folder` made, or `export_dataset` for a dataset.
+        repo_id: USER/NAME. The repository is made if there is none.
         tag: Name of the version.
         private: Whether nobody else may see it.
-        check: Is called before the commit is tagged, with it and a cache into which it was downloaded; raises if what
-            is there does not work.
+        check: Called before the commit is tagged, with the commit and a cache into which it was downloaded; raises if
+            what is there does not work.
         kind: What is in the repository.
 
     Returns:
@@ -122,11 +110,7 @@ def publish_folder(
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into an `OSError` that says what to do, without the token.
-
-    Args:
-        what: What is not published in that case.
-    """
+    """Turn what the Hub's client raises into an `OSError` that says what to do and that `what` was not published."""
     try:
         yield
     except CLIENT_ERRORS as error:
@@ -135,13 +119,13 @@ def explained(what: str) -> Iterator[None]:
 
 
 def hide_token(text: str) -> str:
-    """The text without the token, should the Hub or its client have put it there."""
+    """Return the text without the token, should the Hub or its client have put it there."""
     token = get_token()
     return text.replace(token, "<token>") if token else text
 
 
 def _explanation(error: BaseException) -> str:
-    """What to do, and what happened."""
+    """Say what to do, and what happened."""
     while isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__  # the client wraps what happens to a file
     message = " ".join(NOISE.sub("", str(error)).split())
@@ -155,20 +139,14 @@ def _explanation(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A repository on the Hub, which may not be there yet.
-
-    Args:
-        api: Client of the Hub.
-        name: USER/NAME.
-        kind: What is in it.
-    """
+    """A repository on the Hub, named USER/NAME, which may not be there yet."""
 
     api: HfApi
     name: str
     kind: Kind
 
     def look(self) -> ModelInfo | DatasetInfo | None:
-        """What the Hub says about it; None if it is not there."""
+        """Return what the Hub says about it; None if it is not there."""
         try:
             return self.api.repo_info(self.name, repo_type=self.kind, timeout=HUB_TIMEOUT)
         except RepositoryNotFoundError as error:
@@ -177,21 +155,17 @@ class HubRepository:
             return None
 
     def files(self, revision: str) -> set[str]:
-        """The paths at a revision, but for the Hub's own."""
+        """Return the paths at a revision without the Hub's own."""
         return {*self.api.list_repo_files(self.name, repo_type=self.kind, revision=revision)} - NOT_OURS
 
     def differences(self, folder: str | os.PathLike[str], revision: str) -> list[str]:
-        """The paths in which a revision is not the folder, by content."""
+        """Return the paths in which a revision differs from the folder, by content."""
         found = self.api.verify_repo_checksums(self.name, repo_type=self.kind, revision=revision, local_dir=folder)
         changed = {mismatch["path"] for mismatch in found.mismatches}
         return sorted(changed.union(found.missing_paths, found.extra_paths) - NOT_OURS)
 
     def same_version(self, folder: str | os.PathLike[str], *, tag: str, private: bool) -> str | None:
-        """The commit of the tag, if the folder was published under it before; None if there is no such tag.
-
-        Raises:
-            ValueError: If the folder may not be published there.
-        """
+        """Return the commit of the tag, if the folder was published under it before; None if there is no such tag."""
         there = self.look()
         if there is None:
             return None
@@ -207,11 +181,7 @@ class HubRepository:
         return tagged
 
     def upload(self, folder: str | os.PathLike[str], *, private: bool, message: str) -> str:
-        """Make its head the folder, and it itself where it is not there yet; returns the commit.
-
-        Raises:
-            ValueError: If what arrived is not what was sent.
-        """
+        """Commit the folder to the repository, which is made if it is not there yet; returns the commit."""
         with self._made(private=private) if self.look() is None else nullcontext():
             commit = self._commit(folder, message)
         if changed := self.differences(folder, commit):
@@ -222,7 +192,7 @@ class HubRepository:
 
     @contextmanager
     def _made(self, *, private: bool) -> Iterator[None]:
-        """Make it, and remove it again if nothing comes into it."""
+        """Make the repository, and remove it again if nothing comes into it."""
         self.api.create_repo(self.name, repo_type=self.kind, private=private)
         try:
             yield
@@ -233,7 +203,7 @@ class HubRepository:
             raise
 
     def _commit(self, folder: str | os.PathLike[str], message: str) -> str:
-        """One commit, and not `upload_folder`: that makes several of a large folder, and may stop after the first."""
+        """Commit at once, and not by `upload_folder`, which makes several commits and may stop after the first."""
         head = self.api.repo_info(self.name, repo_type=self.kind, timeout=HUB_TIMEOUT).sha
         files = hub_files(folder)
         operations: list[Any] = [CommitOperationAdd(path, str(Path(folder, path))) for path in files]

@@ -76,7 +76,7 @@ def needed() -> list[str]:
 
     def is_needed(name: str) -> bool:
         top, _, rest = name.partition("/")
-        is_code = name.endswith(".py") and (not rest or top == "dataset_scripts")
+        is_code = top == "dataset_scripts" or (name.endswith(".py") and not rest)
         return is_code or top in DATA or name in (*EXAMPLES, "model_card.md", "LICENSE")
 
     return [name for name in tracked() if is_needed(name)]

@@ -11,9 +11,10 @@ from random import Random
 from string import Formatter
 from typing import Any
 
+from roc.dataset_scripts.building.command_line import command_of
 from roc.dataset_scripts.exporting.marker import Provenance
 from roc.dataset_scripts.generating.symbols import Box, Canvas, Colour, shade
-from roc.dataset_scripts.schema import SPLITS, Entity, Row
+from roc.dataset_scripts.schema import Entity, Row
 from roc.support.programs import run_program
 
 GRID = 3  # each thing has its own cell of a 3 x 3 grid, so nothing overlaps
@@ -36,14 +37,10 @@ TIMES = ("today", "this morning", "yesterday", "last Sunday", "on Monday", "last
 
 
 def fill_template(template: str, words: Mapping[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:
-    """Fill in a template.
-
-    Args:
-        template: Text with fields such as `{place}`.
-        words: What to put for each field.
+    """Fill in the fields of a template, such as `{place}`, with words.
 
     Returns:
-        The text, and for each field its half-open character span in it, in the order of the text.
+        The text, and the half-open character span of each field in it, in the order of the text.
     """
     text, spans = "", {}
     for literal, field, _, _ in Formatter().parse(template):
@@ -55,17 +52,14 @@ def fill_template(template: str, words: Mapping[str, str]) -> tuple[str, dict[st
 
 
 def box_in_cell(cell: int, rng: Random, *, side: int, width: tuple[int, int], height: tuple[int, int]) -> Box:
-    """Choose a box of random size at a random place inside a cell of the grid.
+    """Choose a box of random size at a random place inside a cell of the grid, all in pixels.
 
     Args:
         cell: Number of the cell, row by row.
         rng: Source of randomness.
-        side: Width and height of a cell in pixels.
-        width: Smallest and largest width of the box in pixels.
-        height: Smallest and largest height of the box in pixels.
-
-    Returns:
-        The box in pixels.
+        side: Width and height of a cell.
+        width: Smallest and largest width of the box.
+        height: Smallest and largest height of the box.
     """
     row, column = divmod(cell, GRID)
     box_width, box_height = rng.randint(*width), rng.randint(*height)
@@ -75,89 +69,61 @@ def box_in_cell(cell: int, rng: Random, *, side: int, width: tuple[int, int], he
 
 
 def empty_scene(size: int, rng: Random) -> Canvas:
-    """A sky over a ground, `size` x `size` pixels."""
+    """Draw a sky over a ground, `size` x `size` pixels."""
     background = shade(rng.choice(SKIES), rng), shade(rng.choice(GROUNDS), rng)
     return Canvas(size, background=background, horizon=rng.uniform(0.3, 0.8))
 
 
 def to_png(canvas: Canvas) -> bytes:
-    """The finished picture as the content of a PNG file."""
+    """Return the finished picture as the content of a PNG file."""
     file = io.BytesIO()
     canvas.finish().save(file, format="PNG")
     return file.getvalue()
 
 
-def check_num_pictures(num_pictures: int, where: str, *, pictures_per_sentence: int) -> None:
-    """Check that each sentence can have all of its pictures.
-
-    Args:
-        num_pictures: How many pictures are asked for.
-        where: Put in front of the error.
-        pictures_per_sentence: Of which it must be a multiple.
-
-    Raises:
-        ValueError: If it is not a positive multiple.
-    """
+def check_num_pictures(num_pictures: int, split: str, *, pictures_per_sentence: int) -> None:
+    """Raise a `ValueError` unless each sentence of a split can have all of its pictures."""
     if num_pictures < 1 or num_pictures % pictures_per_sentence:
         nearest = pictures_per_sentence * max(1, round(num_pictures / pictures_per_sentence))
         raise ValueError(
-            f"{where} must be a positive multiple of {pictures_per_sentence}, got {num_pictures}: each sentence comes "
-            f"with {pictures_per_sentence} pictures, one for each relation. Give {nearest}."
+            f"num_{split} must be a positive multiple of {pictures_per_sentence}, got {num_pictures}: each sentence "
+            f"comes with {pictures_per_sentence} pictures, one for each relation. Give {nearest}."
         )
-
-
-def numbers_of_pictures(*numbers: int, pictures_per_sentence: int) -> dict[str, int]:
-    """How many pictures each split is to have.
-
-    Args:
-        numbers: Of `train`, `val` and `test`.
-        pictures_per_sentence: See `check_num_pictures`.
-
-    Raises:
-        ValueError: As `check_num_pictures`.
-    """
-    by_split = dict(zip(SPLITS, numbers, strict=True))
-    for split, number in by_split.items():
-        check_num_pictures(number, f"num_{split}", pictures_per_sentence=pictures_per_sentence)
-    return by_split
 
 
 def write_set(
     rows: Mapping[str, Sequence[Row]],
     output_dir: str | Path,
     *,
-    seed: int,
-    provenance: Provenance,
     side_files: Mapping[str, str] | None = None,
+    **about: Any,
 ) -> dict[str, Any]:
     """Write a generated set as a folder of Parquet files.
 
     Args:
         rows: Rows of the schema by split.
-        output_dir: See `export_dataset`.
-        seed: What they were generated with.
-        provenance: See `export_dataset`.
-        side_files: See `export_dataset`.
+        output_dir: The folder to write. An existing one is replaced only if it is such a dataset.
+        side_files: Content of further files by name.
+        about: Fields of `Provenance`; the `options`, `seed` among them, are those of the command line.
 
     Returns:
         `output_dir`, `builder`, `seed`, and under `splits` per split the counts of the folder's marker.
-
-    Raises:
-        FileExistsError: If `output_dir` exists and is not such a folder.
     """
     from datasets import Dataset  # here, as the next two: it takes seconds to import
 
     from roc.dataset_scripts.exporting.folder import export_dataset
     from roc.dataset_scripts.features import FEATURES
 
+    builder, options = about["builder"], about["options"]
+    command = command_of(builder, {"output_dir": output_dir, **options})
     splits = {split: Dataset.from_list(list(own), features=FEATURES) for split, own in rows.items()}
+    provenance = Provenance(license="apache-2.0", command=command, **about)
     marker = export_dataset(splits, output_dir, provenance=provenance, side_files=side_files)
-    summary = {"output_dir": str(output_dir), "builder": marker["builder"], "seed": seed}
-    return summary | {"splits": marker["splits"]}
+    return {"output_dir": str(output_dir), "builder": builder, "seed": options["seed"], "splits": marker["splits"]}
 
 
 def lookup_accuracy(contexts: Iterable[Hashable], relations: Sequence[str]) -> float:
-    """The best accuracy, of 1, of a rule that sees only the context of each row, knowing these very rows."""
+    """Return the best accuracy, of 1, that a rule can have which sees only the context of each of these very rows."""
     relations_by_context: dict[Hashable, Counter[str]] = defaultdict(Counter)
     for context, relation in zip(contexts, relations, strict=True):
         relations_by_context[context][relation] += 1
@@ -179,8 +145,8 @@ def check_text_only(rows: Sequence[Row], where: str) -> dict[str, float]:
         `majority_share` and `text_only_accuracy`, both of 1.
 
     Raises:
-        ValueError: If the rule is right more often than the most frequent relation occurs, by more than
-            `TEXT_ONLY_TOLERANCE`, or there are no rows.
+        ValueError: If the rule is better than the most frequent relation by more than `TEXT_ONLY_TOLERANCE`, or there
+            are no rows.
     """
     if not rows:
         raise ValueError(f"{where}: there are no rows to check. Give at least one.")
@@ -196,7 +162,7 @@ def check_text_only(rows: Sequence[Row], where: str) -> dict[str, float]:
 
 
 def contexts_without_pixels(rows: Sequence[Row]) -> Iterator[Hashable]:
-    """All that is known of each row without its pixels and its relation."""
+    """Yield all that is known of each row without its pixels and its relation."""
     pictures = [(row["text"], row["image"]["bytes"]) for row in rows]
     num_rows, seen = Counter(pictures), Counter[tuple[str, bytes]]()
     for row, picture in zip(rows, pictures, strict=True):
@@ -208,12 +174,6 @@ def _entity_key(entity: Entity) -> Hashable:
     return tuple(tuple(value) if isinstance(value, list) else value for value in entity.values())
 
 
-def command_of(builder: str, output_dir: str | Path, options: Mapping[str, Any]) -> str:
-    """The command that generates a set again, with the folder's name only: a card is published, paths are private."""
-    words = [f"--{name} {value}" for name, value in options.items()]
-    return f"python -m roc.dataset_scripts.{builder} --output_dir {Path(output_dir).name} {' '.join(words)}"
-
-
 def run_generator(
     build: Callable[..., dict[str, Any]],
     argv: Sequence[str] | None,
@@ -222,17 +182,17 @@ def run_generator(
     about: str,
     pictures_per_sentence: int,
 ) -> int:
-    """Command line of a generator: generate the set and print what was written as one JSON line.
+    """Generate a set with the given command line and print what was written as one JSON line.
 
     Args:
         build: Writes the set; its keyword arguments and their defaults are the options.
         argv: The arguments; None for those of the process.
         builder: The module's name.
         about: What it generates.
-        pictures_per_sentence: Of which the numbers of pictures are multiples.
+        pictures_per_sentence: The numbers of pictures are multiples of it.
 
     Returns:
-        The exit code, as `run_program`.
+        The exit code.
     """
     parser = argparse.ArgumentParser(prog=f"python -m roc.dataset_scripts.{builder}", description=about)
     parser.add_argument("--output_dir", required=True, help="folder to write; an older dataset there is replaced")

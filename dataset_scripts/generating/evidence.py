@@ -24,7 +24,7 @@ class Evidence:
 
     Args:
         kind: Kind of its pair, as the builder names it.
-        boxes: Of the objects that decide it; empty where none does (the text decides, or that nothing is there).
+        boxes: Boxes of the objects that decide it; empty where none does (the text decides, or that nothing is there).
         distractors: Boxes of objects that look as if they might.
     """
 
@@ -34,18 +34,12 @@ class Evidence:
 
 
 def evidence_lines(evidence: Mapping[str, Evidence]) -> str:
-    """The content of the file, for evidence by id of the row."""
+    """Return the content of the file for the evidence of each row, by the row's id."""
     return "".join(json.dumps({"id": row_id, **asdict(found)}) + "\n" for row_id, found in evidence.items())
 
 
 def load_evidence(folder: str | Path) -> dict[str, Evidence]:
-    """Read the evidence of a folder that a builder wrote.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        By id of the row, over all splits.
+    """Read the evidence of all splits of a folder that a builder wrote, by id of the row.
 
     Raises:
         FileNotFoundError: If the folder has no evidence.

@@ -41,13 +41,7 @@ class Canvas:
         self._draw.rectangle((0, round(horizon * large), large, large), fill=background[1])
 
     def stamp(self, symbol: str, box: Box, *, colour: Colour) -> None:
-        """Draw a symbol over a box.
-
-        Args:
-            symbol: A key of `SYMBOLS`.
-            box: Where, in pixels of the finished picture.
-            colour: The colour of its main part.
-        """
+        """Draw a symbol, a key of `SYMBOLS`, over a box; `colour` is that of its main part."""
         SYMBOLS[symbol](Pen(self._draw, box), colour)
 
     def finish(self) -> Image.Image:
@@ -56,12 +50,7 @@ class Canvas:
 
 
 class Pen:
-    """Draws in the unit square of one box.
-
-    Args:
-        draw: The large picture.
-        box: The box in pixels of the finished picture.
-    """
+    """Draws on the large picture in the unit square of one box, which is in pixels of the finished picture."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, box: Box) -> None:
         x0, y0, x1, y1 = (side * OVERSAMPLING for side in box)
@@ -97,9 +86,6 @@ def shade(colour: Colour, rng: Random, *, hue: float = 0.02, lightness: float = 
         rng: Source of randomness.
         hue: Largest change of hue, as a share of the colour circle.
         lightness: Largest change of lightness, of 1.
-
-    Returns:
-        The varied colour.
     """
     h, l, s = colorsys.rgb_to_hls(*(channel / 255 for channel in colour))  # noqa: E741 (the colour model's own letters)
     h, l = (h + rng.uniform(-hue, hue)) % 1, min(0.97, max(0.03, l + rng.uniform(-lightness, lightness)))  # noqa: E741
@@ -108,7 +94,7 @@ def shade(colour: Colour, rng: Random, *, hue: float = 0.02, lightness: float = 
 
 
 def darker(colour: Colour, factor: float = 0.62) -> Colour:
-    """The same colour with less light, for a symbol's inner lines."""
+    """Return the same colour with less light, for a symbol's inner lines."""
     red, green, blue = (round(channel * factor) for channel in colour)
     return red, green, blue
 
@@ -123,7 +109,7 @@ def _figure(pen: Pen, colour: Colour) -> None:
 
 
 def _strip(pen: Pen, colour: Colour) -> None:
-    """A figure dressed from neck to foot in one colour."""
+    """Draw a figure dressed from neck to foot in one colour."""
     pen.line((0.36, 0.70), (0.22, 1.0), fill=colour, width=0.28)
     pen.line((0.64, 0.70), (0.78, 1.0), fill=colour, width=0.28)
     pen.line((0.30, 0.38), (0.08, 0.66), fill=colour, width=0.22)
