@@ -18,19 +18,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
+from roc.dataset_scripts.building.builder import RawRow
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.building.instance_files import (
-    NAMES_DIFFER,
     Instance,
+    InstancesBuilder,
+    Line,
     check_text_entity,
     entity_of_tokens,
-    other_names,
-    picture_folders,
     read_instance_lines,
-    row_of_text_and_head,
-    warn_of_others,
-    warn_unless_official,
+    row_of,
 )
 from roc.dataset_scripts.building.raw_files import find_only_file
 from roc.dataset_scripts.exporting.marker import NO_LICENSE
@@ -42,30 +39,11 @@ logger = logging.getLogger("roc.dataset_scripts.mnre")
 TEXT_FOLDERS = ("", "mnre_txt", "txt")
 TEXT_NAMES = ("mnre_{split}.txt", "mnre_{split} .txt", "ours_{split}.txt", "{split}.txt")
 
-# Folders under which the pictures are published or commonly unpacked.
-PICTURE_FOLDERS = (
-    "img_org/{split}",
-    "mnre_image/img_org/{split}",
-    "mnre_image/{split}",
-    "images/{split}",
-    "sample_images/{split}",
-    "img_org",
-    "mnre_image",
-    "images",
-)
-
-# Instances of version 2 (README of https://github.com/thecharm/MNRE); sha256 of its train and validation files.
-OFFICIAL_ROWS = {"train": 12247, "val": 1624, "test": 1614}
-OFFICIAL_SHA256 = {
-    "train": "1cc34438a00e2a2db73e4eba297820f926f62abd1fddc693caa13c58b62428b7",
-    "val": "c76865179b5678167b164c21fd25ed31f9a1416da393ac93ce70f32b00352b75",
-}
-
 # The "visual objects" of the zjunlp package: lists of crops per instance, and the crops themselves.
 LEAKY_PATTERNS = ("*_dict.pth", "*/*_dict.pth", "img_vg", "*/img_vg")
 
 
-class MnreBuilder(RocDatasetBuilder):
+class MnreBuilder(InstancesBuilder):
     """Builds MNRE from its raw files."""
 
     NAME = "mnre"
@@ -91,6 +69,26 @@ without their permission."""
         "img_org/val and img_org/test in data_dir."
     )
 
+    # As the README of https://github.com/thecharm/MNRE counts them.
+    RELEASE = "MNRE version 2"
+    OFFICIAL_ROWS = {"train": 12247, "val": 1624, "test": 1614}
+    OFFICIAL_SHA256 = {
+        "train": "1cc34438a00e2a2db73e4eba297820f926f62abd1fddc693caa13c58b62428b7",
+        "val": "c76865179b5678167b164c21fd25ed31f9a1416da393ac93ce70f32b00352b75",
+    }
+    TEXT_ENTITIES = ("h", "t")
+    # Folders under which the pictures are published or commonly unpacked.
+    PICTURE_FOLDERS = (
+        "img_org/{split}",
+        "mnre_image/img_org/{split}",
+        "mnre_image/{split}",
+        "images/{split}",
+        "sample_images/{split}",
+        "img_org",
+        "mnre_image",
+        "images",
+    )
+
     def find_splits(self) -> dict[str, list[Path]]:
         """Find the text file of each split under its published names."""
         _warn_of_leaky_files(self.raw_dir)
@@ -100,70 +98,28 @@ without their permission."""
     def read_split(self, split: str) -> Iterator[RawRow]:
         """Read the instances of one split, in the order of the file."""
         [path] = self.split_files[split]
-        folders = picture_folders(self.raw_dir, PICTURE_FOLDERS, split)
-        instances = list(read_instances(path))
-        warn_unless_official(
-            path,
-            split,
-            title="MNRE version 2",
-            num_rows=len(instances),
-            official_rows=OFFICIAL_ROWS,
-            official_sha256=OFFICIAL_SHA256,
-        )
-        others = other_names(instances, ("h", "t"))
-        self.split_counts[split]["other_names"] = len(others)
-        warn_of_others(others, split, what=NAMES_DIFFER, kept="the tokens are used")
-        for number, where, instance in instances:
-            row = to_row(instance, f"{split}-{number:05d}")
-            yield RawRow(row, where, tuple(folder / instance["img_id"] for folder in folders))
+        lines = list(read_instances(path))
+        self.warn_of_differences(split, lines)
+        rows = [(where, to_row(instance, f"{split}-{number:05d}")) for number, where, instance in lines]
+        yield from self.raw_rows(split, rows)
 
 
 def find_text_file(data_dir: Path, split: str) -> Path | None:
-    """Find the text file of a split.
-
-    Args:
-        data_dir: Folder of the raw files.
-        split: Name of the split.
-
-    Returns:
-        The file, or None if there is none.
-
-    Raises:
-        ValueError: If there are several that differ.
-    """
+    """Find the text file of a split; None if there is none, `ValueError` if there are several that differ."""
     names = [Path(folder) / name.format(split=split) for folder in TEXT_FOLDERS for name in TEXT_NAMES]
     return find_only_file(data_dir, names, f"the split {split!r}")
 
 
-def read_instances(path: Path) -> Iterator[tuple[int, str, Instance]]:
-    """Read and check the instances of a raw file.
-
-    Args:
-        path: The text file of a split.
-
-    Yields:
-        Line number from 1, `file name:line number`, and the instance.
-
-    Raises:
-        ValueError: If a line is malformed; the message names file and line.
-        TypeError: If a value of a line has the wrong type.
-    """
+def read_instances(path: Path) -> Iterator[Line]:
+    """Read and check the instances of a raw file; a malformed line is an error that names file and line."""
     for number, where, instance in read_instance_lines(path):
         check_text_entity(instance, "t", where)
         yield number, where, instance
 
 
 def to_row(instance: Instance, row_id: str) -> Row:
-    """Convert an instance to a row of the schema.
-
-    Args:
-        instance: A checked instance.
-        row_id: Id for the row.
-
-    Returns:
-        The row; `image` is the file name of the picture.
-    """
-    return row_of_text_and_head(instance, row_id) | {"tail": entity_of_tokens(instance, "t")}
+    """Convert a checked instance to a row of the schema; `image` is the file name of the picture."""
+    return row_of(instance, row_id, tail=entity_of_tokens(instance, "t"))
 
 
 def _warn_of_leaky_files(data_dir: Path) -> None:

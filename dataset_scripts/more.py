@@ -41,33 +41,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
+from roc.dataset_scripts.building.builder import RawRow
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.building.instance_files import (
-    NAMES_DIFFER,
     Instance,
-    other_names,
-    picture_folders,
+    InstancesBuilder,
+    Line,
     read_instance_lines,
-    row_of_text_and_head,
-    warn_of_others,
-    warn_unless_official,
+    row_of,
 )
 from roc.dataset_scripts.building.raw_files import find_only_file, load_plain_pickle, read_json
 from roc.dataset_scripts.exporting.marker import NO_LICENSE
-from roc.dataset_scripts.schema import SPLITS, Row, object_entity
+from roc.dataset_scripts.schema import SPLITS, object_entity
 from roc.messages_roc import did_you_mean
 
 Box = tuple[float, float, float, float]
-Objects = Mapping[str, Mapping[str, Any]]
+Objects = Mapping[str, Mapping[str, Any]]  # box, or caption, by object name by picture; not checked yet
 
-RAW_SPLITS = {"train": "train", "val": "valid", "test": "test"}
 FOLDERS = ("", "txt")
-PICTURE_FOLDERS = ("img_org/{split}", "img_org")
-
-# Facts, as the paper counts them.
-OFFICIAL_ROWS = {"train": 15486, "val": 1742, "test": 3036}
-
 MAX_OBJECTS = 10
 
 # Boxes with six decimals, as the format of YOLO has them: a side is off by at most 0.75e-6.
@@ -77,18 +68,13 @@ ROUNDING = 1e-6
 SAME_BOX = 1e-3
 
 
-class MoreBuilder(RocDatasetBuilder):
+class MoreBuilder(InstancesBuilder):
     """Builds MORE from its raw files.
 
     Args:
         data_dir: Folder of the raw files.
         captions: Name objects by their captions instead of `[OBJ0]`.
-        options: As `RocDatasetBuilder`.
-
-    Raises:
-        FileNotFoundError: If `data_dir`, a split or one of its files is not there, or a picture is missing and the
-            policy is `"error"`.
-        ValueError: If an option is unknown, a raw file is malformed, or a split has no row.
+        options: Options of `RocDatasetBuilder`.
     """
 
     NAME = "more"
@@ -108,6 +94,11 @@ number and their order, could depend on the label."""
         "MORE's pictures are a separate download (see https://github.com/NJUNLP/MORE): unpack them to img_org/train, "
         "img_org/valid and img_org/test in data_dir."
     )
+    RELEASE = "MORE"
+    OFFICIAL_ROWS = {"train": 15486, "val": 1742, "test": 3036}  # as the paper counts them
+    TEXT_ENTITIES = ("h",)
+    PICTURE_FOLDERS = ("img_org/{split}", "img_org")
+    RAW_SPLITS = {"train": "train", "val": "valid", "test": "test"}
     FLAGS = {"captions": "name objects by the captions of caption_dict.json (default: [OBJ0] and so on)"}
 
     def __init__(self, data_dir: str | Path, *, captions: bool = False, **options: Any) -> None:
@@ -118,7 +109,8 @@ number and their order, could depend on the label."""
         """Find the files of each split: lines, labels, boxes and, where they are asked for, captions."""
         found = {}
         for split in SPLITS:
-            names = [f"{RAW_SPLITS[split]}.txt", "rel2id.json", f"ent_{RAW_SPLITS[split]}_dict.pth"]
+            raw_split = self.RAW_SPLITS[split]
+            names = [f"{raw_split}.txt", "rel2id.json", f"ent_{raw_split}_dict.pth"]
             paths = [self._find(name) for name in (*names, *(["caption_dict.json"] if self.captions else []))]
             if paths[0].is_file():
                 found[split] = paths
@@ -129,34 +121,26 @@ number and their order, could depend on the label."""
         path, labels_path, objects_path, *captions_path = self.split_files[split]
         labels, objects = read_labels(labels_path), read_objects(objects_path)
         captions = read_captions(captions_path[0]) if captions_path else None
-        folders = picture_folders(self.raw_dir, PICTURE_FOLDERS, RAW_SPLITS[split])
-        instances = list(read_instances(path, labels))
-        warn_unless_official(path, split, title="MORE", num_rows=len(instances), official_rows=OFFICIAL_ROWS)
-        names, boxes = other_names(instances, ("h",)), []
-        for number, where, instance in instances:
+        lines, rows, boxes = list(read_instances(path, labels)), [], []
+        self.warn_of_differences(split, lines)
+        for number, where, instance in lines:
             box = box_of(instance, objects, where)
             if _is_other_box(instance["t"], where, box):
                 boxes.append(f"{where}: {instance['t']['box']} for the box {box}")
             name = instance["t"]["name"] if captions is None else caption_of(instance, captions, where)
-            row = to_row(instance, f"{split}-{number:05d}", name=name, bbox=to_xyxy(box, f"{where}: 't'"))
-            yield RawRow(row, where, tuple(folder / instance["img_id"] for folder in folders))
-        self.split_counts[split].update(other_names=len(names), other_boxes=len(boxes))
-        warn_of_others(names, split, what=NAMES_DIFFER, kept="the tokens are used")
-        what = f"lines have another box than {objects_path.name}"
-        warn_of_others(boxes, split, what=what, kept=f"that of {objects_path.name} is used")
+            tail = object_entity(name, to_xyxy(box, f"{where}: 't'"), entity_type=None)
+            rows.append((where, row_of(instance, f"{split}-{number:05d}", tail=tail)))
+        what, kept = f"lines have another box than {objects_path.name}", f"that of {objects_path.name} is used"
+        self.warn_of_others(split, boxes, count="other_boxes", what=what, kept=kept)
+        yield from self.raw_rows(split, rows)
 
     def _find(self, name: str) -> Path:
-        """The file of that name; where it would be if there is none."""
+        """Return the file of that name, or where it would be if there is none."""
         return find_only_file(self.raw_dir, [Path(folder) / name for folder in FOLDERS], name) or self.raw_dir / name
 
 
 def read_labels(path: Path) -> list[str]:
-    """Read the labels of `rel2id.json`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a JSON object of labels and numbers.
-    """
+    """Read the labels of `rel2id.json`; `ValueError` if it is not a JSON object of labels and numbers."""
     _check_is_there(path, "the labels and their numbers")
     labels = read_json(path)
     if not isinstance(labels, dict) or not labels or not all(type(number) is int for number in labels.values()):
@@ -165,13 +149,7 @@ def read_labels(path: Path) -> list[str]:
 
 
 def read_objects(path: Path) -> Objects:
-    """Read the boxes of the objects of each picture.
-
-    Args:
-        path: An `ent_*_dict.pth`.
-
-    Returns:
-        Box by object name by picture; boxes are not checked yet.
+    """Read the boxes of the objects of each picture from an `ent_*_dict.pth`, as plain data.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -184,19 +162,8 @@ def read_objects(path: Path) -> Objects:
     return objects
 
 
-def read_captions(path: Path) -> Mapping[str, Mapping[str, Any]]:
-    """Read the captions of the objects of each picture.
-
-    Args:
-        path: A `caption_dict.json`.
-
-    Returns:
-        Caption by object name by picture; captions are not checked yet.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a JSON object of pictures and their objects.
-    """
+def read_captions(path: Path) -> Objects:
+    """Read the captions of the objects of each picture from a `caption_dict.json`."""
     _check_is_there(path, "the captions that were asked for")
     captions = read_json(path)
     if not _is_text_to_dict(captions):
@@ -204,15 +171,8 @@ def read_captions(path: Path) -> Mapping[str, Mapping[str, Any]]:
     return captions
 
 
-def read_instances(path: Path, labels: Sequence[str]) -> Iterator[tuple[int, str, Instance]]:
-    """Read and check the instances of a raw file.
-
-    Args:
-        path: The text file of a split.
-        labels: The labels that there are.
-
-    Yields:
-        Line number from 1, `file name:line number`, and the instance.
+def read_instances(path: Path, labels: Sequence[str]) -> Iterator[Line]:
+    """Read and check the instances of a raw file, whose labels must be among `labels`.
 
     Raises:
         ValueError: If a line is malformed or has an unknown label; the message names file and line.
@@ -233,15 +193,7 @@ def read_instances(path: Path, labels: Sequence[str]) -> Iterator[tuple[int, str
 
 
 def box_of(instance: Instance, objects: Objects, where: str) -> Box:
-    """The box of an instance's object, as its picture has it.
-
-    Args:
-        instance: A checked instance.
-        objects: As `read_objects` gives them.
-        where: Put in front of every error.
-
-    Returns:
-        (cx, cy, w, h) as the file has it.
+    """Return the box (cx, cy, w, h) of an instance's object, as its picture has it.
 
     Raises:
         ValueError: If the picture or the object is not there, the picture has more than 10 objects, or the box is not
@@ -265,10 +217,10 @@ def box_of(instance: Instance, objects: Objects, where: str) -> Box:
 
 
 def to_xyxy(box: Sequence[float], where: str) -> Box:
-    """Convert a box from its centre and size to its sides.
+    """Convert a box from its centre and size to its sides, all as shares of the picture, origin top left.
 
     Args:
-        box: (cx, cy, w, h) as shares of the picture, origin top left.
+        box: (cx, cy, w, h).
         where: Put in front of the error.
 
     Returns:
@@ -291,13 +243,8 @@ def to_xyxy(box: Sequence[float], where: str) -> Box:
     return x0, y0, x1, y1
 
 
-def caption_of(instance: Instance, captions: Mapping[str, Mapping[str, Any]], where: str) -> str:
-    """The caption of an instance's object.
-
-    Args:
-        instance: A checked instance.
-        captions: As `read_captions` gives them.
-        where: Put in front of the error.
+def caption_of(instance: Instance, captions: Objects, where: str) -> str:
+    """Return the caption of an instance's object.
 
     Raises:
         ValueError: If it has none. To fall back to the name would show which objects have one.
@@ -312,23 +259,8 @@ def caption_of(instance: Instance, captions: Mapping[str, Mapping[str, Any]], wh
     return caption.strip()
 
 
-def to_row(instance: Instance, row_id: str, *, name: str, bbox: Box) -> Row:
-    """Convert an instance to a row of the schema.
-
-    Args:
-        instance: A checked instance.
-        row_id: Id for the row.
-        name: What to call the object in output.
-        bbox: Its (x0, y0, x1, y1), normalised to [0, 1].
-
-    Returns:
-        The row; `image` is the file name of the picture.
-    """
-    return row_of_text_and_head(instance, row_id) | {"tail": object_entity(name, bbox, entity_type=None)}
-
-
 def _is_other_box(tail: Mapping[str, Any], where: str, box: Box) -> bool:
-    """Whether a line states a box of its own, and it is not that of its object."""
+    """Tell whether a line states a box of its own that is not the box of its object."""
     if tail.get("box") is None:
         return False
     stated = _numbers(tail["box"], f"{where}: 't': 'box'")
@@ -336,7 +268,7 @@ def _is_other_box(tail: Mapping[str, Any], where: str, box: Box) -> bool:
 
 
 def _numbers(box: Any, where: str) -> Box:
-    """Four finite numbers; MORE's own lines have been seen with numbers as strings."""
+    """Return four finite numbers; MORE's own lines have been seen with numbers as strings."""
     try:
         cx, cy, w, h = (float(side) for side in box)
     except (TypeError, ValueError):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import ast
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.building.raw_files import read_lines, sha256_of_file, token_offsets
 from roc.dataset_scripts.schema import Entity, Row, text_entity
 from roc.processing_entities_roc import check_span
@@ -20,20 +21,57 @@ from roc.processing_entities_roc import check_span
 logger = logging.getLogger("roc.dataset_scripts")
 
 Instance = dict[str, Any]
+Line = tuple[int, str, Instance]  # its number from 1, `file name:number`, and what it holds
 
 KEYS = ("token", "h", "t", "img_id", "relation")
 
-NAMES_DIFFER = "entity names are not the tokens at their position"
+
+class InstancesBuilder(RocDatasetBuilder):
+    """The base of builders whose raw files have a pair on each line."""
+
+    RELEASE: ClassVar[str]  # what the published files are called
+    OFFICIAL_ROWS: ClassVar[Mapping[str, int]]  # the number of their instances, by split
+    OFFICIAL_SHA256: ClassVar[Mapping[str, str]] = {}  # their checksums, as far as they are known
+    PICTURE_FOLDERS: ClassVar[Sequence[str]]
+    TEXT_ENTITIES: ClassVar[Sequence[str]]  # which of `"h"` and `"t"` are spans of the text
+    RAW_SPLITS: ClassVar[Mapping[str, str]] = {}  # names of splits in the raw files, where they differ
+
+    def raw_rows(self, split: str, rows: Sequence[tuple[str, Row]]) -> Iterator[RawRow]:
+        """Yield rows, each given with its place, with the paths where their pictures may lie."""
+        names = [folder.format(split=self.RAW_SPLITS.get(split, split)) for folder in self.PICTURE_FOLDERS]
+        # Where no folder exists, all are tried, for the error message.
+        folders = [name for name in names if (self.raw_dir / name).is_dir()] or names
+        for where, row in rows:
+            yield RawRow(row, where, tuple(self.raw_dir / folder / row["image"] for folder in folders))
+
+    def warn_of_differences(self, split: str, lines: Sequence[Line]) -> None:
+        """Warn if a raw file is not the published one, or an entity's stated name is not the tokens of its span."""
+        path, official = self.split_files[split][0], self.OFFICIAL_ROWS[split]
+        is_changed = split in self.OFFICIAL_SHA256 and sha256_of_file(path) != self.OFFICIAL_SHA256[split]
+        if len(lines) != official or is_changed:
+            logger.warning(
+                "%s is not the official %s file of %s: %d instances (official: %d)%s. Figures on it do not compare "
+                "with published ones.",
+                *(path, split, self.RELEASE, len(lines), official, ", other sha256" if is_changed else ""),
+            )
+        others = []
+        for _, where, instance in lines:
+            for entity in (instance[key] for key in self.TEXT_ENTITIES):
+                tokens = instance["token"][slice(*entity["pos"])]
+                if entity["name"] not in (" ".join(tokens), tokens):
+                    others.append(f"{where}: {entity['name']!r} for the tokens {' '.join(tokens)!r}")
+        what = "entity names are not the tokens at their position"
+        self.warn_of_others(split, others, count="other_names", what=what, kept="the tokens are used")
+
+    def warn_of_others(self, split: str, others: Sequence[str], *, count: str, what: str, kept: str) -> None:
+        """Count stated values that differ from those that are kept, and name the first."""
+        self.split_counts[split][count] = len(others)
+        if others:
+            logger.warning("Split %s: %d %s (%s); %s.", split, len(others), what, others[0], kept)
 
 
-def read_instance_lines(path: Path) -> Iterator[tuple[int, str, Instance]]:
-    """Read the instances of a raw file; their entities are left to the caller, but for the head's span.
-
-    Args:
-        path: The file; a line is a Python literal or JSON.
-
-    Yields:
-        Line number from 1, `file name:line number`, and the instance with the keys of `KEYS`.
+def read_instance_lines(path: Path) -> Iterator[Line]:
+    """Read the instances of a raw file, whose lines are Python literals or JSON; tails are left to the caller.
 
     Raises:
         ValueError: If a line is malformed; the message names file and line.
@@ -47,116 +85,33 @@ def read_instance_lines(path: Path) -> Iterator[tuple[int, str, Instance]]:
 
 
 def check_text_entity(instance: Instance, key: str, where: str) -> None:
-    """Check an entity that is given by its tokens.
-
-    Args:
-        instance: An instance whose tokens are checked.
-        key: `"h"` or `"t"`.
-        where: Put in front of every error.
-
-    Raises:
-        ValueError: If it lacks `name` or `pos`, or `pos` is not a half-open span of the tokens.
-        TypeError: If an offset is not an integer.
-    """
+    """Check that an entity, `"h"` or `"t"`, has a `name` and in `pos` a half-open span of the tokens."""
     raw, where = instance[key], f"{where}: {key!r}"
     if not isinstance(raw, dict) or not {"name", "pos"} <= set(raw):
         raise ValueError(f"{where} must be a dict with the keys 'name' and 'pos', got {raw!r}.")
     if not isinstance(raw["pos"], (list, tuple)) or len(raw["pos"]) != 2:
         raise ValueError(f"{where}: 'pos' must be [first token, one past the last token], got {raw['pos']!r}.")
-    check_span(*raw["pos"], len(instance["token"]), where, unit="token")
+    start, end = raw["pos"]
+    check_span(start, end, len(instance["token"]), where, unit="token")
 
 
-def row_of_text_and_head(instance: Instance, row_id: str) -> Row:
-    """Convert all but the tail of a checked instance.
-
-    Args:
-        instance: The instance.
-        row_id: Id for the row.
-
-    Returns:
-        A row of the schema without its tail; `image` is the file name of the picture.
-    """
+def row_of(instance: Instance, row_id: str, *, tail: Entity) -> Row:
+    """Convert a checked instance to a row of the schema; `image` is the file name of the picture."""
     return {
         "id": row_id,
         "text": " ".join(instance["token"]),
         "image": instance["img_id"],
         "head": entity_of_tokens(instance, "h"),
+        "tail": tail,
         "relation": instance["relation"],
     }
 
 
 def entity_of_tokens(instance: Instance, key: str) -> Entity:
-    """The text entity that half-open token offsets give, in characters of the tokens joined by single spaces."""
+    """Return an entity with its span in characters of the tokens joined by single spaces."""
     offsets = token_offsets(instance["token"])
     first, end = instance[key]["pos"]
     return text_entity(" ".join(instance["token"]), offsets[first][0], offsets[end - 1][1])
-
-
-def other_names(instances: Iterable[tuple[int, str, Instance]], keys: Sequence[str]) -> list[str]:
-    """The text entities whose stated name is not their span's tokens; the span is what the schema keeps.
-
-    Args:
-        instances: As `read_instance_lines` yields them.
-        keys: Which entities are in the text: of `"h"` and `"t"`.
-
-    Returns:
-        For each of them, where it is and what differs.
-    """
-    others = []
-    for _, where, instance in instances:
-        for key in keys:
-            tokens = instance["token"][slice(*instance[key]["pos"])]
-            if instance[key]["name"] not in (" ".join(tokens), tokens):
-                others.append(f"{where}: {instance[key]['name']!r} for the tokens {' '.join(tokens)!r}")
-    return others
-
-
-def warn_of_others(others: Sequence[str], split: str, *, what: str, kept: str) -> None:
-    """Say how many stated values differ from those that are kept, and which is the first.
-
-    Args:
-        others: Where they are and what differs.
-        split: Their split.
-        what: What is wrong with them.
-        kept: What is kept instead.
-    """
-    if others:
-        logger.warning("Split %s: %d %s (%s); %s.", split, len(others), what, others[0], kept)
-
-
-def picture_folders(data_dir: Path, folders: Sequence[str], split: str) -> list[Path]:
-    """The folders to look for pictures in: those that exist, or all, for the error message, if none does."""
-    named = [data_dir / folder.format(split=split) for folder in folders]
-    return [folder for folder in named if folder.is_dir()] or named
-
-
-def warn_unless_official(
-    path: Path,
-    split: str,
-    *,
-    title: str,
-    num_rows: int,
-    official_rows: Mapping[str, int],
-    official_sha256: Mapping[str, str] | None = None,
-) -> None:
-    """Warn where a raw file is not the published one.
-
-    Args:
-        path: The file.
-        split: Its split.
-        title: What the published data is called.
-        num_rows: How many instances the file has.
-        official_rows: How many the published files have, by split.
-        official_sha256: Their checksums, as far as they are known.
-    """
-    official = (official_sha256 or {}).get(split)
-    is_changed = official is not None and sha256_of_file(path) != official
-    if num_rows != official_rows[split] or is_changed:
-        logger.warning(
-            "%s is not the official %s file of %s: %d instances (official: %d)%s. Figures on it do not compare with "
-            "published ones.",
-            *(path, split, title, num_rows, official_rows[split], ", other sha256" if is_changed else ""),
-        )
 
 
 def _parse(line: str, where: str) -> Any:
