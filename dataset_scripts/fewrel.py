@@ -48,11 +48,7 @@ class FewrelBuilder(RocDatasetBuilder):
 
 
 def read_relations(path: Path) -> dict[str, list[Any]]:
-    """The content of a raw file: sentences by relation.
-
-    Raises:
-        ValueError: If it is not JSON, or not a mapping of relations to lists of sentences.
-    """
+    """Read the sentences of a raw file by relation; `ValueError` if it is none."""
     content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(sentences, list) for sentences in content.values()):
         raise ValueError(f"{path}: expected a mapping of relations to lists of sentences.")
@@ -60,16 +56,13 @@ def read_relations(path: Path) -> dict[str, list[Any]]:
 
 
 def to_row(instance: Any, relation: str, row_id: str, *, where: str) -> Row:
-    """Convert a sentence to a row of the schema.
+    """Convert a sentence to a row of the schema, without a picture.
 
     Args:
         instance: `tokens`, `h` and `t`, as the raw file has them.
         relation: The relation that it is listed under.
         row_id: Id for the row.
-        where: What to call it in an error.
-
-    Returns:
-        The row, without a picture.
+        where: The sentence's place, put in front of an error.
 
     Raises:
         ValueError: If a key is missing, or a position lies outside the sentence.
@@ -85,7 +78,7 @@ def to_row(instance: Any, relation: str, row_id: str, *, where: str) -> Row:
 
 
 def _entity(raw: Any, text: str, offsets: Sequence[tuple[int, int]], where: str) -> Entity:
-    """The first mention, from its first token to its last."""
+    """Return the first mention, from its first token to its last."""
     mentions = raw[2] if isinstance(raw, list) and len(raw) == 3 else None
     positions = mentions[0] if isinstance(mentions, list) and mentions else None
     if not isinstance(positions, list) or not positions or not all(type(position) is int for position in positions):

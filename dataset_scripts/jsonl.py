@@ -30,17 +30,16 @@ from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.building.raw_files import check_tokens, read_lines, token_offsets
 from roc.dataset_scripts.exporting.marker import NO_LICENSE
-from roc.dataset_scripts.schema import SPLITS, Entity, Row, object_entity, text_entity
-from roc.messages_roc import did_you_mean, shorten
+from roc.dataset_scripts.schema import ENTITY_KEYS, SPLITS, Entity, Row, check_keys, object_entity, text_entity
+from roc.messages_roc import shorten
 from roc.processing_entities_roc import check_box, check_span, check_type
-from roc.processing_typing_roc import ENTITY_TYPES
+from roc.processing_typing_roc import ENTITY_TYPES, Span
 
 FILE_NAMES = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}
 
 SHARED_KEYS = ("id", "text", "tokens", "image")
 ROW_KEYS = (*SHARED_KEYS, "head", "tail", "relation")
 GROUP_KEYS = (*SHARED_KEYS, "entities", "relations")
-ENTITY_KEYS = ("name", "start", "end", "type", "bbox")
 RELATION_KEYS = ("head", "tail", "relation")
 
 
@@ -56,12 +55,7 @@ class JsonlBuilder(RocDatasetBuilder):
     PICTURES_HINT = "`image` is relative to the folder of the JSONL file, with '/' between folders."
 
     def find_splits(self) -> dict[str, list[Path]]:
-        """Find the file of each split.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If there are several for one split.
-        """
+        """Find the file of each split; `ValueError` if there are several for one."""
         found = {split: _find_file(self.raw_dir, split) for split in SPLITS}
         if not any(found.values()):
             names = sorted(path.name for path in self.raw_dir.iterdir())
@@ -106,21 +100,22 @@ def parse_line(line: str, line_id: str, *, where: str) -> list[Row]:
     if not isinstance(data, dict):
         raise TypeError(f"{where}: a line must be a JSON object, got {line[:80]!r}.")
     is_group = "entities" in data or "relations" in data
-    _check_keys(data, GROUP_KEYS if is_group else ROW_KEYS, where=where, optional=SHARED_KEYS)
+    check_keys(data, GROUP_KEYS if is_group else ROW_KEYS, where=where, optional=SHARED_KEYS)
     text, offsets = _text_and_offsets(data, where)
     shared = {"id": data.get("id", line_id), "text": text, "image": _relative_path(data.get("image"), where)}
     parse = _parse_group if is_group else _parse_row
     return parse(data, shared, offsets=offsets, where=where)
 
 
-def _parse_row(data: Row, shared: Row, *, offsets: Sequence[tuple[int, int]] | None, where: str) -> list[Row]:
-    head, tail = (
-        _entity(data[role], shared["text"], offsets=offsets, where=f"{where}: {role!r}") for role in ("head", "tail")
-    )
-    return [{**shared, "head": head, "tail": tail, "relation": data["relation"]}]
+def _parse_row(data: Row, shared: Row, *, offsets: Sequence[Span] | None, where: str) -> list[Row]:
+    entities = {
+        role: _entity(data[role], shared["text"], offsets=offsets, where=f"{where}: {role!r}")
+        for role in ("head", "tail")
+    }
+    return [{**shared, **entities, "relation": data["relation"]}]
 
 
-def _parse_group(data: Row, shared: Row, *, offsets: Sequence[tuple[int, int]] | None, where: str) -> list[Row]:
+def _parse_group(data: Row, shared: Row, *, offsets: Sequence[Span] | None, where: str) -> list[Row]:
     for key in ("entities", "relations"):
         if not isinstance(data[key], list):
             raise TypeError(f"{where}: {key!r} must be a list, got {data[key]!r}.")
@@ -131,15 +126,14 @@ def _parse_group(data: Row, shared: Row, *, offsets: Sequence[tuple[int, int]] |
     rows = []
     for index, relation in enumerate(data["relations"]):
         here = f"{where}: relation {index}"
-        _check_keys(relation, RELATION_KEYS, where=here)
-        head, tail = (_entity_at(relation[role], entities, where=f"{here}: {role!r}") for role in ("head", "tail"))
-        row_id = f"{shared['id']}-{index}"
-        rows.append({**shared, "id": row_id, "head": head, "tail": tail, "relation": relation["relation"]})
+        check_keys(relation, RELATION_KEYS, where=here)
+        pair = {role: _entity_at(relation[role], entities, where=f"{here}: {role!r}") for role in ("head", "tail")}
+        rows.append({**shared, "id": f"{shared['id']}-{index}", **pair, "relation": relation["relation"]})
     return rows
 
 
-def _text_and_offsets(data: Row, where: str) -> tuple[str, list[tuple[int, int]] | None]:
-    """The text, and the character span of each token if the line gives tokens."""
+def _text_and_offsets(data: Row, where: str) -> tuple[str, list[Span] | None]:
+    """Return the text, and the character span of each token if the line gives tokens."""
     if ("text" in data) == ("tokens" in data):
         raise ValueError(
             f"{where}: give either 'text' (spans are character offsets) or 'tokens' (spans are token offsets)."
@@ -153,31 +147,30 @@ def _text_and_offsets(data: Row, where: str) -> tuple[str, list[tuple[int, int]]
     return " ".join(tokens), token_offsets(tokens)
 
 
-def _entity(raw: Any, text: str, *, offsets: Sequence[tuple[int, int]] | None, where: str) -> Entity:
-    _check_keys(raw, ENTITY_KEYS, where=where, optional=ENTITY_KEYS)
+def _entity(raw: Any, text: str, *, offsets: Sequence[Span] | None, where: str) -> Entity:
+    check_keys(raw, ENTITY_KEYS, where=where, optional=ENTITY_KEYS)
     has_span = raw.get("start") is not None or raw.get("end") is not None
     if has_span == (raw.get("bbox") is not None):
         raise ValueError(
             f"{where}: give either 'start' and 'end' (an entity in the text) or 'bbox' (an object in the picture), "
             f"got {raw!r}."
         )
-    entity = _text_entity(raw, text, offsets=offsets, where=where) if has_span else _object(raw, where)
+    if has_span:
+        entity = _text_entity(raw, text, offsets=offsets, where=where)
+    else:
+        entity = object_entity("object", check_box(raw["bbox"], where))
     if raw.get("type") is not None:
         entity["type"] = check_type(raw["type"], ENTITY_TYPES, where)
     # A stated name that does not match its span is found by `check_row`.
     return entity if raw.get("name") is None else entity | {"name": raw["name"]}
 
 
-def _text_entity(raw: Row, text: str, *, offsets: Sequence[tuple[int, int]] | None, where: str) -> Entity:
+def _text_entity(raw: Row, text: str, *, offsets: Sequence[Span] | None, where: str) -> Entity:
     start, end = raw.get("start"), raw.get("end")
     if offsets is None:
         return text_entity(text, *check_span(start, end, len(text), where))
     start, end = check_span(start, end, len(offsets), where, unit="token")
     return text_entity(text, offsets[start][0], offsets[end - 1][1])
-
-
-def _object(raw: Row, where: str) -> Entity:
-    return object_entity("object", check_box(raw["bbox"], where))
 
 
 def _entity_at(index: Any, entities: Sequence[Entity], *, where: str) -> Entity:
@@ -201,17 +194,6 @@ def _relative_path(image: Any, where: str) -> str | None:
             "and give a relative path without '..', such as 'pictures/1.jpg'."
         )
     return image
-
-
-def _check_keys(data: Any, allowed: Sequence[str], *, where: str, optional: Sequence[str] = ()) -> None:
-    if not isinstance(data, dict):
-        raise TypeError(f"{where} must be a JSON object with the keys {list(allowed)}, got {data!r}.")
-    for key in data:
-        if key not in allowed:
-            raise ValueError(f"{where}: unknown key {key!r}.{did_you_mean(key, allowed)} Allowed are {list(allowed)}.")
-    missing = [key for key in allowed if key not in data and key not in optional]
-    if missing:
-        raise ValueError(f"{where}: missing {missing}. Its keys are {list(allowed)}.")
 
 
 def _find_file(data_dir: Path, split: str) -> Path | None:

@@ -12,7 +12,6 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,42 +32,9 @@ MAX_P_VALUE = 0.01
 NUM_SHUFFLES = 199
 
 
-@dataclass(frozen=True)
-class LeakReport:
-    """How well a number that should say nothing predicts the relation; all rates in [0, 1].
-
-    Args:
-        num_instances: Instances looked at.
-        majority_rate: Accuracy of always answering the most frequent relation.
-        lookup_accuracy: Accuracy of the best answer per number, on the same instances.
-        p_value: How often shuffled relations give such a lookup accuracy.
-        none_rule: The rule that answers "none".
-        none_precision: Share of true "none" among those the rule picks.
-        none_recall: Share of "none" that the rule picks.
-        none_balanced_accuracy: Mean of the recalls of "none" and of all others; 0.5 is chance.
-        none_rate_by_value: Share of "none" among the instances of each number.
-        num_by_value: Instances of each number.
-        leaks: The verdict.
-        verdict: The verdict in words.
-    """
-
-    num_instances: int
-    majority_rate: float
-    lookup_accuracy: float
-    p_value: float
-    none_rule: str
-    none_precision: float
-    none_recall: float
-    none_balanced_accuracy: float
-    none_rate_by_value: dict[str, float]
-    num_by_value: dict[str, int]
-    leaks: bool
-    verdict: str
-
-
 def audit_visual_objects(
     path: str | Path, relations: Sequence[str], *, none_relation: str = "None", seed: int = 0
-) -> LeakReport:
+) -> dict[str, Any]:
     """Measure how far the number of crops per instance predicts the relation.
 
     Args:
@@ -78,7 +44,12 @@ def audit_visual_objects(
         seed: Seed of the shuffles.
 
     Returns:
-        The report.
+        The verdict in words, and whether it `leaks`. `majority_rate` and `lookup_accuracy` are the accuracies of always
+        answering the most frequent relation, and of the best answer per number on the same instances; `p_value` is how
+        often shuffled relations give such a lookup accuracy. `none_precision`, `none_recall` and
+        `none_balanced_accuracy` (the mean of the recalls of "none" and of all others, 0.5 by chance) are those of
+        `none_rule`; `none_rate_by_value` and `num_by_value` have the share of "none" and the instances of each number.
+        All rates are in [0, 1].
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -90,39 +61,35 @@ def audit_visual_objects(
             f"{path} has entries for the lines {min(crops)} to {max(crops)}, but there are {len(relations)} instances. "
             "Give the file of the same split."
         )
-    counts = [len(crops.get(index, ())) for index in range(len(relations))]
-    return _report(counts, relations, none_relation=none_relation, seed=seed)
-
-
-def _report(counts: Sequence[int], relations: Sequence[str], *, none_relation: str, seed: int) -> LeakReport:
     gold = [relation == none_relation for relation in relations]
     if not any(gold) or all(gold):
         raise ValueError(f"none_relation={none_relation!r} must be the relation of some, not all, of the instances.")
+    counts = [len(crops.get(index, ())) for index in range(len(relations))]
     majority = max(Counter(relations).values()) / len(relations)
     accuracy = lookup_accuracy(counts, relations)
     p_value = _p_value(counts, relations, accuracy=accuracy, seed=seed)
     precision, recall, balanced = _scores([count < CROPS_TAKEN for count in counts], gold)
     leaks = p_value <= MAX_P_VALUE and (accuracy - majority >= MIN_GAIN or balanced >= MIN_BALANCED_ACCURACY)
-    by_value = Counter(counts)
+    by_value = sorted(Counter(counts).items())
     none_by_value = Counter(count for count, none in zip(counts, gold) if none)
-    return LeakReport(
-        num_instances=len(relations),
-        majority_rate=majority,
-        lookup_accuracy=accuracy,
-        p_value=p_value,
-        none_rule=f"fewer than {CROPS_TAKEN} crops",
-        none_precision=precision,
-        none_recall=recall,
-        none_balanced_accuracy=balanced,
-        none_rate_by_value={str(value): none_by_value[value] / by_value[value] for value in sorted(by_value)},
-        num_by_value={str(value): by_value[value] for value in sorted(by_value)},
-        leaks=leaks,
-        verdict="LEAKS" if leaks else "no leak found",
-    )
+    return {
+        "num_instances": len(relations),
+        "majority_rate": majority,
+        "lookup_accuracy": accuracy,
+        "p_value": p_value,
+        "none_rule": f"fewer than {CROPS_TAKEN} crops",
+        "none_precision": precision,
+        "none_recall": recall,
+        "none_balanced_accuracy": balanced,
+        "none_rate_by_value": {str(value): none_by_value[value] / number for value, number in by_value},
+        "num_by_value": {str(value): number for value, number in by_value},
+        "leaks": leaks,
+        "verdict": "LEAKS" if leaks else "no leak found",
+    }
 
 
 def _p_value(counts: Sequence[int], relations: Sequence[str], *, accuracy: float, seed: int) -> float:
-    """Share of shuffles, the real order counted as one, whose lookup is as accurate (a permutation test)."""
+    """Return the share of shuffles, the real order among them, whose lookup is as accurate (a permutation test)."""
     rng, shuffled = random.Random(seed), list(relations)
     as_good = 1
     for _ in range(NUM_SHUFFLES):
@@ -132,7 +99,7 @@ def _p_value(counts: Sequence[int], relations: Sequence[str], *, accuracy: float
 
 
 def _scores(predicted: Sequence[bool], gold: Sequence[bool]) -> tuple[float, float, float]:
-    """Precision and recall of a yes, and the mean of the recalls of yes and no."""
+    """Return precision and recall of a yes, and the mean of the recalls of yes and no."""
     cells = Counter(zip(predicted, gold))
     precision = cells[True, True] / max(1, sum(predicted))
     recall = cells[True, True] / sum(gold)
@@ -150,14 +117,7 @@ def _load_crops(path: Path) -> Mapping[int, Sequence[Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: audit the visual objects of an MNRE split.
-
-    Args:
-        argv: The arguments; None for those of the process.
-
-    Returns:
-        The exit code, as `run_program`: 0 if the audit ran, whatever it found.
-    """
+    """Audit the visual objects of an MNRE split; the exit code is 0 if the audit ran, whatever it found."""
     parser = argparse.ArgumentParser(
         prog="python -m roc.dataset_scripts.leak_audit",
         description="Measure how far the number of MNRE's 'visual objects' per instance gives the relation away.",
@@ -171,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _audit(args: argparse.Namespace) -> dict[str, Any]:
     report = audit_visual_objects(args.objects, _relations(Path(args.data_dir), args.split))
-    return {"objects": args.objects, "split": args.split, **asdict(report)}
+    return {"objects": args.objects, "split": args.split, **report}
 
 
 def _relations(data_dir: Path, split: str) -> list[str]:

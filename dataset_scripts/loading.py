@@ -62,7 +62,8 @@ def load_dataset_splits(
             typer, or the raw files are malformed.
         FileNotFoundError: If the folder, a split or a picture is not there.
     """
-    _check_name(name)
+    if name not in DATASETS:
+        raise ValueError(f"There is no dataset {name!r}; there are {list(DATASETS)}.{did_you_mean(name, DATASETS)}")
     check_missing_images(missing_images)
     marker = read_marker(data_dir)
     if marker is not None:
@@ -77,11 +78,6 @@ def load_dataset_splits(
         data_dir, splits=splits, missing_images=missing_images, entity_typer=entity_typer, cache_dir=cache_dir
     )
     return builder.build()
-
-
-def _check_name(name: str) -> None:
-    if name not in DATASETS:
-        raise ValueError(f"There is no dataset {name!r}; there are {list(DATASETS)}.{did_you_mean(name, DATASETS)}")
 
 
 def _check_marker(marker: dict[str, Any], name: str, *, folder: Path, entity_typer: str | EntityTyper | None) -> None:
@@ -116,15 +112,13 @@ def _load_parquet(
         "parquet", data_files=data_files, features=FEATURES, cache_dir=None if cache_dir is None else str(cache_dir)
     )
     for split in wanted:
-        _check_loaded(loaded[split], marker["splits"][split], where=f"{folder}, split {split!r}")
+        counts, where = marker["splits"][split], f"{folder}, split {split!r}"
+        rows = len(loaded[split])
+        if rows != counts["rows"]:
+            raise ValueError(f"{where} has {rows} rows, but its marker says {counts['rows']}. Write it again.")
+        if counts.get("missing_images"):
+            logger.warning(
+                "%s was written from raw files with %d missing pictures (%d rows dropped).",
+                *(where, counts["missing_images"], counts.get("dropped_rows", 0)),
+            )
     return loaded
-
-
-def _check_loaded(dataset: datasets.Dataset, counts: dict[str, Any], *, where: str) -> None:
-    if len(dataset) != counts["rows"]:
-        raise ValueError(f"{where} has {len(dataset)} rows, but its marker says {counts['rows']}. Write it again.")
-    if counts.get("missing_images"):
-        logger.warning(
-            "%s was written from raw files with %d missing pictures (%d rows dropped).",
-            *(where, counts["missing_images"], counts.get("dropped_rows", 0)),
-        )

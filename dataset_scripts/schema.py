@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from roc.messages_roc import did_you_mean
 from roc.processing_entities_roc import check_box, check_span
 from roc.processing_typing_roc import ENTITY_TYPES, word_of_type
 
@@ -27,16 +28,13 @@ ENTITY_KEYS = ("name", "start", "end", "type", "bbox")
 
 
 def text_entity(text: str, start: int, end: int, *, entity_type: str | None = None) -> Entity:
-    """Make a text entity of the schema.
+    """Make a text entity of the schema, named by the text that its span covers.
 
     Args:
         text: The row's text.
         start: First character of the span.
         end: One past its last character.
         entity_type: Lower-case words, or None where it is unknown.
-
-    Returns:
-        The entity, named by the text that its span covers.
     """
     return {"name": text[start:end], "start": start, "end": end, "type": entity_type, "bbox": None}
 
@@ -48,9 +46,6 @@ def object_entity(name: str, bbox: Sequence[float], *, entity_type: str | None =
         name: The object's name in output.
         bbox: (x0, y0, x1, y1), normalised to [0, 1], origin top left.
         entity_type: Lower-case words, or None where it is unknown.
-
-    Returns:
-        The entity.
     """
     return {"name": name, "start": None, "end": None, "type": entity_type, "bbox": [float(side) for side in bbox]}
 
@@ -68,7 +63,7 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
         TypeError: If a value has the wrong type.
     """
     where = f"{where} (row {row.get('id')!r})"
-    _check_keys(row, ROW_KEYS, where=where)
+    check_keys(row, ROW_KEYS, where=where)
     for column in ("id", "text", "relation"):
         _check_string(row[column], where=f"{where}: {column!r}")
     for role in ("head", "tail"):
@@ -79,10 +74,19 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
             )
 
 
+def check_keys(data: Any, allowed: Sequence[str], *, where: str, optional: Sequence[str] = ()) -> None:
+    """Check that `data` is a mapping with the allowed keys and no others, of which some may be left out."""
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{where} must be an object with the keys {list(allowed)}, got {data!r}.")
+    for key in data:
+        if key not in allowed:
+            raise ValueError(f"{where}: unknown key {key!r}.{did_you_mean(key, allowed)} Allowed are {list(allowed)}.")
+    if missing := [key for key in allowed if key not in data and key not in optional]:
+        raise ValueError(f"{where}: missing {missing}. Its keys are {list(allowed)}.")
+
+
 def _check_entity(entity: Any, text: str, *, where: str) -> None:
-    if not isinstance(entity, Mapping):
-        raise TypeError(f"{where} must be an object with the keys {list(ENTITY_KEYS)}, got {entity!r}.")
-    _check_keys(entity, ENTITY_KEYS, where=where)
+    check_keys(entity, ENTITY_KEYS, where=where)
     _check_string(entity["name"], where=f"{where}: 'name'")
     _check_type(entity["type"], where=where)
     has_span = entity["start"] is not None or entity["end"] is not None
@@ -93,18 +97,14 @@ def _check_entity(entity: Any, text: str, *, where: str) -> None:
         )
     if has_span:
         check_span(entity["start"], entity["end"], len(text), where)
-        _check_name(entity, text, where=where)
+        covered = text[entity["start"] : entity["end"]]
+        if entity["name"] != covered:
+            raise ValueError(
+                f"{where}: the name {entity['name']!r} is not the text of its span [{entity['start']}, "
+                f"{entity['end']}), which is {covered!r}. Spans are half-open character offsets into 'text'."
+            )
     else:
         check_box(entity["bbox"], where)
-
-
-def _check_name(entity: Mapping[str, Any], text: str, *, where: str) -> None:
-    covered = text[entity["start"] : entity["end"]]
-    if entity["name"] != covered:
-        raise ValueError(
-            f"{where}: the name {entity['name']!r} is not the text of its span [{entity['start']}, {entity['end']}), "
-            f"which is {covered!r}. Spans are half-open character offsets into 'text'."
-        )
 
 
 def _check_type(entity_type: Any, *, where: str) -> None:
@@ -123,9 +123,3 @@ def _check_string(value: Any, *, where: str) -> None:
         raise TypeError(f"{where} must be a string, got {value!r}.")
     if not value.strip():
         raise ValueError(f"{where} must not be empty.")
-
-
-def _check_keys(given: Mapping[str, Any], allowed: Sequence[str], *, where: str) -> None:
-    missing, unknown = [key for key in allowed if key not in given], [key for key in given if key not in allowed]
-    if missing or unknown:
-        raise ValueError(f"{where} must have the keys {list(allowed)}; missing {missing}, unknown {unknown}.")

@@ -27,14 +27,11 @@ PROVENANCE = "label and description of the property in Wikidata (CC0), as listed
 
 
 def relations_of_properties(properties: Any, ids: Iterable[str]) -> list[dict[str, Any]]:
-    """Relations, as a relation file holds them.
+    """Describe properties as a relation file does.
 
     Args:
         properties: `{property id: [label, description]}`.
         ids: The properties to describe.
-
-    Returns:
-        Mappings with `name`, `descriptions`, `provenance` and `reviewed`.
 
     Raises:
         ValueError: If a property is not listed, or not by a label and a description.
@@ -46,19 +43,14 @@ def relations_of_properties(properties: Any, ids: Iterable[str]) -> list[dict[st
             hint = did_you_mean(name, properties) if isinstance(properties, dict) else ""
             raise ValueError(f"The property {name!r} is not listed with a label and a description.{hint}")
         descriptions = [f"{entry[0]}: {entry[1]}", entry[0]]
-        relations.append(
-            {"name": name, "descriptions": descriptions, "provenance": PROVENANCE, "reviewed": False},
-        )
+        relations.append({"name": name, "descriptions": descriptions, "provenance": PROVENANCE, "reviewed": False})
     return relations
 
 
 def relations_of_split(data_dir: Path, split: str) -> list[dict[str, Any]]:
-    """The relations of one FewRel split, sorted by property, as `relations_of_properties` describes them.
+    """Describe the relations of one FewRel split, sorted by property.
 
     `"all"` takes every property with a description of at most `MAX_CHARACTERS`.
-
-    Raises:
-        ValueError: If a file is not JSON, or as `relations_of_properties`.
     """
     properties = read_json(data_dir / PROPERTIES_FILE)
     if split == ALL:

@@ -90,17 +90,19 @@ class RocDatasetBuilder(ABC):
         cache_dir: str | Path | None = None,
     ) -> None:
         check_missing_images(missing_images)
-        self.raw_dir = _existing_folder(data_dir)
+        self.raw_dir = Path(data_dir).expanduser().resolve()
+        if not self.raw_dir.is_dir():
+            raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder. Give the folder of the raw files.")
         self.missing_images: MissingImages = missing_images
         self._entity_typer = entity_typer
-        self.split_files = _select_splits(self.find_splits(), splits, folder=self.raw_dir)
+        self.split_files = self._select_splits(splits)
         self.split_counts: dict[str, Counter[str]] = {split: Counter() for split in self.split_files}
         self._rows = {split: self._read(split) for split in self.split_files}
         self.cache_dir = cache_dir
 
     @abstractmethod
     def find_splits(self) -> dict[str, list[Path]]:
-        """Find the annotation files of each split that exists in `self.raw_dir`."""
+        """Find the annotation files, below `self.raw_dir`, of each split that exists."""
 
     @abstractmethod
     def read_split(self, split: str) -> Iterable[RawRow]:
@@ -113,9 +115,6 @@ class RocDatasetBuilder(ABC):
 
     def build(self) -> datasets.DatasetDict:
         """Build the splits, or load them from the cache if nothing has changed since.
-
-        Returns:
-            The splits.
 
         Raises:
             ValueError: If a picture cannot be decoded.
@@ -148,11 +147,7 @@ class RocDatasetBuilder(ABC):
         return export_dataset(self.build(), output_dir, provenance=self.provenance(command))
 
     def provenance(self, command: str = "") -> Provenance:
-        """What card and marker say of the rows.
-
-        Args:
-            command: The command that the card names.
-        """
+        """Return what card and marker say of the rows; the card names the command."""
         return Provenance(
             builder=self.NAME,
             builder_version=self.VERSION,
@@ -163,7 +158,11 @@ class RocDatasetBuilder(ABC):
             leak_note=self.LEAK_NOTE,
             options=self._options(),
             entity_typer=None if self.entity_typer is None else self.entity_typer.name,
-            source_files={self._relative(path): sha256_of_file(path) for path in self._annotation_files()},
+            source_files={
+                path.relative_to(self.raw_dir).as_posix(): sha256_of_file(path)
+                for files in self.split_files.values()
+                for path in files
+            },
             split_counts=self.split_counts,
             command=command,
         )
@@ -172,8 +171,20 @@ class RocDatasetBuilder(ABC):
         named = {"missing_images": self.missing_images, "entity_typer": _typer_name(self._entity_typer)}
         return named | {flag: getattr(self, flag) for flag in self.FLAGS}
 
+    def _select_splits(self, wanted: Sequence[str] | None) -> dict[str, list[Path]]:
+        found = self.find_splits()
+        if not found:
+            raise FileNotFoundError(
+                f"No split found in {self.raw_dir}: looked for raw files of {', '.join(SPLITS)}."
+            )
+        if missing := [split for split in wanted or () if split not in found]:
+            raise FileNotFoundError(
+                f"{self.raw_dir} has no split {missing[0]!r}; it has {list(found)}. Ask for those with splits=."
+            )
+        return {split: found[split] for split in SPLITS if split in (found if wanted is None else wanted)}
+
     def _read(self, split: str) -> list[tuple[RawRow, Path | None]]:
-        """The checked rows of a split that are kept, each with the path of its picture."""
+        """Return the checked rows of a split that are kept, each with the path of its picture."""
         rows = list(self.read_split(split))
         seen: dict[str, str] = {}
         for raw in rows:
@@ -183,18 +194,17 @@ class RocDatasetBuilder(ABC):
                 raise ValueError(f"{raw.where}: the id {raw.row['id']!r} is also the id of {first}. Ids must differ.")
         kept = self._apply_picture_policy(rows, split)
         if not kept:
-            raise ValueError(
-                f"Split {split!r} of {self.raw_dir} has no row{' with a picture' if rows else ''}"
-                f"{' (missing_images=' + repr(self.missing_images) + ')' if rows else ''}."
-            )
+            what = f" with a picture (missing_images={self.missing_images!r})" if rows else ""
+            raise ValueError(f"Split {split!r} of {self.raw_dir} has no row{what}.")
         return kept
 
     def _apply_picture_policy(self, rows: Sequence[RawRow], split: str) -> list[tuple[RawRow, Path | None]]:
-        found = [(raw, _first_file(raw.image_paths)) for raw in rows]
+        found = [(raw, next(filter(Path.is_file, raw.image_paths), None)) for raw in rows]
         missing = [raw for raw, path in found if raw.image_paths and path is None]
         if missing and self.missing_images == "error":
             raise FileNotFoundError(self._missing_message(missing, split=split, total=len(rows)))
-        lost = {id(raw) for raw in missing if self.missing_images == "skip" or _has_object(raw.row)}
+        skips = self.missing_images == "skip"
+        lost = {id(raw) for raw in missing if skips or any(raw.row[role]["bbox"] for role in ("head", "tail"))}
         self.split_counts[split].update(missing_images=len(missing), dropped_rows=len(lost))
         if missing:
             logger.warning(
@@ -213,58 +223,45 @@ class RocDatasetBuilder(ABC):
         )
 
     def fingerprint(self) -> str:
-        """A hash of all that the built rows depend on: `datasets` would else serve old rows after a change."""
+        """Return a hash of all that the built rows depend on: `datasets` would else serve old rows after a change."""
+        pictures = [dict.fromkeys(path for _, path in rows if path) for rows in self._rows.values()]
         parts = [
             [str(self.raw_dir), self._options()],
             [sha256_of_file(path) for path in self._code_files()],
             [[split, *map(str, files), *map(sha256_of_file, files)] for split, files in self.split_files.items()],
-            [_stat(path) for rows in self._rows.values() for path in dict.fromkeys(path for _, path in rows if path)],
+            [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for paths in pictures for path in paths],
             # by content: installers set the time that a package states, and retrained weights are as large as before
             [[str(path), sha256_of_file(path)] for path in _typer_files(self._entity_typer)],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _code_files(self) -> list[Path]:
-        """What decides the rows: the builders, and what types entities and opens pictures."""
+        """Return the code that decides the rows: the builders, and what types entities and opens pictures."""
         own = [*(PACKAGE_ROOT / "dataset_scripts").rglob("*.py"), *PACKAGE_ROOT.glob("processing_*_roc.py")]
         return sorted({*own, Path(inspect.getfile(type(self)))})
 
-    def _annotation_files(self) -> list[Path]:
-        return list(dict.fromkeys(path for files in self.split_files.values() for path in files))
-
-    def _relative(self, path: Path) -> str:
-        return path.relative_to(self.raw_dir).as_posix() if path.is_relative_to(self.raw_dir) else path.name
-
     def rows(self, split: str) -> Iterator[Row]:
-        """Check the pictures of a split, type its entities and give its rows.
-
-        Args:
-            split: One of `split_files`.
+        """Yield the rows of a split, whose pictures are checked and entities typed.
 
         Raises:
             ValueError: If a picture cannot be decoded.
         """
         rows = self._rows[split]
-        _check_pictures(rows, split=split)
+        first_row = {path: raw for raw, path in reversed(rows) if path is not None}
+        for path, raw in tqdm(first_row.items(), desc=f"checking pictures of {split}", disable=None):
+            check_picture(path, f"{raw.where} (row {raw.row['id']!r})")
         types = {} if self.entity_typer is None else predict_types((raw.row for raw, _ in rows), self.entity_typer)
         for raw, path in rows:
             row = dict(raw.row, image=None if path is None else str(path))
             for role in ("head", "tail"):
-                row[role] = _typed(row[role], types.get((row["text"], _span(row[role]))))
+                if row[role]["type"] is None:
+                    row[role] = dict(row[role], type=types.get((row["text"], _span(row[role]))))
             check_row(row, raw.where)
             yield row
 
 
 def predict_types(rows: Iterable[Row], entity_typer: EntityTyper) -> dict[tuple[str, Span | None], str | None]:
-    """Predict the types of text entities that have none; a text is tagged once, however many rows it has.
-
-    Args:
-        rows: Rows of the schema.
-        entity_typer: The typer.
-
-    Returns:
-        Type by text and span.
-    """
+    """Predict the types of text entities that have none, by text and span; a text is tagged once, for all its rows."""
     spans: dict[str, dict[Span, None]] = {}
     for row in rows:
         for entity in (row["head"], row["tail"]):
@@ -280,14 +277,7 @@ def predict_types(rows: Iterable[Row], entity_typer: EntityTyper) -> dict[tuple[
 
 
 def check_missing_images(missing_images: str) -> None:
-    """Check the name of a picture policy.
-
-    Args:
-        missing_images: What the user gave.
-
-    Raises:
-        ValueError: If there is no such policy.
-    """
+    """Raise a `ValueError` if there is no picture policy of that name."""
     allowed = get_args(MissingImages)
     if missing_images not in allowed:
         raise ValueError(
@@ -296,46 +286,8 @@ def check_missing_images(missing_images: str) -> None:
         )
 
 
-def _existing_folder(data_dir: str | Path) -> Path:
-    folder = Path(data_dir).expanduser().resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder. Give the folder of the raw files.")
-    return folder
-
-
-def _select_splits(
-    found: Mapping[str, list[Path]], wanted: Sequence[str] | None, *, folder: Path
-) -> dict[str, list[Path]]:
-    if not found:
-        raise FileNotFoundError(f"No split found in {folder}: looked for the raw files of {', '.join(SPLITS)}.")
-    missing = [split for split in wanted or () if split not in found]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} has no split {missing[0]!r}; it has {list(found)}. Ask for those with splits=."
-        )
-    return {split: found[split] for split in SPLITS if split in (found if wanted is None else wanted)}
-
-
-def _first_file(paths: Iterable[Path]) -> Path | None:
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _has_object(row: Row) -> bool:
-    return any(row[role]["bbox"] is not None for role in ("head", "tail"))
-
-
-def _check_pictures(rows: Sequence[tuple[RawRow, Path | None]], *, split: str) -> None:
-    first_row = {path: raw for raw, path in reversed(rows) if path is not None}
-    for path, raw in tqdm(first_row.items(), desc=f"checking pictures of {split}", disable=None):
-        check_picture(path, f"{raw.where} (row {raw.row['id']!r})")
-
-
 def _span(entity: Entity) -> Span | None:
     return None if entity["start"] is None else (entity["start"], entity["end"])
-
-
-def _typed(entity: Entity, predicted: str | None) -> Entity:
-    return entity if entity["type"] is not None else dict(entity, type=predicted)
 
 
 def _typer_name(entity_typer: str | EntityTyper | None) -> str | None:
@@ -343,23 +295,13 @@ def _typer_name(entity_typer: str | EntityTyper | None) -> str | None:
 
 
 def _typer_files(entity_typer: str | EntityTyper | None) -> list[Path]:
-    """The files of the model that a typer's name stands for, as far as they lie on this machine under that name."""
+    """Return the files of the model that a typer's name stands for, if they lie on this machine under that name."""
     name = _typer_name(entity_typer)
     if name is None:
         return []
     package = spacy_package(name)
-    folder = Path(name) if package is None else _package_folder(package)
+    spec = None if package is None else importlib.util.find_spec(package)
+    folder = Path(name) if package is None else Path(spec.origin).parent if spec and spec.origin else None
     if folder is None or not folder.name or not folder.is_dir():
         return []
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
-
-
-def _package_folder(package: str) -> Path | None:
-    """The folder of an installed package; None if it is not installed, of which the typer itself will tell."""
-    spec = importlib.util.find_spec(package)
-    return Path(spec.origin).parent if spec is not None and spec.origin else None
-
-
-def _stat(path: Path) -> list[str | int]:
-    stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns]

@@ -14,11 +14,7 @@ from roc.dataset_scripts.schema import Row
 
 
 class CachedRows(datasets.GeneratorBasedBuilder):
-    """The builder of `datasets` behind a builder of ROC.
-
-    Args:
-        source: The builder that reads the raw files.
-    """
+    """The builder of `datasets` behind a builder of ROC, which reads the raw files."""
 
     VERSION = datasets.Version("1.0.0")
 
@@ -28,11 +24,7 @@ class CachedRows(datasets.GeneratorBasedBuilder):
         super().__init__(cache_dir=cache_dir, dataset_name=source.NAME, hash=source.fingerprint())
 
     def build(self) -> datasets.DatasetDict:
-        """Build the splits, or load them from the cache.
-
-        Raises:
-            ValueError: If a picture cannot be decoded.
-        """
+        """Build the splits, or load them from the cache."""
         try:
             self.download_and_prepare()
         except DatasetGenerationError as error:

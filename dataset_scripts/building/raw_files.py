@@ -15,15 +15,11 @@ from roc.processing_typing_roc import Span
 
 
 def check_picture(path: Path, where: str) -> None:
-    """Check that a picture can be decoded to its end, and is none that the processor would refuse for its size.
-
-    Args:
-        path: The picture.
-        where: Which row it belongs to; put in front of the error.
+    """Check that a picture can be decoded to its end, has one frame and not too many pixels.
 
     Raises:
-        ValueError: If it is no picture, broken, cut short or animated, or states more pixels than
-            `roc.processing_images_roc.MAX_PIXELS`; then none is decoded.
+        ValueError: If it is no such picture; the message begins with `where` and names the file. A picture that states
+            more pixels than `roc.processing_images_roc.MAX_PIXELS` is not decoded.
     """
     try:
         with identify_image(path.read_bytes(), path.name) as image:
@@ -39,13 +35,7 @@ def check_picture(path: Path, where: str) -> None:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Read the lines of a UTF-8 file that are not blank.
-
-    Args:
-        path: The file.
-
-    Yields:
-        Line number from 1, `file name:line number`, and the line.
+    """Yield number from 1, `file name:number` and text of each line of a UTF-8 file that is not blank.
 
     Raises:
         ValueError: If a line is not UTF-8.
@@ -63,11 +53,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: If it is not JSON; the message names the file.
-    """
+    """Read a JSON file; a `ValueError` names the file if it is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON, or of UTF-8
@@ -75,28 +61,16 @@ def read_json(path: Path) -> Any:
 
 
 def check_tokens(tokens: Any, where: str) -> None:
-    """Check the tokens of a text.
-
-    Raises:
-        TypeError: If they are not a list of strings that are not empty; `where` is put in front.
-    """
+    """Raise a `TypeError` unless the tokens of a text are a list of strings that are not empty."""
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
         raise TypeError(f"{where}: 'tokens' must be a list of strings that are not empty, got {tokens!r}.")
 
 
 def find_only_file(folder: Path, names: Sequence[str | Path], what: str) -> Path | None:
-    """Find a file under one of several names.
-
-    Args:
-        folder: Where to look.
-        names: Names relative to the folder, the preferred one first.
-        what: What the file is, for the error.
-
-    Returns:
-        The file, or None if there is none.
+    """Find a file under one of several names relative to a folder; None if there is none.
 
     Raises:
-        ValueError: If there are several that differ.
+        ValueError: If there are several that differ; the message says `what` the file is.
     """
     found = [folder / name for name in names if (folder / name).is_file()]
     if len({sha256_of_file(path) for path in found}) > 1:

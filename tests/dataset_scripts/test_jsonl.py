@@ -117,7 +117,7 @@ def test_two_files_for_one_split_are_refused(raw: Path) -> None:
         ({"head": {"type": "person"}}, ValueError, "give either 'start' and 'end'"),
         ({"head": {"bbox": [0, 0, 40, 20]}}, ValueError, "divide pixels"),
         ({"head": {"bbox": "0 0 1 1"}}, ValueError, "bbox must be four numbers"),
-        ({"head": "Zoë"}, TypeError, "'head' must be a JSON object"),
+        ({"head": "Zoë"}, TypeError, "'head' must be an object with the keys"),
         ({"tokens": ["a"]}, ValueError, "either 'text'"),
         ({"text": 3}, TypeError, "'text' must be a string"),
         ({"image": "/etc/passwd"}, ValueError, "leaves the folder"),
