@@ -27,13 +27,14 @@ demo: $(READY)  ## generated pictures and texts: train with and without pictures
 	@echo "look at the pictures in $(OUT); the scores on the test split:"
 	$(BIN)/python score.py --model $(OUT)/model --dataset synthetic --data_dir $(OUT)/data --split test
 
-test: $(READY) check  ## lint, types and the fast tests
+test: $(READY) check  ## lint, types, import contracts and the fast tests
 	$(BIN)/python -m pytest -n 2
 
-check: $(READY)  ## lint and types
+check: $(READY)  ## lint, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
+	$(BIN)/lint-imports --no-cache
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -10,15 +10,15 @@ NO_LABEL = -100  # PyTorch's cross-entropy leaves it out
 
 
 def drop_relations(logits: Tensor, labels: Tensor, probability: float) -> tuple[Tensor, Tensor]:
-    """Leave out relations at random, but none that a pair has.
+    """Leave out relations at random, but no relation that a pair has.
 
     Args:
         logits: `(..., num_relations)`.
         labels: `(...)` int64, index of the relation, -100 where there is none to learn.
-        probability: Of leaving a relation out, in [0, 1).
+        probability: Probability of leaving a relation out, in [0, 1).
 
     Returns:
-        `(..., kept relations)`, and the labels as numbers into them.
+        `(..., kept relations)`, the logits of the relations that are kept, and `(...)`, the labels as numbers of these.
     """
     kept = torch.rand(logits.shape[-1], device=logits.device) >= probability
     kept[labels[labels >= 0]] = True
@@ -32,20 +32,22 @@ def retrieval_loss(
     """Contrastive loss of pairs against the relations of the bank.
 
     For a pair vector p, its relation's vector r+ and the vectors R of all relations, with temperature t,
-    `-log(exp(p.r+ / t) / sum_{r in R} exp(p.r / t))`: InfoNCE (van den Oord et al., 2018, equation 4) whose negatives
-    are all other relations of the bank, not other pairs of the batch: processes that train together have no
-    embeddings to exchange. Over label ids this is the softmax cross-entropy, which the classification head uses as
-    well.
+    `-log(exp(p.r+ / t) / sum_{r in R} exp(p.r / t))`. This is InfoNCE whose negatives are all other relations of the
+    bank. Other pairs of the batch are none, so that processes that train together have no embeddings to exchange. Over
+    label ids it is the softmax cross-entropy, which the classification head uses as well.
 
     Args:
         logits: `(..., num_relations)`, cosine / temperature.
         labels: `(...)` int64, index of the relation, -100 where there is none to learn.
-        label_smoothing: Share of the target spread over all relations.
-        num_items_in_batch: Divide the sum by this number instead of the batch's own labels, so that accumulated
-            batches with different numbers of pairs weigh every pair alike.
+        label_smoothing: Share of the target that is spread over all relations, in [0, 1).
+        num_items_in_batch: Number of labels to divide the sum by; None for the number of the batch's own labels. With
+            the number of all accumulated batches, every pair of theirs weighs alike.
 
     Returns:
         A scalar in float32; 0 where the batch has no label.
+
+    Source:
+        van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (2018), equation 4.
     """
     total = functional.cross_entropy(
         logits.flatten(0, -2).float(),

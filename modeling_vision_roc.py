@@ -1,4 +1,4 @@
-"""The picture's part of the model: patches of any ViT-like encoder, and regions pooled from the patches in a box."""
+"""How the model reads pictures: patches of any ViT-like encoder, and regions pooled from the patches in a box."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class RocImageEmbeddings(nn.Module):
             self.projection = nn.Linear(config.vision_config.hidden_size, config.hidden_size)
 
     def scatter(self, patches: Tensor | None, image_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Give every sample its picture's patches; one "no picture" token where it has none.
+        """Give every sample its picture's patches, or one "no picture" token where it has none.
 
         Args:
             patches: `(images, num_patches, hidden)`, or None where no sample has a picture.
-            image_index: `(batch,)`, a row of `patches` or -1.
+            image_index: `(batch,)` int64, each sample's row of `patches`, -1 for no picture.
 
         Returns:
-            `(batch, max(num_patches, 1), hidden)` and its mask (bool).
+            `(batch, max(num_patches, 1), hidden)` and its mask, `(batch, max(num_patches, 1))` bool, True = real.
         """
         if patches is None:
             batch = len(image_index)
@@ -53,12 +53,12 @@ class RocImageEmbeddings(nn.Module):
         return states, ~missing | first
 
     def regions(self, boxes: Tensor, patches: Tensor | None, image_index: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Region tokens: the mean of the covered patches plus an embedding of the box.
+        """Make region tokens: the mean of the covered patches plus an embedding of the box.
 
         Args:
             boxes: `(batch, regions, 4)`, `xyxy` in [0, 1].
             patches: `(images, rows * columns, hidden)`, or None where no sample has a picture.
-            image_index: `(batch,)`, a row of `patches` or -1.
+            image_index: `(batch,)` int64, each sample's row of `patches`, -1 for no picture.
             grid: Rows and columns of the patches.
 
         Returns:
@@ -79,14 +79,14 @@ def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     """Encode pictures to one state per patch.
 
     Args:
-        encoder: A ViT-like encoder.
+        encoder: Any ViT-like vision encoder.
         pixel_values: `(images, channels, height, width)`.
 
     Returns:
         `(images, rows, columns, vision_hidden)`.
 
     Raises:
-        ValueError: If the encoder has no patches, or gives something else than tokens or fewer than patches.
+        ValueError: If the encoder has no patches, or does not give at least one token for each patch.
     """
     grid = patch_grid(encoder.config, pixel_values.shape[-2], pixel_values.shape[-1])
     pixel_values = pixel_values.to(encoder.dtype)
@@ -107,6 +107,9 @@ def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
 def check_patches(encoder: PreTrainedModel) -> None:
     """Encode a blank picture, to find out before training whether an encoder keeps one state per patch.
 
+    Args:
+        encoder: A vision encoder.
+
     Raises:
         ValueError: As `encode_patches`.
     """
@@ -118,7 +121,7 @@ def check_patches(encoder: PreTrainedModel) -> None:
 
 
 def _naflex_inputs(pixel_values: Tensor, grid: tuple[int, int], patch_size: int) -> dict[str, Tensor]:
-    """What SigLIP 2's NaFlex encoders take: pictures cut into patches, any grid."""
+    """Cut pictures into patches, which is what SigLIP 2's NaFlex encoders take."""
     images, channels, _, _ = pixel_values.shape
     rows, columns = grid
     pixel_values = pixel_values[..., : rows * patch_size, : columns * patch_size]
@@ -132,7 +135,10 @@ def _naflex_inputs(pixel_values: Tensor, grid: tuple[int, int], patch_size: int)
 
 
 def picture_size(vision_config: PretrainedConfig) -> tuple[int, int]:
-    """Height and width in pixels of the pictures that an encoder was made for.
+    """Tell for which pictures an encoder was made: height and width in pixels.
+
+    Args:
+        vision_config: The encoder's configuration.
 
     Raises:
         ValueError: If the configuration does not tell.
@@ -147,7 +153,7 @@ def picture_size(vision_config: PretrainedConfig) -> tuple[int, int]:
 
 
 def patch_grid(vision_config: PretrainedConfig, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of patches for pictures of `height` x `width` pixels."""
+    """Count the rows and columns of patches in pictures of `height` x `width` pixels."""
     size = getattr(vision_config, "patch_size", None)
     if size is None:
         raise ValueError(
@@ -158,14 +164,14 @@ def patch_grid(vision_config: PretrainedConfig, height: int, width: int) -> tupl
 
 
 def patch_coverage(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """How much each patch counts for each box: the covered share of its area, summing to 1 over the patches.
+    """Weigh the patches for each box: by the share of each patch that the box covers, with a sum of 1 over all patches.
 
     Args:
         boxes: `(..., 4)`, `xyxy` in [0, 1].
         grid: Rows and columns of the patches.
 
     Returns:
-        `(..., rows * columns)`, in the patches' row-major order; all 0 for a box without area.
+        `(..., rows * columns)`, row by row; all weights of a box without area are 0.
     """
     x0, y0, x1, y1 = boxes.float().unbind(-1)
     across = _overlap(x0, x1, grid[1])  # (..., columns)
@@ -175,12 +181,12 @@ def patch_coverage(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _overlap(start: Tensor, end: Tensor, cells: int) -> Tensor:
-    """`(..., cells)`: the length that [start, end] shares with each of `cells` equal parts of [0, 1]."""
+    """Measure the length that [start, end] shares with each of `cells` equal parts of [0, 1]: `(..., cells)`."""
     edges = torch.linspace(0, 1, cells + 1, device=start.device)
     return (torch.minimum(end[..., None], edges[1:]) - torch.maximum(start[..., None], edges[:-1])).clamp(min=0)
 
 
 def box_features(boxes: Tensor) -> Tensor:
-    """`(..., 4)`: centre and size `(cx, cy, w, h)` of `xyxy` boxes."""
+    """Give the centre and size `(cx, cy, w, h)` of `xyxy` boxes, `(..., 4)`."""
     x0, y0, x1, y1 = boxes.unbind(-1)
     return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import itertools
+import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,74 @@ from typing import Any
 import torch
 
 from .messages_roc import shorten
+from .modeling_decisions_roc import decide_relations
+from .processing_images_roc import identify_image
 
 POST_KEYS = ("text", "image", "head", "tail", "entities")
 ROW_KEYS = ("id", "relation")  # a row of a data set is a post too; its relation is not read
 
-DATA_URI = re.compile(r"\Adata:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
+DATA_URI = re.compile(r"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.ASCII)
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@dataclass(frozen=True)
+class PostLimits:
+    """What a post may hold that comes from anybody. Its picture is then a base64 string: no path is ever opened.
+
+    Args:
+        max_characters: Most characters of its text.
+        max_entities: Most entities that it gives.
+        max_image_bytes: Most bytes of its picture's file.
+        max_pixels: Most pixels of its picture.
+        max_other_characters: Most characters of the post as JSON, without its picture.
+        image_formats: Pillow's names of the formats that its picture may have.
+    """
+
+    max_characters: int
+    max_entities: int
+    max_image_bytes: int
+    max_pixels: int
+    max_other_characters: int = 10_000
+    image_formats: Sequence[str] = ("PNG", "JPEG", "WEBP")
+
+    def check_sizes(self, post: Mapping[str, Any], where: str) -> None:
+        """Measure all of a post but its picture, before anything of it is read.
+
+        Raises:
+            ValueError: If any of it is too large.
+        """
+        text, entities = post.get("text"), post.get("entities")
+        others = len(json.dumps({key: value for key, value in post.items() if key != "image"}, default=repr))
+        if isinstance(text, str) and len(text) > self.max_characters:
+            raise ValueError(
+                f"{where}: its text has {len(text):,} characters; at most {self.max_characters:,} are read. Shorten it."
+            )
+        if isinstance(entities, Sequence) and len(entities) > self.max_entities:
+            raise ValueError(
+                f"{where}: {len(entities)} entities were given; at most {self.max_entities} are read. Leave some out."
+            )
+        if others > self.max_other_characters:
+            raise ValueError(
+                f"{where}: it has {others:,} characters besides its picture; at most {self.max_other_characters:,} are "
+                "read. Shorten it."
+            )
+
+    def read_image(self, given: Any, where: str) -> bytes:
+        """Measure and decode a picture's base64, and look at the head of the file; no pixel is decoded.
+
+        Raises:
+            ValueError: If it is no base64 string, too large, or no picture of an allowed format.
+        """
+        if not isinstance(given, str):
+            raise ValueError(f"{where}: a picture is a base64 string; given a {type(given).__name__}.")
+        if len(given) > self.max_image_bytes * 4 // 3 + 100:
+            raise ValueError(f"{where}: the picture has more than {self.max_image_bytes:,} bytes. Scale it first.")
+        try:
+            data = _bytes_of_base64(given)
+        except ValueError as error:
+            raise ValueError(f"{where}: this is not base64. Paths and addresses are never opened.") from error
+        identify_image(data, where, formats=self.image_formats, max_pixels=self.max_pixels)
+        return data
 
 
 @dataclass(frozen=True)
@@ -32,7 +94,7 @@ class Post:
         image: A PIL image, the bytes of a picture file, or None.
         entities: Its entities, as the processor takes them.
         pairs: (head, tail) numbers into `entities`.
-        where: What to call it in an error.
+        where: The post's name in an error.
     """
 
     text: str
@@ -42,31 +104,37 @@ class Post:
     where: str
 
 
-def read_post(given: Any, processor: Any, *, where: str, allow_paths: bool = False) -> Post:
+def read_post(
+    given: Any, processor: Any, *, where: str, allow_paths: bool = False, limits: PostLimits | None = None
+) -> Post:
     """Check a post that a caller gave.
 
     Args:
         given: A mapping of `text`, optionally `image`, and `head` and `tail` (one pair), or `entities` (all ordered
-            pairs), or neither: named-entity recognition then finds the entities. A row of a data set is one too.
+            pairs), or neither: named-entity recognition then finds the entities. A row of a data set is a post too.
         processor: The model's `RocProcessor`, which finds entities.
-        where: What to call the post in an error.
+        where: The post's name in an error.
         allow_paths: See `read_image`.
+        limits: What the post may hold; None for a post of the caller's own.
 
     Returns:
         The post. It has no pairs where it has fewer than two entities.
 
     Raises:
         TypeError: If the post, its text, its picture's path or its list of entities has the wrong type.
-        ValueError: If a key is unknown or missing, a name is not in the text, or a string is not a picture.
+        ValueError: If a key is unknown or missing, a name is not in the text, a string is not a picture, or the post
+            is beyond `limits`.
         ImportError: If what finds entities is not installed.
     """
     if not isinstance(given, Mapping):
         raise TypeError(f"{where}: a post is a mapping with the keys {POST_KEYS}; given a {type(given).__name__}.")
+    if limits is not None:
+        limits.check_sizes(given, where)
     _check_keys(given, where)
     text = given["text"]
     if not isinstance(text, str):
         raise TypeError(f"{where}: text must be a string; given {shorten(repr(text))}.")
-    image = read_image(given.get("image"), where, allow_paths=allow_paths)
+    image = read_image(given.get("image"), where, allow_paths=allow_paths, limits=limits)
     if given.get("head") is not None:
         pair = [_with_span(given[role], text, f"{where}, {role}") for role in ("head", "tail")]
         return Post(text, image, pair, ((0, 1),), where)
@@ -92,46 +160,75 @@ def _check_keys(given: Mapping[str, Any], where: str) -> None:
 
 
 def _with_span(given: Any, text: str, where: str) -> Any:
-    """The entity, in place of a name where it is in the text."""
-    if not isinstance(given, str):
-        return given
-    start = find_name(given, text)
+    """The entity, with its place in the text where only its name was given."""
+    otherwise = "a mapping with start and end in characters, or one with the bbox of an object in the picture"
+    return span_of_name(given, text, f"{where}:", otherwise) if isinstance(given, str) else given
+
+
+def span_of_name(name: str, text: str, where: str, otherwise: str) -> dict[str, int]:
+    """Find the first occurrence of an entity's name in a text.
+
+    Args:
+        name: The name.
+        text: The text.
+        where: Put in front of the error.
+        otherwise: What may be given in place of a name, for the error.
+
+    Returns:
+        `start` and `end`, half-open character offsets.
+
+    Raises:
+        ValueError: If the name does not occur, as `occurrences` defines it.
+    """
+    start = next(occurrences(name, text), -1)
     if start < 0:
         raise ValueError(
-            f"{where}: {shorten(given)!r} does not occur in the text {shorten(text)!r}. Give a name as it is written "
-            "there, a mapping with start and end in characters, or one with the bbox of an object in the picture."
+            f"{where} {shorten(name)!r} does not occur in the text {shorten(text)!r}, or only inside a longer word. "
+            f"Give a name as it is written there, {otherwise}."
         )
-    return {"start": start, "end": start + len(given)}
+    return {"start": start, "end": start + len(name)}
 
 
-def find_name(name: str, text: str) -> int:
-    """Where a name first occurs in a text, or -1: as a whole word in scripts with upper and lower case.
+def occurrences(name: str, text: str) -> Iterator[int]:
+    """Find where a name begins in a text: everywhere but inside a longer word or number.
 
-    The others (Chinese, Japanese, Thai) are mostly written without spaces between words.
+    A name may begin or end with a sign of its own (`C++`, `#Ann`), which needs no border around it. Nor do scripts
+    without upper and lower case, such as Chinese or Thai, most of which write no spaces between words.
     """
-    if not name or len(name) > len(text):
-        return -1
-    if name.lower() == name.upper():
-        return text.find(name)
-    found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
-    return found.start() if found else -1
+    start = text.find(name) if name else -1
+    while start >= 0:
+        if not (is_inside_word(text, start) or is_inside_word(text, start + len(name))):
+            yield start
+        start = text.find(name, start + 1)
 
 
-def read_image(given: Any, where: str, *, allow_paths: bool = False) -> Any:
-    """A picture as `RocProcessor` takes it, out of what a caller gave. An address is never fetched.
+def is_inside_word(text: str, offset: int) -> bool:
+    """Whether the characters on both sides of an offset belong to one word: letters with a case, digits or `_`."""
+    return 0 < offset < len(text) and all(
+        character == "_" or character.isdigit() or character.lower() != character.upper()
+        for character in text[offset - 1 : offset + 1]
+    )
+
+
+def read_image(given: Any, where: str, *, allow_paths: bool = False, limits: PostLimits | None = None) -> Any:
+    """Read a picture as callers give it. An address is never fetched.
 
     Args:
         given: A PIL image, the bytes of a picture file, the same in base64 (a data URI too), or None.
-        where: What to call the post in an error.
+        where: The post's name in an error.
         allow_paths: Whether a string or path may also name a file; never for strings of people whom you do not know.
+        limits: What the picture may be; it must then be in base64.
 
     Returns:
-        A PIL image, bytes that have not been looked at, or None.
+        A PIL image, bytes that have not been decoded, or None.
 
     Raises:
         TypeError: If a path is given without `allow_paths`.
-        ValueError: If there is no file at a path, or a string is an address, or no base64.
+        ValueError: If there is no file at a path, a string is an address or no base64, or the picture is beyond
+            `limits`.
     """
+    if limits is not None and given is not None:
+        return limits.read_image(given, f"{where}, image")
     if not isinstance(given, (str, os.PathLike)):
         return given
     if isinstance(given, str) and ADDRESS.match(given):
@@ -143,10 +240,15 @@ def read_image(given: Any, where: str, *, allow_paths: bool = False) -> Any:
             raise ValueError(f"{where}: there is no file {given!r}.")
         raise TypeError(f"{where}: paths are opened with allow_paths=True only; given {given!r}.")
     try:
-        return base64.b64decode(DATA_URI.sub("", given), validate=True)
-    except (binascii.Error, ValueError) as error:
+        return _bytes_of_base64(given)
+    except ValueError as error:
         refused = "no file and not base64" if allow_paths else "not base64 (a path needs allow_paths=True)"
         raise ValueError(f"{where}: as a picture a string holds its bytes; {shorten(given)!r} is {refused}.") from error
+
+
+def _bytes_of_base64(given: str) -> bytes:
+    head = DATA_URI.match(given)
+    return base64.b64decode(given[head.end() if head else 0 :], validate=True)
 
 
 def _is_file(given: str | os.PathLike[str]) -> bool:
@@ -168,9 +270,9 @@ def rank_posts(model: Any, processor: Any, posts: Sequence[Post], *, top_k: int)
 
     Returns:
         For each post `text`, `entities` (name, start, end, type, bbox) and `predictions`: per pair `head` and `tail`
-        (numbers into `entities`), `relation` (what `RocModel.decide_relations` gives: a name, or None for a pair that
-        stays below the threshold) and `relations` as `RocModel.rank_relations` gives them. Then whether text was cut
-        off.
+        (numbers into `entities`), `relation` (what `decide_relations` gives: a name, or None for a pair that
+        stays below the threshold) and `relations` as `RocModel.rank_relations` gives them. The second value
+        tells whether text was cut off.
 
     Raises:
         ValueError: If `top_k` is below 1, the model has no relations, or as `RocProcessor`.
@@ -194,7 +296,7 @@ def rank_posts(model: Any, processor: Any, posts: Sequence[Post], *, top_k: int)
 
 
 def _rank(model: Any, processor: Any, asked: Sequence[tuple[Post, Any]], top_k: int) -> tuple[Any, bool]:
-    """For all pairs of all posts, in order, `relation` and `relations`."""
+    """`relation` and `relations` of all pairs of all posts, in order, and whether text was cut off."""
     batch = processor(
         text=[post.text for post, _ in asked],
         images=[post.image for post, _ in asked],
@@ -203,7 +305,8 @@ def _rank(model: Any, processor: Any, asked: Sequence[tuple[Post, Any]], top_k: 
         where=[post.where for post, _ in asked],
     ).to(model.device)
     output = model(**batch)
-    decided = model.decide_relations(output.logits[batch["pair_mask"].bool()]).tolist()
+    logits = output.logits[batch["pair_mask"].bool()]
+    decided = decide_relations(logits, model.config, temperature=model.temperature).tolist()
     ranked = model.rank_relations(output, batch["pair_mask"], top_k=top_k)
     names = model.config.relation_names
     rows = ({"relation": names[n] if n >= 0 else None, "relations": own} for n, own in zip(decided, ranked))

@@ -1,4 +1,4 @@
-"""The pipeline: `pipeline("multimodal-relation-extraction", model=DIR_OR_REPO, trust_remote_code=True)`."""
+"""The Transformers pipeline "multimodal-relation-extraction", which finds the relations in posts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from transformers import Pipeline
 from transformers.utils import logging
 
-from .pipeline_posts_roc import POST_KEYS, Post, rank_posts, read_post
+from .pipeline_posts_roc import POST_KEYS, Post, PostLimits, rank_posts, read_post
 
 logger = logging.get_logger(__name__)
 
@@ -25,10 +25,10 @@ class RocPipeline(Pipeline):
     * `text`;
     * `image`, or none: a PIL image, the bytes of a picture file, or the same in base64 (a data URI too). A string is
       the path of a file only with `allow_paths=True`, and an address is never fetched;
-    * `head` and `tail` (one pair) or `entities` (all ordered pairs): a name as it is written in the text, whose first
-      occurrence as a whole word counts; a mapping of `start` and `end`, half-open character offsets; or one of `bbox`,
-      `(x0, y0, x1, y1)` as shares of the picture, and optionally the object's `name`. Both kinds may have a `type`.
-      Without any, named-entity recognition finds them.
+    * `head` and `tail` (one pair) or `entities` (all ordered pairs): a name as it is written in the text, of which the
+      first occurrence outside a longer word counts; a mapping of `start` and `end`, half-open character offsets; or
+      one of `bbox`, `(x0, y0, x1, y1)` as shares of the picture, and optionally the object's `name`. Both kinds may
+      have a `type`. Without any, named-entity recognition finds them.
 
     Its result is a list of plain dictionaries, pair by pair, the best relation first: `head`, `tail`, `relation`,
     `score` (its probability among all relations), `description`, `head_span`, `tail_span`, `head_box`, `tail_box`. A
@@ -56,7 +56,8 @@ class RocPipeline(Pipeline):
                 and optionally `head_types` and `tail_types`;
                 `none_relation`: which of them means "none of these", if not the one that is called as the model's;
                 `allow_paths`: see the class;
-                `max_pairs`: refuse posts with more pairs.
+                `max_pairs`: refuse posts with more pairs;
+                `limits`: what posts may hold that come from anybody, a mapping of the fields of `PostLimits`.
                 They may be given to `pipeline(...)` as well, for all calls.
 
         Returns:
@@ -88,6 +89,7 @@ class RocPipeline(Pipeline):
         none_relation: str | None = None,
         allow_paths: bool | None = None,
         max_pairs: int | None = None,
+        limits: Mapping[str, Any] | None = None,
         local_files_only: Any = None,  # Transformers hands it on; loading has obeyed it
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         _check_number("top_k", top_k, int, 1, math.inf)
@@ -96,12 +98,16 @@ class RocPipeline(Pipeline):
         if none_relation is not None and relations is None:
             raise ValueError("none_relation names one of the `relations` that are given with it; none were given.")
         model = None if relations is None else self._model_with(relations, none_relation)
-        preprocess = {"allow_paths": allow_paths, "max_pairs": max_pairs}
+        preprocess = {
+            "allow_paths": allow_paths,
+            "max_pairs": max_pairs,
+            "limits": None if limits is None else PostLimits(**limits),
+        }
         forward = {"top_k": top_k, "threshold": threshold, "model": model}
         return _given(preprocess), _given(forward), {}
 
     def _model_with(self, relations: Sequence[Mapping[str, Any]], none_relation: str | None) -> Any:
-        """The model with other relations, remembered for further calls."""
+        """Give the model other relations, in a copy that is remembered for further calls."""
         key = json.dumps([relations, none_relation, str(self.model.device)], default=repr)
         if key not in self._models_with:
             model = self.model.with_relations(relations, self.processor, none_relation=none_relation)
@@ -110,10 +116,16 @@ class RocPipeline(Pipeline):
             self._models_with[key] = model
         return self._models_with[key]
 
-    def preprocess(self, inputs: Any, allow_paths: bool = False, max_pairs: int | None = None) -> dict[str, Post]:
+    def preprocess(
+        self,
+        inputs: Any,
+        allow_paths: bool = False,
+        max_pairs: int | None = None,
+        limits: PostLimits | None = None,
+    ) -> dict[str, Post]:
         """Check one post. Posts become tensors in `_forward`, together: only the processor knows how to pad them."""
         where, given = inputs
-        post = read_post(given, self.processor, where=where, allow_paths=allow_paths)
+        post = read_post(given, self.processor, where=where, allow_paths=allow_paths, limits=limits)
         if max_pairs is not None and len(post.pairs) > max_pairs:
             raise ValueError(
                 f"{where}: {len(post.entities)} entities make {len(post.pairs)} pairs, but at most {max_pairs} are "
@@ -137,12 +149,12 @@ class RocPipeline(Pipeline):
         return {"found": found if is_batch else found[0]}
 
     def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, Any]]:
-        """The result of one post."""
+        """Return the result of one post."""
         return outputs["found"]
 
 
 def _triples(ranked: Mapping[str, Any], threshold: float | None, none_relation: str | None) -> list[dict[str, Any]]:
-    """The result of one post that `rank_posts` has ranked."""
+    """Turn one post that `rank_posts` has ranked into its result."""
     entities = ranked["entities"]
     return [
         _triple(entities[pair["head"]], entities[pair["tail"]], entry)

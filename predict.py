@@ -6,14 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from roc.inference.drawing import draw_prediction
-from roc.inference.posts import explain, find_entities, load_model, parse_entity, predict
 from roc.processing_images_roc import open_image
-from roc.processing_roc import RocProcessor
 from roc.relations.files import load_relations
 from roc.support.programs import run_program
+
+if TYPE_CHECKING:
+    from roc.processing_roc import RocProcessor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
+    from roc.inference.drawing import draw_prediction  # here, as the next: PyTorch takes seconds to import
+    from roc.inference.posts import explain, load_model, predict
+
     if (options.head is None) != (options.tail is None):
         raise ValueError("Give both --head and --tail, or neither for all pairs.")
     if options.head is not None and options.entity:
@@ -55,6 +58,8 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
 
 def _entities(options: argparse.Namespace, processor: RocProcessor) -> tuple[list[dict[str, Any]], Any]:
     """The entities that were asked for, and their pairs: head and tail, or None for all."""
+    from roc.inference.posts import find_entities, parse_entity
+
     if options.head is not None:
         return [parse_entity(given, options.text) for given in (options.head, options.tail)], [(0, 1)]
     if options.entity:
@@ -79,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     entity = "a name in the text, START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture"
     parser.add_argument("--head", help=entity)
     parser.add_argument("--tail", help=entity)
-    parser.add_argument("--entity", action="append", help="instead of head and tail, several times: all their pairs")
+    several = "instead of head and tail: several entities, for all of their pairs"
+    parser.add_argument("--entity", nargs="+", action="extend", metavar="ENTITY", help=several)
     parser.add_argument("--relations", help="relation file to use instead of the model's own relations")
     parser.add_argument("--top_k", type=int, default=3, help="relations per pair")
     parser.add_argument("--explain", action="store_true", help="say which tokens and patches decided for the pair")

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
-from .messages_roc import shorten
-
-ENTITY_TYPES = ("person", "organization", "location", "miscellaneous", "object")
+from .messages_roc import did_you_mean, shorten
+from .processing_typing_roc import ENTITY_TYPES, word_of_type
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,12 @@ class Entity:
     """An entity as the processor sees it: a span of the text, or a box in the picture.
 
     Args:
-        start: First character, for a text entity.
-        end: Character after the last.
-        type: Its type in words; None to have the entity typer predict it, `""` for none.
-        bbox: `xyxy` in [0, 1], origin top left, for an object.
-        name: What an object is called: a detector's label, a caption. A text entity's name is in the text.
-        role: Which marker goes around it.
+        start: First character of a text entity.
+        end: Character after its last.
+        type: Its type in words; None to have the entity typer predict it, `""` for an entity without a type.
+        bbox: `xyxy` of an object, in [0, 1], origin top left.
+        name: An object's name: a detector's label or a caption. The name of a text entity is in the text.
+        role: The kind of marker that is put around it.
     """
 
     start: int | None = None
@@ -41,56 +40,99 @@ class Entity:
 
     @property
     def needs_type(self) -> bool:
-        """Whether the entity typer is to be asked: a text entity whose type was not given."""
+        """Whether it is a text entity whose type was not given, so that the entity typer predicts it."""
         return self.bbox is None and self.type is None
 
 
-def check_entity(entity: Any, text: str, where: str) -> Entity:
+def check_entity(entity: Any, text: str, where: str, entity_types: Sequence[str] = ENTITY_TYPES) -> Entity:
     """Check an entity that a caller gave.
 
     Args:
         entity: A mapping with `start` and `end`, or `bbox`, and optionally `type`; `(start, end)`;
             `(start, end, type)`; or an `Entity`. An object's `name` is kept; other keys are ignored.
         text: The text that the offsets point into.
-        where: What to call it in an error.
+        where: The entity's name in an error.
+        entity_types: The types that it may have.
 
     Returns:
-        The entity.
+        The entity, with one of `entity_types` in place of a tag such as PER.
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If the span is empty, blank or outside the text, or the box is inverted, empty or outside [0, 1].
+        ValueError: If the span is empty, blank or outside the text, the box is inverted, empty or outside [0, 1], or
+            the type is unknown.
     """
     start, end, kind, bbox, name = _fields(entity, where)
-    if kind is not None and not isinstance(kind, str):
-        raise TypeError(f"{where}: type must be a string or None; given {kind!r}.")
+    if kind not in (None, ""):
+        kind = check_type(kind, entity_types, where)
     if bbox is not None:
         if start is not None or end is not None:
             raise ValueError(f"{where}: an entity is a span or a box; both were given: ({start}, {end}) and {bbox}.")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"{where}: name must be a string or None; given {name!r}.")
-        return Entity(type=kind, bbox=_check_box(bbox, where), name=name)
+        return Entity(type=kind, bbox=check_box(bbox, where), name=name)
+    start, end = check_span(start, end, len(text), where)
+    if text[start:end].isspace():
+        raise ValueError(f"{where}: the span ({start}, {end}) holds only white space of the text {shorten(text)!r}.")
+    return Entity(start, end, kind)
+
+
+def check_type(given: Any, entity_types: Sequence[str], where: str) -> str:
+    """Check an entity's type.
+
+    Args:
+        given: One of `entity_types`, in upper or lower case, or a tagger's label for it, such as PER, GPE or MISC.
+        entity_types: The types that it may be.
+        where: Put in front of the error.
+
+    Returns:
+        One of `entity_types`.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it is no such type.
+    """
+    if not isinstance(given, str):
+        raise TypeError(f"{where}: type must be a string or None; given {given!r}.")
+    word = word_of_type(given, entity_types)
+    if word is None:
+        raise ValueError(
+            f"{where}: the entity type {shorten(given)!r} is not known.{did_you_mean(given.lower(), entity_types)} "
+            f"Give one of {[*entity_types]}, or a tag such as PER, ORG, GPE, LOC or MISC."
+        )
+    return word
+
+
+def check_span(start: Any, end: Any, length: int, where: str, *, unit: str = "character") -> tuple[int, int]:
+    """Check a half-open span.
+
+    Args:
+        start: Its first offset.
+        end: The offset after its last.
+        length: The length of the text, in units.
+        where: Put in front of every error.
+        unit: What the offsets count: `"character"`, `"word"` or `"token"`.
+
+    Returns:
+        Both offsets as plain integers.
+
+    Raises:
+        TypeError: If an offset is no integer.
+        ValueError: If the span is empty, reversed or outside the text.
+    """
     if not is_int(start) or not is_int(end):
         raise TypeError(f"{where}: start and end must be integers, or give a bbox; given start={start!r}, end={end!r}.")
-    if not 0 <= start < end <= len(text) or text[start:end].isspace():
+    if not 0 <= start < end <= length:
+        problem = "is empty" if start == end else "is reversed" if start > end else "lies outside the text"
         raise ValueError(
-            f"{where}: the span ({start}, {end}) {_problem_of_span(start, end, len(text))}. Spans are half-open "
-            f"character offsets with 0 <= start < end <= {len(text)}, the length of the text {shorten(text)!r}."
+            f"{where}: the span ({start}, {end}) {problem}. Spans are half-open {unit} offsets with "
+            f"0 <= start < end <= {length}, the number of {unit}s of the text."
         )
-    return Entity(operator.index(start), operator.index(end), kind)
-
-
-def _problem_of_span(start: int, end: int, length: int) -> str:
-    if start == end:
-        return "is empty"
-    if start > end:
-        return "is reversed"
-    is_inside = start >= 0 and end <= length
-    return "holds only white space" if is_inside else "lies outside the text"
+    return operator.index(start), operator.index(end)
 
 
 def _fields(entity: Any, where: str) -> tuple[Any, Any, Any, Any, Any]:
-    """Start, end, type, bbox and name, in whatever form the entity was given."""
+    """Read start, end, type, bbox and name of an entity in any of its forms."""
     if isinstance(entity, Entity):
         return entity.start, entity.end, entity.type, entity.bbox, entity.name
     if isinstance(entity, Mapping):
@@ -101,17 +143,36 @@ def _fields(entity: Any, where: str) -> tuple[Any, Any, Any, Any, Any]:
     raise TypeError(f"{where}: give a mapping with start and end, or bbox; or (start, end[, type]); given {entity!r}.")
 
 
-def _check_box(bbox: Any, where: str) -> tuple[float, float, float, float]:
+def check_box(bbox: Any, where: str) -> tuple[float, float, float, float]:
+    """Check a box in a picture.
+
+    Args:
+        bbox: `(x0, y0, x1, y1)` in [0, 1], origin top left.
+        where: Put in front of every error.
+
+    Returns:
+        The four numbers.
+
+    Raises:
+        ValueError: If it is not four numbers, or the box is inverted, empty or outside the picture.
+    """
     try:
-        x0, y0, x1, y1 = (float(value) for value in (() if isinstance(bbox, str) else bbox))
+        x0, y0, x1, y1 = (_side(value) for value in bbox)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: bbox must be four numbers (x0, y0, x1, y1); given {bbox!r}.") from error
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):  # false for NaN too
         raise ValueError(
-            f"{where}: bbox {(x0, y0, x1, y1)} is not a box in the picture. Give (x0, y0, x1, y1) as shares of its "
-            "width and height, in [0, 1] with the origin top left, x0 < x1 and y0 < y1."
+            f"{where}: bbox {(x0, y0, x1, y1)} is not a box in the picture. Give (left, top, right, bottom), not "
+            "(x, y, width, height), with the origin top left, x0 < x1, y0 < y1, and all in [0, 1]: divide pixels by "
+            "the picture's width and height."
         )
     return x0, y0, x1, y1
+
+
+def _side(value: Any) -> float:
+    if isinstance(value, (str, bytes, bool)):
+        raise TypeError("not a number")
+    return float(value)
 
 
 def check_number_of_regions(entities: Sequence[Entity], most: int, where: str) -> None:
@@ -131,7 +192,7 @@ def check_pairs(pairs: Any, num_entities: int, where: str) -> tuple[tuple[int, i
     Args:
         pairs: `(head, tail)` numbers of entities; None for every ordered pair.
         num_entities: How many entities the text has.
-        where: What to call the text in an error.
+        where: The text's name in an error.
 
     Returns:
         The pairs, in the given order.
@@ -163,15 +224,15 @@ def join_words(words: Any, entities: Sequence[Any], where: str) -> tuple[str, li
     """Turn words and word offsets into text and character offsets, at the border.
 
     Args:
-        words: The words; the text is these, joined by single spaces.
+        words: The words. Joined by single spaces they are the text.
         entities: As `check_entity` takes them, with half-open offsets of words.
-        where: What to call the sample in an error.
+        where: The sample's name in an error.
 
     Returns:
         The text, and the entities with offsets of characters.
 
     Raises:
-        TypeError: If `words` is not a list of strings.
+        TypeError: If `words` is not a list of strings, or an offset is no integer.
         ValueError: If an offset is not that of a word.
     """
     if not isinstance(words, Sequence) or isinstance(words, str) or not all(isinstance(w, str) for w in words):
@@ -181,11 +242,7 @@ def join_words(words: Any, entities: Sequence[Any], where: str) -> tuple[str, li
     for j, entity in enumerate(entities):
         start, end, kind, bbox, name = _fields(entity, f"{where}, entity {j}")
         if bbox is None:
-            if not is_int(start) or not is_int(end) or not 0 <= start < end <= len(words):
-                raise ValueError(
-                    f"{where}, entity {j}: the word span ({start}, {end}) must satisfy 0 <= start < end <= "
-                    f"{len(words)}, the number of words."
-                )
+            start, end = check_span(start, end, len(words), f"{where}, entity {j}", unit="word")
             start, end = starts[start], starts[end] - 1
         converted.append({"start": start, "end": end, "type": kind, "bbox": bbox, "name": name})
     return " ".join(words), converted

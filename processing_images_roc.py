@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -24,14 +25,14 @@ def open_image(image: Any, where: str) -> Image.Image:
 
     Args:
         image: A PIL image or the bytes of a picture file in one of `FORMATS`.
-        where: What to call it in an error.
+        where: The picture's name in an error.
 
     Returns:
         An RGB image with its EXIF orientation applied. CMYK, grey, palette and 16-bit pictures are converted;
         transparent pixels are laid over white.
 
     Raises:
-        TypeError: If it is neither (strings are never opened).
+        TypeError: If it is neither; strings are never opened.
         ValueError: If it cannot be decoded, has several frames, no pixel, or more than `MAX_PIXELS` pixels.
     """
     if isinstance(image, bytes):
@@ -41,7 +42,7 @@ def open_image(image: Any, where: str) -> Image.Image:
             f"{where}: a picture must be a PIL image or the bytes of a picture file; given {type(image).__name__}. "
             "Open a file with `PIL.Image.open(path)`; addresses are never fetched."
         )
-    _check_size(image, where)
+    _check_size(image, where, MAX_PIXELS)
     try:
         if is_animated(image):
             raise ValueError("it has several frames; choose one: `image.seek(0); frame = image.convert('RGB')`")
@@ -50,43 +51,50 @@ def open_image(image: Any, where: str) -> Image.Image:
         raise ValueError(f"{where}: the picture cannot be decoded: {error}.") from error
 
 
-def identify_image(data: bytes, where: str) -> Image.Image:
+def identify_image(
+    data: bytes, where: str, *, formats: Sequence[str] = FORMATS, max_pixels: int | None = None
+) -> Image.Image:
     """Read the head of a picture file; no pixel is decoded.
 
     Args:
-        data: The bytes of a picture file in one of `FORMATS`.
-        where: What to call it in an error.
+        data: The bytes of a picture file.
+        where: The picture's name in an error.
+        formats: Pillow's names of the formats that are allowed.
+        max_pixels: The most pixels that are allowed; None for `MAX_PIXELS`.
 
     Returns:
         The picture, not decoded yet.
 
     Raises:
-        ValueError: If it is no such file, or states no pixel or more than `MAX_PIXELS` pixels.
+        ValueError: If it is no such file, or states no pixel or more than `max_pixels` pixels.
     """
+    most = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=[*formats])
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{where}: the picture has too many pixels, at most {MAX_PIXELS:,} are decoded. Scale it first. ({error})"
+            f"{where}: the picture has too many pixels, at most {most:,} are decoded. Scale it first. ({error})"
         ) from error
     except DECODING_ERRORS as error:
-        raise ValueError(f"{where}: these {len(data)} bytes are no picture in one of the formats {FORMATS}.") from error
-    _check_size(image, where)
+        raise ValueError(
+            f"{where}: these {len(data)} bytes are no picture in one of the formats {', '.join(formats)}."
+        ) from error
+    _check_size(image, where, most)
     return image
 
 
-def _check_size(image: Image.Image, where: str) -> None:
-    if not 0 < image.width * image.height <= MAX_PIXELS:
+def _check_size(image: Image.Image, where: str, most: int) -> None:
+    if not 0 < image.width * image.height <= most:
         raise ValueError(
-            f"{where}: the picture has {image.width} x {image.height} pixels; between 1 and {MAX_PIXELS:,} are "
+            f"{where}: the picture has {image.width} x {image.height} pixels; between 1 and {most:,} are "
             "decoded. Scale it first."
         )
 
 
 def is_animated(image: Image.Image) -> bool:
-    """Whether a picture has several frames, of which `open_image` would not know which to take."""
+    """Whether a picture has several frames; `open_image` refuses it, as it cannot know which one is meant."""
     # Further frames of an MPO file, a camera's JPEG, are previews or other views of the first
     return getattr(image, "is_animated", False) and image.format != "MPO"
 

@@ -1,4 +1,4 @@
-"""Entities marked in a text, and its tokens: no asked-for entity is cut off, and the place of each is known."""
+"""Mark the entities of a text and tokenise it; no asked-for entity is cut off, and the place of each is known."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class MarkedText:
 
     Args:
         text: The text.
-        entities: Its entities; objects have no place in the text, but those with a name have it read behind the text.
+        entities: Its entities. An object has no place in the text; if it has a name, that is read behind the text.
         asked: Numbers of the entities that must not be cut off.
-        where: What to call it in an error.
+        where: The text's name in an error.
     """
 
     text: str
@@ -37,13 +37,14 @@ class EncodedText:
     """A marked text as token ids.
 
     Args:
-        input_ids: With the tokenizer's special tokens around.
-        positions: For each entity its opening marker's place in `input_ids`, or its number among the objects; 0 for
-            one that was cut off, which nobody asked for.
-        name_positions: For each object the opening marker's place of its name, -1 for one whose name is not read.
+        input_ids: The token ids, with the tokenizer's special tokens around them.
+        positions: For each text entity the place of its opening marker in `input_ids`, 0 if it was cut off; for each
+            object its number among the objects.
+        name_positions: For each object the place of its name's opening marker, -1 if the name is not read.
         truncated: Whether a part of the text or of an object's name was cut off.
-        offsets: For each token its half-open character span in the text, (0, 0) for what is not of the text; empty
-            where not asked for.
+        offsets: For each token its half-open character span in the text, (0, 0) for a token that is not of the text.
+            The list is empty where offsets were not asked for.
+        marker_mask: For each token, 1 = opening marker, entity type or closing marker.
     """
 
     input_ids: list[int]
@@ -51,14 +52,15 @@ class EncodedText:
     name_positions: list[int]
     truncated: bool
     offsets: list[Span]
+    marker_mask: list[int]
 
 
 class EntitiesTooFarApart(ValueError):
     """The asked-for entities of a text do not fit into one window.
 
     Args:
-        message: What is wrong and what to do.
-        number: Which of the texts it is.
+        message: The error message.
+        number: The text's number in the batch.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -69,12 +71,13 @@ class EntitiesTooFarApart(ValueError):
 class _Mark(NamedTuple):
     entity: int
     token: str
-    prompt: str  # the entity's type, after an opening marker
+    prompt: str  # follows an opening marker: the entity's type, and an object's name
+    type_prompt: str  # the type alone
     is_opening: bool
 
 
 class _Frame(NamedTuple):
-    """What stands before and after a text's tokens, how many fit between, and whether their spans are asked for."""
+    """The special tokens around a text, how many tokens fit between them, and whether spans are asked for."""
 
     before: list[int]
     after: list[int]
@@ -91,9 +94,10 @@ class _Pieces(NamedTuple):
 
 
 class _Tokens(NamedTuple):
-    """Token ids, at which of them each entity's opening and closing marker is, and their spans in the text."""
+    """Token ids, which of them are markers, where each entity's markers are, and the tokens' spans in the text."""
 
     ids: list[int]
+    marker_mask: list[int]
     opening: dict[int, int]
     closing: dict[int, int]
     spans: list[Span]
@@ -137,10 +141,10 @@ def encode_marked(
 
 
 def _fit(text: MarkedText, tokens: _Tokens, names: _Tokens, frame: _Frame, number: int) -> EncodedText:
-    """A window of the text's tokens, and all names' or none's, in the frame."""
+    """Put a window of the text's tokens into the frame, and behind it the names of all objects or of none."""
     truncated = len(tokens.ids) + len(names.ids) > frame.budget or names.truncated
     if _asked_length(tokens) + len(names.ids) > frame.budget:
-        names = _Tokens([], {}, {}, [])
+        names = _Tokens([], [], {}, {}, [])
     room = frame.budget - len(names.ids)
     start = _window_start(text, tokens, room, number) if len(tokens.ids) > room else 0
     window = tokens.ids[start : start + room]
@@ -157,6 +161,12 @@ def _fit(text: MarkedText, tokens: _Tokens, names: _Tokens, frame: _Frame, numbe
         name_positions=[names.opening[i] + shift if i in names.opening else -1 for i in objects],
         truncated=truncated,
         offsets=offsets,
+        marker_mask=[
+            *[0] * len(frame.before),
+            *tokens.marker_mask[start : start + room],
+            *names.marker_mask,
+            *[0] * len(frame.after),
+        ],
     )
 
 
@@ -184,8 +194,8 @@ def _parts(text: str, entities: Sequence[Entity]) -> Iterator[str | _Mark]:
             start, end = _without_space(text, entity.start), _without_space(text, entity.end)
             opening, closing = MARKERS[entity.role]
             prompt = f" {entity.type}" if entity.type else ""
-            marks.append(((start, 1, -end, number), _Mark(number, opening, prompt, True)))
-            marks.append(((end, 0, -start, -number), _Mark(number, closing, "", False)))
+            marks.append(((start, 1, -end, number), _Mark(number, opening, prompt, prompt, True)))
+            marks.append(((end, 0, -start, -number), _Mark(number, closing, "", "", False)))
     last = 0
     for (place, *_), mark in sorted(marks):
         if place > last:
@@ -197,7 +207,7 @@ def _parts(text: str, entities: Sequence[Entity]) -> Iterator[str | _Mark]:
 
 
 def _without_space(text: str, offset: int) -> int:
-    """The end of what stands before `offset`: the white space between belongs to what comes after."""
+    """Move an offset before the white space that stands there: it belongs to what comes after."""
     while offset and text[offset - 1].isspace():
         offset -= 1
     return offset
@@ -208,16 +218,18 @@ def _stays(part: str | _Mark, asked: frozenset[int]) -> bool:
 
 
 def _names(entities: Sequence[Entity]) -> Iterator[_Mark]:
-    """The marks of named objects, each with the object's type and name."""
+    """Yield the marks of named objects, each with the object's type and name."""
     for number, entity in enumerate(entities):
         if entity.is_object and entity.name:
             opening, closing = MARKERS[entity.role]
-            yield _Mark(number, opening, f" {entity.type} {entity.name}" if entity.type else f" {entity.name}", True)
-            yield _Mark(number, closing, "", False)
+            type_prompt = f" {entity.type}" if entity.type else ""
+            yield _Mark(number, opening, f"{type_prompt} {entity.name}", type_prompt, True)
+            yield _Mark(number, closing, "", "", False)
 
 
 def _tokenize_pieces(tokenizer: Any, parts: Sequence[str | _Mark], with_offsets: bool) -> _Pieces:
-    strings = list(dict.fromkeys(part if isinstance(part, str) else part.prompt for part in parts))
+    texts = [(part,) if isinstance(part, str) else (part.prompt, part.type_prompt) for part in parts]
+    strings = list(dict.fromkeys(string for own in texts for string in own))
     encoded = _tokenize(tokenizer, strings, return_offsets_mapping=with_offsets)
     spans = dict(zip(strings, encoded["offset_mapping"])) if with_offsets else {}
     markers = {token: tokenizer.convert_tokens_to_ids(token) for pair in MARKERS.values() for token in pair}
@@ -225,31 +237,33 @@ def _tokenize_pieces(tokenizer: Any, parts: Sequence[str | _Mark], with_offsets:
 
 
 def _join(parts: Sequence[str | _Mark], pieces: _Pieces, *, most: int | None = None) -> _Tokens:
-    """The parts in order, each with at most `most` tokens."""
-    tokens, truncated, offset = _Tokens([], {}, {}, []), False, 0
+    """Join the parts in order, each cut to `most` tokens."""
+    tokens, truncated, offset = _Tokens([], [], {}, {}, []), False, 0
     for part in parts:
         if isinstance(part, str):
-            ids = pieces.ids[part]
+            ids, num_marker_tokens = pieces.ids[part], 0
             spans = [(offset + start, offset + end) for start, end in pieces.spans.get(part, ())]
             offset += len(part)
         else:
-            ids = pieces.ids[part.prompt]
+            ids, num_marker_tokens = pieces.ids[part.prompt], 1 + len(pieces.ids[part.type_prompt])
             (tokens.opening if part.is_opening else tokens.closing)[part.entity] = len(tokens.ids)
             tokens.ids.append(pieces.markers[part.token])
             spans = [NO_SPAN] * (1 + len(ids)) if pieces.spans else []
         tokens.spans.extend(spans)
         truncated |= most is not None and len(ids) > most
         tokens.ids.extend(ids[:most])
+        added = range(len(tokens.ids) - len(tokens.marker_mask))
+        tokens.marker_mask.extend(int(number < num_marker_tokens) for number in added)
     return tokens._replace(truncated=truncated)
 
 
 def _asked_length(tokens: _Tokens) -> int:
-    """From the first marker to the last: tokens that must stay together."""
+    """Count the tokens from the first marker to the last, which must stay together."""
     return max(tokens.closing.values()) + 1 - min(tokens.opening.values()) if tokens.opening else 0
 
 
 def _window_start(text: MarkedText, tokens: _Tokens, budget: int, text_number: int) -> int:
-    """First token of a window of `budget` tokens that holds all marked entities, centred on them."""
+    """Find the first token of a window of `budget` tokens that holds all marked entities, centred on them."""
     if not tokens.opening:
         return 0
     first, length = min(tokens.opening.values()), _asked_length(tokens)
@@ -266,7 +280,7 @@ def _window_start(text: MarkedText, tokens: _Tokens, budget: int, text_number: i
 
 
 def _positions(text: MarkedText, opening: Mapping[int, int], shift: int) -> list[int]:
-    """See `EncodedText`; `shift` leads from the text's tokens to `input_ids`."""
+    """Compute `EncodedText.positions`; a text token's place in `input_ids` is its number plus `shift`."""
     regions = iter(range(len(text.entities)))
     return [
         next(regions) if entity.is_object else opening.get(number, -shift) + shift
@@ -275,7 +289,7 @@ def _positions(text: MarkedText, opening: Mapping[int, int], shift: int) -> list
 
 
 def _special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a text."""
+    """Find the special tokens that the tokenizer puts before and after a text."""
     [inner] = tokenize_plain(tokenizer, ["a"])
     whole = tokenizer("a")["input_ids"]
     start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)

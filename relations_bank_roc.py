@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .processing_typing_roc import type_id
+
 
 class RelationBank(nn.Module):
     """Encoded descriptions of relations, kept as persistent buffers so that a saved model answers at once.
@@ -54,25 +56,25 @@ class RelationBank(nn.Module):
 
 
 def descriptions_of(relations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The descriptions of all relations, relation by relation: the order of the bank's rows."""
+    """List the descriptions of all relations in the order of the bank's rows, relation by relation."""
     return [text for relation in relations for text in relation["descriptions"]]
 
 
 def relation_index_of(relations: Sequence[Mapping[str, Any]]) -> Tensor:
-    """`(num_descriptions,)` int64: the relation that each description belongs to."""
+    """Number the relation that each description belongs to: `(num_descriptions,)` int64."""
     counts = torch.tensor([len(relation["descriptions"]) for relation in relations], dtype=torch.long)
     return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
 def rows_of_relations(relation_index: Tensor, relations: Sequence[int]) -> Tensor:
-    """The bank's rows of some relations, relation by relation in the given order.
+    """Find the bank's rows of some relations, relation by relation in the given order.
 
     Args:
-        relation_index: `(num_descriptions,)`, the relation of each description.
-        relations: Different numbers of relations.
+        relation_index: `(num_descriptions,)` int64, the relation of each description.
+        relations: Numbers of the relations, each once.
 
     Returns:
-        `(their descriptions,)` int64.
+        `(descriptions of these relations,)` int64.
     """
     place = relation_index.new_full((max(int(relation_index.max()), *relations) + 1,), len(relations))
     place[list(relations)] = torch.arange(len(relations), device=place.device)
@@ -81,7 +83,7 @@ def rows_of_relations(relation_index: Tensor, relations: Sequence[int]) -> Tenso
 
 
 def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_relations: int) -> Tensor:
-    """Join the descriptions of each relation: mean, then normalise again.
+    """Join the descriptions of each relation: take their mean and normalise it again.
 
     Args:
         description_embeds: `(num_descriptions, dim)`, L2-normalised.
@@ -101,7 +103,7 @@ def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_re
 def nearest_similarities(
     pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor, num_relations: int
 ) -> Tensor:
-    """How near each pair is to the nearest description of each relation.
+    """Compare each pair with the nearest description of each relation.
 
     Args:
         pair_embeds: `(..., dim)`, L2-normalised.
@@ -120,16 +122,17 @@ def nearest_similarities(
 def nearest_descriptions(
     pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor, relations: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """For each pair and each of some relations, the description that lies nearest to the pair.
+    """Find for each pair, and for each of some relations, the description that lies nearest to the pair.
 
     Args:
         pair_embeds: `(num_pairs, dim)`, L2-normalised.
         description_embeds: `(num_descriptions, dim)`, L2-normalised.
         relation_index: `(num_descriptions,)`, the relation of each description, in non-decreasing order.
-        relations: `(num_pairs, k)` int64, of each pair the relations to look at.
+        relations: `(num_pairs, k)` int64, the relations to look at for each pair.
 
     Returns:
-        `(num_pairs, k)`, its cosine; `(num_pairs, k)` int64, its row of `description_embeds`.
+        `(num_pairs, k)`, the cosines of these descriptions, and `(num_pairs, k)` int64, their rows of
+        `description_embeds`.
     """
     counts = torch.bincount(relation_index)
     last = counts.cumsum(0)[relations] - 1
@@ -143,26 +146,23 @@ def nearest_descriptions(
     return best, nearest
 
 
-def type_mismatches(
-    type_index: Tensor, pair_index: Tensor, relations: Sequence[Mapping[str, Any]], entity_types: Sequence[str]
-) -> Tensor:
-    """How many of head and tail have a type that a relation does not take.
+def type_mismatches(type_ids: Tensor, pair_index: Tensor, relations: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Count for each pair and relation how many of head and tail have a type that the relation does not take.
 
     Args:
-        type_index: `(batch, entities)` int64, each entity's type as a number into `entity_types`, -1 for no type.
-        pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `type_index`.
+        type_ids: `(batch, entities)` int64, `type_id` of each entity's type, -1 for no type, which fits all relations.
+        pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `type_ids`.
         relations: Mappings of `head_types` and `tail_types`; an empty list takes all types.
-        entity_types: The types.
 
     Returns:
         `(batch, pairs, relations)` int64: 0, 1 or 2.
     """
-    total = type_index.new_zeros(())
+    total = type_ids.new_zeros(())
     for side, key in enumerate(("head_types", "tail_types")):
-        refused = torch.tensor(
-            [[bool(own[key]) and name not in own[key] for own in relations] for name in entity_types]
-            + [[False] * len(relations)],  # the row that -1 reads: no type
-            device=type_index.device,
-        )
-        total = total + refused[type_index.gather(1, pair_index[..., side])]
+        ids = [[type_id(word) for word in relation[key]] for relation in relations]
+        width = max(map(len, ids), default=0) or 1
+        asked = torch.tensor([[*own, *[-1] * (width - len(own))] for own in ids], device=type_ids.device)
+        given = type_ids.gather(1, pair_index[..., side])[..., None]  # (batch, pairs, 1)
+        fits = (given[..., None] == asked).any(-1)  # (batch, pairs, relations)
+        total = total + ~(fits | (asked.amax(-1) < 0) | (given < 0))
     return total

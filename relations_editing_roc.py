@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from .configuration_roc import RocConfig
 from .messages_roc import did_you_mean, shorten
 from .relations_bank_roc import RelationBank, descriptions_of, rows_of_relations
 from .relations_file_roc import SavedRelations, encoder_fingerprint, read_relations, write_relations
@@ -23,18 +24,26 @@ logger = logging.get_logger(__name__)
 DESCRIPTIONS_PER_BATCH = 256
 
 
-class RelationEditing(nn.Module):
+class RelationEditing:
     """The part of `RocModel` that changes its relations: configuration and bank together, or neither.
 
-    Attributes:
-        config: The model's `RocConfig`.
+    Attributes that it needs of the model:
+        config: The model's configuration.
         relation_bank: The encoded descriptions.
         relation_model: The frozen description encoder; None where descriptions share the text encoder.
+        device: Where the model is.
+        training: Whether the model is in training mode.
+        train: Enters or leaves training mode.
+        encode_descriptions: Encodes tokenised descriptions: see `RocModel.encode_descriptions`.
     """
 
-    config: Any
+    config: RocConfig
     relation_bank: RelationBank
     relation_model: PreTrainedModel | None
+    device: torch.device
+    training: bool
+    train: Callable[[bool], Any]
+    encode_descriptions: Callable[[Tensor, Tensor], Tensor]
 
     @torch.no_grad()
     def set_relations(
@@ -55,7 +64,7 @@ class RelationEditing(nn.Module):
 
         Raises:
             ValueError: If the list is empty or malformed, a description is too long, or the model classifies. The
-                model is then as it was.
+                model then stays as it was.
         """
         self._need_retrieval("set_relations")
         if not relations:
@@ -71,20 +80,20 @@ class RelationEditing(nn.Module):
         """Add relations after those that the model has.
 
         Args:
-            relations: As for `set_relations`.
-            processor: As for `set_relations`.
+            relations: The new relations, in the form that `set_relations` takes.
+            processor: The model's `RocProcessor`.
 
         Raises:
-            ValueError: If a name is there already, or as `set_relations`.
+            ValueError: If the model has a relation of that name already, or as `set_relations`.
         """
         self.set_relations([*self.config.relations, *relations], processor, none_relation=self.config.none_relation)
 
     def update_relations(self, relations: Sequence[Mapping[str, Any]], processor: Any) -> None:
-        """Replace relations by others of the same name: new descriptions, or new types.
+        """Give relations other descriptions or types; their names tell which.
 
         Args:
-            relations: As for `set_relations`.
-            processor: As for `set_relations`.
+            relations: The relations as they are to be, in the form that `set_relations` takes.
+            processor: The model's `RocProcessor`.
 
         Raises:
             ValueError: If the model has no relation of that name, or as `set_relations`.
@@ -97,13 +106,15 @@ class RelationEditing(nn.Module):
         self.set_relations(changed, processor, none_relation=self.config.none_relation)
 
     def remove_relations(self, names: Sequence[str]) -> None:
-        """Forget relations. Without the relation that means "none of these", the model has none such.
+        """Forget relations.
+
+        Where the relation that means "none of these" goes, the model has no such relation any more.
 
         Args:
-            names: Their names.
+            names: The names of the relations to forget.
 
         Raises:
-            ValueError: If the model has no relation of a name, or none would be left.
+            ValueError: If the model has no relation of a name, or if no relation would be left.
         """
         self._need_known(names)
         removed = set(names)
@@ -116,15 +127,16 @@ class RelationEditing(nn.Module):
         *,
         none_relation: str | None = None,
     ) -> Any:
-        """The model with other relations, beside the model as it is: both share all weights.
+        """Make a second model that has other relations and shares all weights with this one.
 
         Args:
-            relations: As for `set_relations`.
-            processor: As for `set_relations`.
-            none_relation: Which of them means "none of these"; None for the one that is called as the model's, if any.
+            relations: The second model's relations, in the form that `set_relations` takes.
+            processor: The model's `RocProcessor`.
+            none_relation: Name of the relation that means "none of these". None takes the relation that has the name
+                of this model's own, if there is one.
 
         Returns:
-            A second model, with a configuration and a bank of its own.
+            The second model, with a configuration and a bank of its own.
 
         Raises:
             ValueError: As `set_relations`.
@@ -135,9 +147,9 @@ class RelationEditing(nn.Module):
             none_relation = own_none
         other: Any = copy.copy(self)
         other.config = copy.deepcopy(self.config)
-        other._modules = {**self._modules}
+        other._modules = {**other._modules}
         other.relation_bank = copy.copy(self.relation_bank)
-        other.relation_bank._buffers = {**self.relation_bank._buffers}
+        other.relation_bank._buffers = {**other.relation_bank._buffers}
         vars(other).pop("forward", None)  # a hook of accelerate's, which runs the first model
         other.set_relations(relations, processor, none_relation=none_relation)
         return other
@@ -150,7 +162,7 @@ class RelationEditing(nn.Module):
             names: The names to keep.
 
         Raises:
-            ValueError: If the model has no relation of a name, a name is given twice, none is given, or the model
+            ValueError: If the model has no relation of a name, a name is given twice, no name is given, or the model
                 classifies.
         """
         self._need_retrieval("subset_relations")
@@ -183,20 +195,20 @@ class RelationEditing(nn.Module):
 
     @torch.no_grad()
     def load_relations(self, path: str | os.PathLike[str], processor: Any) -> None:
-        """Take the relations that `save_relations` wrote, in the place of the model's own.
+        """Replace the model's relations by those that `save_relations` wrote.
 
         Where this model's frozen description encoder is the one that gave the saved features, they are taken as they
         are. Otherwise, and where the encoder is shared with the text and may have learnt since, the descriptions are
         encoded anew, with a warning.
 
         Args:
-            path: The file.
-            processor: As for `set_relations`.
+            path: The file to read.
+            processor: The model's `RocProcessor`.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is damaged, has another version or does not fit the model, or as `set_relations`.
-                The model is then as it was.
+                The model then stays as it was.
         """
         self._need_retrieval("load_relations")
         feature_dim = self.relation_bank.features.shape[1]
@@ -213,8 +225,15 @@ class RelationEditing(nn.Module):
         self.set_relations(saved.relations, processor, none_relation=saved.none_relation)
 
     def _encoder_of_bank(self) -> str | None:
-        """The fingerprint of the encoder that gave the bank's features; None for one that may have learnt since."""
+        """Fingerprint the encoder that gave the bank's features; None for an encoder that may have learnt since."""
         return encoder_fingerprint(self.relation_model) if self.relation_model is not None else None
+
+    def _need_retrieval(self, method: str) -> None:
+        if self.config.head != "retrieval":
+            raise ValueError(
+                f"{method} needs head='retrieval'; this model has head={self.config.head!r}, which knows relations "
+                "only as numbers. Train with --head retrieval."
+            )
 
     def _need_encoded(self) -> None:
         features = self.relation_bank.features
@@ -230,7 +249,7 @@ class RelationEditing(nn.Module):
                 )
 
     def _known_features(self) -> dict[str, Tensor]:
-        """Of each description in the bank its features; none where they may be out of date, or were never made."""
+        """Give each description's features in the bank, without those that may be out of date or were never made."""
         if self.relation_model is None or len(self.relation_bank.features) != self.config.num_descriptions:
             return {}
         features = self.relation_bank.features
@@ -243,10 +262,10 @@ class RelationEditing(nn.Module):
 
         Args:
             texts: The descriptions.
-            processor: As for `set_relations`.
+            processor: The model's `RocProcessor`, which tokenises them.
 
         Returns:
-            Of each text its features `(feature_dim,)`, before the projection.
+            For each text its features `(feature_dim,)`, before the projection.
 
         Raises:
             ValueError: If a description is too long.
@@ -258,7 +277,7 @@ class RelationEditing(nn.Module):
         features: dict[str, Tensor] = {}
         batches = lengths.argsort().split(DESCRIPTIONS_PER_BATCH)
         was_training = self.training
-        self.eval()
+        self.train(False)
         try:
             for rows in tqdm(batches, desc="encoding descriptions", disable=None if len(batches) > 1 else True):
                 width = int(lengths[rows].max())
@@ -270,6 +289,6 @@ class RelationEditing(nn.Module):
 
 
 def _names(relations: Any) -> list[Any]:
-    """Their names, as far as there are any: nobody has checked them yet."""
+    """Collect the names of relations that have not been checked yet, as far as there are names."""
     given = relations if isinstance(relations, Sequence) else []
     return [relation.get("name") for relation in given if isinstance(relation, Mapping)]

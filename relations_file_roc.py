@@ -32,10 +32,10 @@ class SavedRelations:
     """What a file of relations holds.
 
     Args:
-        relations: As `RocConfig.relations`.
-        none_relation: As `RocConfig.none_relation`.
-        features: `(num_descriptions, feature_dim)` float, as `RelationBank.features`.
-        encoder: `encoder_fingerprint` of the encoder that gave the features; None where nobody vouches for them.
+        relations: The relations, in the form of `RocConfig.relations`.
+        none_relation: Name of the relation that means "none of these", or None.
+        features: `(num_descriptions, feature_dim)` float, one row per description, relation by relation.
+        encoder: `encoder_fingerprint` of the encoder that gave the features; None where that encoder is not known.
     """
 
     relations: list[dict[str, Any]]
@@ -45,7 +45,12 @@ class SavedRelations:
 
 
 def write_relations(path: str | os.PathLike[str], saved: SavedRelations) -> None:
-    """Write a file, under a temporary name first, so that nobody sees a half-written one. Its folder is created."""
+    """Write a file, under a temporary name first, so that nobody sees a half-written one.
+
+    Args:
+        path: The file to (over)write. Its folder is created.
+        saved: The relations.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"features": saved.features.cpu().contiguous(), "relation_index": relation_index_of(saved.relations)}
@@ -67,15 +72,15 @@ def read_relations(path: str | os.PathLike[str], *, feature_dim: int, entity_typ
     """Read a file and check all of it.
 
     Args:
-        path: What `write_relations` wrote.
+        path: A file that `write_relations` wrote.
         feature_dim: Width of the features that the model can use.
-        entity_types: The words that relations may use for types.
+        entity_types: Types that relations may ask for.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        IsADirectoryError: If it is a folder.
-        ValueError: If it is no safetensors file or a truncated one, holds no relations or those of another version,
-            the relations are malformed, or the features do not fit them or the model; the message names the file.
+        IsADirectoryError: If the path is a folder.
+        ValueError: If the file is not a whole safetensors file, holds no relations or those of another version, if
+            the relations are malformed, or if the features do not fit them or the model. The message names the file.
     """
     if Path(path).is_dir():
         raise IsADirectoryError(f"{os.fspath(path)!r} is a folder. Name a file that model.save_relations wrote.")
@@ -130,9 +135,9 @@ def _checked_features(tensors: dict[str, Tensor], relations: Sequence[dict[str, 
 
 
 def encoder_fingerprint(encoder: PreTrainedModel) -> str:
-    """SHA-256 over an encoder's settings and weights: where it is the same, texts are encoded alike.
+    """Compute the SHA-256 of an encoder's settings and weights: where it is the same, texts are encoded alike.
 
-    It is computed at each call, because weights may change between two: 22 M parameters take about 0.1 s.
+    It is computed at each call, because the weights may have changed since the last. 22 M parameters take about 0.1 s.
     """
     settings = encoder.config.to_diff_dict()
     settings = {key: value for key, value in settings.items() if key not in UNRELATED_SETTINGS}

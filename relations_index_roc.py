@@ -1,4 +1,4 @@
-"""Search in large inventories: a snapshot of a model's relations, and for each pair the nearest of them."""
+"""Search in large inventories: a snapshot of a model's relations that finds the nearest ones of each pair."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class RelationMatches:
 
     Args:
         scores: `(num_pairs, top_k)`, cosines in descending order; equal ones in the order of the names.
-        names: Of each pair, the `top_k` relations.
-        descriptions: Of each of them, the description that lies nearest to the pair.
+        names: For each pair, the names of its `top_k` relations.
+        descriptions: For each pair, the description of each of these relations that lies nearest to the pair.
     """
 
     scores: Tensor
@@ -48,9 +48,9 @@ class RelationIndex:
     A model that is trained or edited afterwards needs a new index. The order of the relations plays no part.
 
     Args:
-        relations: As `RocConfig.relations`.
+        relations: The relations, in the form of `RocConfig.relations`.
         description_embeds: `(num_descriptions, dim)`, L2-normalised, in the order of `relations`.
-        pooling: As `RocConfig.description_pooling`.
+        pooling: How several descriptions of a relation combine: see `RocConfig.description_pooling`.
         exact: True compares with every relation, False looks them up in an approximate index; None is exact up to
             10,000 vectors.
 
@@ -102,8 +102,8 @@ class RelationIndex:
         """Find the relations that lie nearest to each pair, as the model itself ranks them.
 
         Args:
-            pair_embeds: `(num_pairs, dim)`, L2-normalised; of a batch, `pair_embeds[pair_mask.bool()]`.
-            top_k: How many relations per pair; all, where there are fewer.
+            pair_embeds: `(num_pairs, dim)`, L2-normalised. For a batch, give `pair_embeds[pair_mask.bool()]`.
+            top_k: How many relations to find for each pair, at most.
 
         Returns:
             The matches. Their scores are exact; an approximate index may miss a relation.
@@ -129,7 +129,7 @@ class RelationIndex:
         )
 
     def _search(self, pairs: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each pair the scores, relations and descriptions, each `(num_pairs, top_k)`."""
+        """Find for each pair scores, relations and descriptions, each `(num_pairs, top_k)`."""
         candidates = self._exact_candidates(pairs, top_k) if self.exact else self._likely_candidates(pairs, top_k)
         candidates = candidates.sort(dim=-1).values  # by name, so that the stable sort below decides ties by name
         scores, descriptions = nearest_descriptions(pairs, self._description_embeds, self._relation_index, candidates)
@@ -140,7 +140,7 @@ class RelationIndex:
         return scores, candidates.gather(-1, order), descriptions.gather(-1, order)
 
     def _exact_candidates(self, pairs: Tensor, top_k: int) -> Tensor:
-        """`(num_pairs, top_k)`: the nearest relations."""
+        """Find the nearest relations: `(num_pairs, top_k)`."""
         if self._relation_embeds is not None:
             cosines = pairs @ self._relation_embeds.T
         else:
@@ -148,7 +148,7 @@ class RelationIndex:
         return cosines.topk(top_k, dim=-1).indices
 
     def _likely_candidates(self, pairs: Tensor, top_k: int) -> Tensor:
-        """`(num_pairs, top_k or more)`: the nearest relations that the approximate index finds.
+        """Find relations that are likely to be the nearest, by the approximate index: `(num_pairs, top_k or more)`.
 
         Its own scores are rounded, and several descriptions of one relation count once: more are fetched than needed,
         until there are enough different relations.
@@ -166,7 +166,7 @@ class RelationIndex:
 
 
 def _build_graph(vectors: Tensor) -> Any:
-    """An HNSW graph over `(num_vectors, dim)`, L2-normalised, kept in bfloat16."""
+    """Build an HNSW graph over `(num_vectors, dim)`, L2-normalised, which keeps them in bfloat16."""
     try:
         from usearch.index import Index
     except ImportError as error:
@@ -183,7 +183,7 @@ def _build_graph(vectors: Tensor) -> Any:
 
 
 def _search_graph(graph: Any, pairs: Tensor, count: int) -> list[list[int]]:
-    """Of each pair the vectors that lie nearest to it: `count`, or fewer where the graph leads to no more."""
+    """Find the vectors that lie nearest to each pair: `count`, or fewer where the graph leads to no more."""
     graph.expansion_search = max(EXPANSION, 2 * count)
     matches = graph.search(pairs.cpu().numpy(), count)
     return [own.keys.tolist() for own in ([matches] if len(pairs) == 1 else matches)]

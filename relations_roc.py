@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .messages_roc import did_you_mean, shorten
-from .processing_entities_roc import ENTITY_TYPES
+from .processing_typing_roc import ENTITY_TYPES, word_of_type
 
 RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
 
@@ -22,7 +22,7 @@ def normalise_relations(
     Args:
         relations: Mappings of `name`, `descriptions`, and optionally `head_types`, `tail_types`.
         none_relation: Name of the relation that means "none of these", or None.
-        entity_types: The words that `head_types` and `tail_types` may use.
+        entity_types: The types that `head_types` and `tail_types` may name, by their words or by a tag such as PER.
 
     Returns:
         A list of plain dictionaries with all four keys, in the given order.
@@ -84,10 +84,11 @@ def _normalise_types(name: str, key: str, types: Any, entity_types: Sequence[str
     types = [types] if isinstance(types, str) else types or []
     if not isinstance(types, (list, tuple)):
         raise ValueError(f"Relation {name!r}: {key} is a list of entity types; given {types!r}.")
-    for entity_type in types:
-        if entity_type not in entity_types:
-            raise ValueError(
-                f"Relation {name!r}: {key} holds {entity_type!r}; allowed are {list(entity_types)} "
-                f"(the configuration's `entity_types`).{did_you_mean(str(entity_type), entity_types)}"
-            )
-    return list(types)
+    words = [word_of_type(str(entity_type), entity_types) for entity_type in types]
+    if None in words:
+        unknown = str(types[words.index(None)])
+        raise ValueError(
+            f"Relation {name!r}: {key} holds {unknown!r}; allowed are {list(entity_types)} (the configuration's "
+            f"`entity_types`), or a tag such as PER or GPE.{did_you_mean(unknown, entity_types)}"
+        )
+    return [word for word in words if word]

@@ -10,25 +10,20 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
-
-import yaml
+from typing import TYPE_CHECKING, Any, get_args
 
 from roc.dataset_scripts.building.builder import MissingImages
 from roc.dataset_scripts.loading import DATASETS, load_dataset_splits
-from roc.evaluation.predictions import predict_relations, score_predictions
-from roc.evaluation.zero_shot import restrict_inventory, restrict_rows, unseen_relations
-from roc.inference.posts import load_model
-from roc.modeling_roc import RocModel
-from roc.processing_roc import RocProcessor
-from roc.relations.files import load_relations
-from roc.samples.grouping import GroupedSamples
-from roc.samples.splitting import check_relations_known
 from roc.support.files import atomic_write
-from roc.support.machine import set_num_threads
 from roc.support.programs import run_program
-from roc.training.processes import start_accelerator
-from roc.training.settings import RUN_FILE
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from roc.evaluation.predictions import Predictions
+    from roc.modeling_roc import RocModel
+    from roc.processing_roc import RocProcessor
+    from roc.samples.grouping import GroupedSamples
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,29 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(options: argparse.Namespace) -> dict[str, Any]:
+    from roc.evaluation.predictions import predict_relations, score_predictions  # here: PyTorch takes seconds
+    from roc.inference.posts import load_model
+    from roc.support.machine import set_num_threads
+    from roc.training.processes import start_accelerator
+
     accelerator = start_accelerator()
     set_num_threads()
     model, processor = load_model(options.model)
     model.to(accelerator.device)
-    if options.type_constraints is not None:
-        model.config.type_constraints = options.type_constraints
-    if options.type_penalty is not None:
-        model.config.type_penalty = options.type_penalty
+    _take_type_constraints(model, options)
     unseen = _take_relations(model, processor, options)
-    with accelerator.local_main_process_first():  # the others find its work in the cache
-        splits = load_dataset_splits(
-            options.dataset,
-            options.data_dir,
-            splits=[options.split],
-            missing_images=options.missing_images or _policy_of_run(options.model),
-            entity_typer=processor.entity_typer,
-        )
-    sees_pictures = model.config.vision_config is not None and options.use_image
-    rows, where = splits[options.split], f"{options.data_dir}, split {options.split}"
-    if unseen:
-        rows = restrict_rows(rows, unseen, where=where)
-    samples = GroupedSamples(rows, use_image=sees_pictures)
-    check_relations_known(samples, model.config.relation_names, where)
+    samples = _load_samples(model, processor, options, accelerator, unseen)
     predictions = predict_relations(model, processor, samples, batch_size=options.batch_size, accelerator=accelerator)
     accelerator.end_training()
     if not accelerator.is_main_process:
@@ -70,8 +54,18 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     return score_predictions(predictions, model.config.none_relation)
 
 
+def _take_type_constraints(model: RocModel, options: argparse.Namespace) -> None:
+    """Change what the model does with entity types, where that was asked for."""
+    for name in ("type_constraints", "type_penalty"):
+        if getattr(options, name) is not None:
+            setattr(model.config, name, getattr(options, name))
+
+
 def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.Namespace) -> list[str]:
     """Give the model the relations that were asked for; returns those to which scoring is restricted, if any."""
+    from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
+    from roc.relations.files import load_relations
+
     if options.relations is None:
         if options.held_out_relations or options.num_unseen:
             raise ValueError("--held_out_relations and --num_unseen need --relations FILE, which describes them.")
@@ -87,8 +81,40 @@ def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.
     return unseen
 
 
+def _load_samples(
+    model: RocModel,
+    processor: RocProcessor,
+    options: argparse.Namespace,
+    accelerator: Accelerator,
+    unseen: Sequence[str],
+) -> GroupedSamples:
+    """The samples of the split, all of whose relations the model has; those with an unseen relation alone, if any."""
+    from roc.evaluation.zero_shot import restrict_rows
+    from roc.samples.grouping import GroupedSamples
+    from roc.samples.splitting import check_relations_known
+
+    with accelerator.local_main_process_first():  # the others find its work in the cache
+        splits = load_dataset_splits(
+            options.dataset,
+            options.data_dir,
+            splits=[options.split],
+            missing_images=options.missing_images or _policy_of_run(options.model),
+            entity_typer=processor.entity_typer,
+        )
+    rows, where = splits[options.split], f"{options.data_dir}, split {options.split}"
+    if unseen:
+        rows = restrict_rows(rows, unseen, where=where)
+    samples = GroupedSamples(rows, use_image=model.config.vision_config is not None and options.use_image)
+    check_relations_known(samples, model.config.relation_names, where)
+    return samples
+
+
 def _policy_of_run(model: str) -> MissingImages:
     """What the training run did about missing pictures; `error` where that is not known."""
+    import yaml
+
+    from roc.training.settings import RUN_FILE
+
     file = Path(model) / RUN_FILE
     if not file.is_file():
         return "error"
@@ -96,7 +122,7 @@ def _policy_of_run(model: str) -> MissingImages:
     return yaml.safe_load(file.read_text(encoding="utf-8")).get("missing_images", "error")
 
 
-def _write_predictions(path: str, predictions: Any) -> None:
+def _write_predictions(path: str, predictions: Predictions) -> None:
     rows = zip(predictions.row_ids, predictions.expected, predictions.predicted)
     with atomic_write(path) as file:
         for row_id, expected, predicted in rows:
@@ -106,26 +132,23 @@ def _write_predictions(path: str, predictions: Any) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="score.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True, help="folder that train.py wrote, or Hub id")
-    parser.add_argument("--dataset", required=True, choices=DATASETS, help="which builder")
-    parser.add_argument("--data_dir", required=True, help="folder of the raw files, or of what a builder wrote")
-    parser.add_argument("--split", default="val", help="which split")
-    parser.add_argument(
-        "--missing_images",
-        choices=get_args(MissingImages),
-        help="where a picture is missing: stop, drop the row, or go on without; as the training run did if not given",
-    )
-    parser.add_argument(
-        "--type_constraints", choices=("off", "soft", "hard"), help="other than the model's: relations by entity types"
-    )
-    parser.add_argument("--type_penalty", type=float, help="other than the model's: for soft constraints")
-    parser.add_argument("--relations", help="relation file to use instead of the model's own relations")
-    parser.add_argument("--held_out_relations", nargs="+", help="score these of the relations, and their rows, alone")
-    parser.add_argument("--num_unseen", type=int, default=0, help="instead, how many train.py held out")
-    parser.add_argument("--seed", type=int, default=0, help="the seed with which it drew them")
-    parser.add_argument("--use_image", action=argparse.BooleanOptionalAction, default=True, help="show the pictures")
-    parser.add_argument("--batch_size", type=int, default=64, help="texts per forward pass")
-    parser.add_argument("--predictions", help="write one JSON line per row into this file")
+    add = parser.add_argument
+    add("--model", required=True, help="folder that train.py wrote, or Hub id")
+    add("--dataset", required=True, choices=DATASETS, help="which builder")
+    add("--data_dir", required=True, help="folder of the raw files, or of what a builder wrote")
+    add("--split", default="val", help="which split")
+    policy = "where a picture is missing: stop, drop the row, or go on without; as the training run did if not given"
+    add("--missing_images", choices=get_args(MissingImages), help=policy)
+    constraints = "other than the model's: relations by entity types"
+    add("--type_constraints", choices=("off", "soft", "hard"), help=constraints)
+    add("--type_penalty", type=float, help="other than the model's: for soft constraints")
+    add("--relations", help="relation file to use instead of the model's own relations")
+    add("--held_out_relations", nargs="+", help="score these of the relations, and their rows, alone")
+    add("--num_unseen", type=int, default=0, help="instead, how many train.py held out")
+    add("--seed", type=int, default=0, help="the seed with which it drew them")
+    add("--use_image", action=argparse.BooleanOptionalAction, default=True, help="show the pictures")
+    add("--batch_size", type=int, default=64, help="texts per forward pass")
+    add("--predictions", help="write one JSON line per row into this file")
     return parser
 
 

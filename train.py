@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import roc.register  # noqa: F401  (AutoModel and AutoProcessor know ROC)
-from roc.support.programs import run_program
-from roc.training.loop import Parts, train
-from roc.training.settings import parse_run_config
+from roc.training.settings import load_run_config, parse_command_line
 
 
-def main(arguments: Sequence[str] | None = None, parts: Parts | None = None) -> int:
-    """Train with the given command line, and with other parts than the usual ones; returns the exit code."""
-    return run_program(lambda: train(parse_run_config(arguments), parts))
+def main(arguments: Sequence[str] | None = None, parts: Any = None) -> int:
+    """Train with the given command line; returns the exit code.
+
+    Args:
+        arguments: The command line; None for the process's own.
+        parts: The `roc.training.loop.Parts` of the run, where they are not the usual ones.
+    """
+    path, given = parse_command_line(arguments)
+    import roc.register  # noqa: F401  (AutoModel and AutoProcessor know ROC; here: --help needs no PyTorch)
+    from roc.support.programs import run_program
+    from roc.training.loop import train
+
+    return run_program(lambda: train(load_run_config(path, given), parts))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main() -> None:
         settings = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
         val = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))["val"]
         own = {"seed": settings["seed"]} | {score: round(val[score], 4) for score in SCORES}
-        found[settings["head"]].setdefault(settings["train_share"], []).append(own)
+        found[settings["model"]["head"]].setdefault(settings["train_share"], []).append(own)
     curves = {
         LABELS[head]: {share: [run["micro_f1"] for run in runs] for share, runs in shares.items()}
         for head, shares in found.items()

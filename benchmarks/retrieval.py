@@ -41,11 +41,7 @@ BATCH_SIZE = 64
 
 def main() -> None:
     """Measure and print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path)
-    parser.add_argument("--num_relations", type=int, default=100_000)
-    parser.add_argument("--repeats", type=int, default=15)
-    options = parser.parse_args()
+    options = _options()
     torch.manual_seed(0)
     model, processor = build(vision=False, alignment="residual")
     model.eval()
@@ -64,14 +60,12 @@ def main() -> None:
     exact_index = model.index_relations(exact=True)
     batches = encoded_posts(processor, posts(options.data_dir, 16 * BATCH_SIZE, generator))
     pairs = [pair_vectors(model, batch) for batch in batches]
-    seconds = alternate(
-        {
-            "encoding": lambda: pair_vectors(model, batches[0]),
-            "search": lambda: index.search(pairs[0]),
-            "exact_search": lambda: exact_index.search(pairs[0]),
-        },
-        repeats=options.repeats,
-    )
+    parts = {
+        "encoding": lambda: pair_vectors(model, batches[0]),
+        "search": lambda: index.search(pairs[0]),
+        "exact_search": lambda: exact_index.search(pairs[0]),
+    }
+    seconds = alternate(parts, repeats=options.repeats)
     encoding, search = seconds["encoding"], seconds["search"]
     report(
         benchmark="retrieval",
@@ -86,6 +80,14 @@ def main() -> None:
         num_relations=options.num_relations,
         tokens=batches[0]["input_ids"].shape[1],
     )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path)
+    parser.add_argument("--num_relations", type=int, default=100_000)
+    parser.add_argument("--repeats", type=int, default=15)
+    return parser.parse_args()
 
 
 def made_relations(data_dir: Path | None, count: int, generator: random.Random) -> list[dict[str, Any]]:

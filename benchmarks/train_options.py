@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import collate, post, report
 
 from roc.relations.files import load_relations
-from roc.training.building import build_model, build_optimizer, build_processor
+from roc.training.building import build_model, build_processor
 from roc.training.costs import count_parameters, peak_memory_mib
+from roc.training.optimizer import build_optimizer
 from roc.training.settings import RunConfig, load_run_config
 
 PLAIN = "plain"
@@ -37,7 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lora_rank=16": {"lora_rank": 16},
     "lora_rank=16, lora_encoders=both": {"lora_rank": 16, "lora_encoders": "both"},
     "freeze_text_layers=3": {"freeze_text_layers": 3},
-    "freeze_vision": {"freeze_vision": True},
+    "freeze_vision": {"model": {"freeze_vision": True}},
     "activation_checkpointing": {"activation_checkpointing": True},
     "gradient_accumulation_steps=4, batch_size/4": {"gradient_accumulation_steps": 4},
     "optimizer=adamw_8bit": {"optimizer": "adamw_8bit"},

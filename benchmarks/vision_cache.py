@@ -27,14 +27,16 @@ from accelerate import Accelerator
 sys.path.insert(0, str(Path(__file__).parent))
 from common import SMALL_VIT, alternate, post, report
 
+from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.dataset_scripts.schema import FEATURES, text_entity
+from roc.dataset_scripts.schema import text_entity
 from roc.modeling_roc import RocModel
 from roc.relations.files import load_relations
 from roc.samples.batching import SampleCollator
 from roc.samples.grouping import GroupedSamples
 from roc.samples.vision_cache import use_vision_cache
-from roc.training.building import build_model, build_processor, choose_precision
+from roc.support.machine import choose_precision
+from roc.training.building import build_model, build_processor
 from roc.training.loop import TrainingRun
 from roc.training.settings import RunConfig, load_run_config
 
@@ -46,11 +48,13 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=320)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    config = load_run_config("configs/mnre_minilm.yaml", {"freeze_vision": True, "num_epochs": options.repeats + 1})
+    config = load_run_config(
+        "configs/mnre_minilm.yaml", {"model": {"freeze_vision": True}, "num_epochs": options.repeats + 1}
+    )
     rows = generated_rows(options.texts) if options.data_dir is None else mnre_rows(options.data_dir, config)
     report(
         benchmark="vision_cache",
-        precision=choose_precision(config),
+        precision=choose_precision(config.mixed_precision),
         config_encoder=measure(config, rows, options.texts, repeats=options.repeats),
         vit_small=measure(replace(config, vision_model=SMALL_VIT), rows, options.texts, repeats=options.repeats),
     )
@@ -121,7 +125,7 @@ def grouped(rows: Sequence[dict[str, Any]], num_texts: int, *, use_image: bool =
 def training_run(config: RunConfig, samples: GroupedSamples) -> TrainingRun:
     """A run as `train` makes it."""
     torch.manual_seed(0)
-    accelerator = Accelerator(mixed_precision=choose_precision(config))
+    accelerator = Accelerator(mixed_precision=choose_precision(config.mixed_precision))
     inventory, processor = load_relations(config.relations), build_processor(config)
     model = build_model(config, processor, inventory)
     return TrainingRun(config, accelerator, processor, model, inventory, samples, samples)

@@ -27,7 +27,7 @@ from roc.dataset_scripts.wikidata import relations_of_split
 from roc.evaluation.scoring import relation_scores
 from roc.evaluation.zero_shot import unseen_relations
 from roc.modeling_backbones_roc import load_backbone, resolve_model
-from roc.modeling_roc import mean_of_tokens
+from roc.modeling_fusion_roc import mean_of_tokens
 from roc.relations.files import RelationInventory
 
 

@@ -14,8 +14,8 @@ A group is one text with its entities and any number of relations between them, 
 Spans are half-open character offsets into `text` (Unicode code points, as Python counts). Instead of `text`, a line may
 give `tokens`, a list of words; then they are half-open token offsets. Boxes are (x0, y0, x1, y1) in [0, 1], origin top
 left, of the picture as it is shown (EXIF orientation applied). `image` is relative to the folder of the JSONL file.
-`id`, `image`, `type` and `name` are optional. Pairs that a group does not relate make no row: state them if your
-inventory has a "no relation".
+`id`, `image`, `type` (one of `ENTITY_TYPES`, or a tag such as PER or GPE) and `name` are optional. Pairs that a group
+does not relate make no row: state them if your inventory has a "no relation".
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.building.raw_files import check_tokens, read_lines, token_offsets
 from roc.dataset_scripts.exporting.provenance import NO_LICENSE
-from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_bbox, check_span, object_entity, text_entity
+from roc.dataset_scripts.schema import SPLITS, Entity, Row, object_entity, text_entity
 from roc.messages_roc import did_you_mean, shorten
+from roc.processing_entities_roc import check_box, check_span, check_type
+from roc.processing_typing_roc import ENTITY_TYPES
 
 FILE_NAMES = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}
 
@@ -160,22 +162,22 @@ def _entity(raw: Any, text: str, *, offsets: Sequence[tuple[int, int]] | None, w
             f"got {raw!r}."
         )
     entity = _text_entity(raw, text, offsets=offsets, where=where) if has_span else _object(raw, where)
+    if raw.get("type") is not None:
+        entity["type"] = check_type(raw["type"], ENTITY_TYPES, where)
     # A stated name that does not match its span is found by `check_row`.
-    return entity | {key: raw[key] for key in ("name", "type") if raw.get(key) is not None}
+    return entity if raw.get("name") is None else entity | {"name": raw["name"]}
 
 
 def _text_entity(raw: Row, text: str, *, offsets: Sequence[tuple[int, int]] | None, where: str) -> Entity:
     start, end = raw.get("start"), raw.get("end")
     if offsets is None:
-        check_span(start, end, len(text), where=where)
-        return text_entity(text, start, end)
-    check_span(start, end, len(offsets), where=where, unit="token")
+        return text_entity(text, *check_span(start, end, len(text), where))
+    start, end = check_span(start, end, len(offsets), where, unit="token")
     return text_entity(text, offsets[start][0], offsets[end - 1][1])
 
 
 def _object(raw: Row, where: str) -> Entity:
-    check_bbox(raw["bbox"], where)
-    return object_entity("object", raw["bbox"])
+    return object_entity("object", check_box(raw["bbox"], where))
 
 
 def _entity_at(index: Any, entities: Sequence[Entity], *, where: str) -> Entity:

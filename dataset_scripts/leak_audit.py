@@ -8,7 +8,6 @@ Systems that take the first three crops and fill up with zeros read it from the 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections import Counter
@@ -18,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from roc.dataset_scripts.building.raw_files import load_plain_pickle
+from roc.dataset_scripts.generating.common import lookup_accuracy
 from roc.dataset_scripts.mnre import find_text_file, read_instances
-from roc.dataset_scripts.schema import SPLITS, Row
+from roc.dataset_scripts.schema import SPLITS
+from roc.support.programs import run_program
 
 # HVPNeT, MKGformer, IFAformer and HVFormer take this many crops and zero-pad.
 CROPS_TAKEN = 3
@@ -74,7 +75,7 @@ def audit_visual_objects(
         path: A `*_dict.pth`: crop names by instance, keyed by the line of the instance from 0.
         relations: The relation of each instance, in the order of the text file.
         none_relation: The relation that means "none".
-        seed: Of the shuffles.
+        seed: Seed of the shuffles.
 
     Returns:
         The report.
@@ -90,64 +91,26 @@ def audit_visual_objects(
             "Give the file of the same split."
         )
     counts = [len(crops.get(index, ())) for index in range(len(relations))]
-    is_none = [count < CROPS_TAKEN for count in counts]
-    return _report(
-        counts, relations, is_none, none_rule=f"fewer than {CROPS_TAKEN} crops", none_relation=none_relation, seed=seed
-    )
+    return _report(counts, relations, none_relation=none_relation, seed=seed)
 
 
-def audit_entity_order(rows: Sequence[Row], *, none_relation: str = "None", seed: int = 0) -> LeakReport:
-    """Measure how far the order of head and tail in the text predicts the relation.
-
-    Args:
-        rows: Rows of the schema whose entities are both in the text.
-        none_relation: The relation that means "none".
-        seed: Of the shuffles.
-
-    Returns:
-        The report; its number is 1 where the head starts after the tail.
-
-    Raises:
-        ValueError: If `none_relation` does not occur, or an entity is not in the text.
-    """
-    if any(row[role]["start"] is None for row in rows for role in ("head", "tail")):
-        raise ValueError("The order in the text is defined for rows whose head and tail are both in the text.")
-    is_after = [row["head"]["start"] > row["tail"]["start"] for row in rows]
-    return _report(
-        [int(after) for after in is_after],
-        [row["relation"] for row in rows],
-        [not after for after in is_after],
-        none_rule="head not after tail",
-        none_relation=none_relation,
-        seed=seed,
-    )
-
-
-def _report(
-    values: Sequence[int],
-    relations: Sequence[str],
-    is_none: Sequence[bool],
-    *,
-    none_rule: str,
-    none_relation: str,
-    seed: int,
-) -> LeakReport:
+def _report(counts: Sequence[int], relations: Sequence[str], *, none_relation: str, seed: int) -> LeakReport:
     gold = [relation == none_relation for relation in relations]
     if not any(gold) or all(gold):
         raise ValueError(f"none_relation={none_relation!r} must be the relation of some, not all, of the instances.")
     majority = max(Counter(relations).values()) / len(relations)
-    accuracy = _lookup_accuracy(values, relations)
-    p_value = _p_value(values, relations, accuracy=accuracy, seed=seed)
-    precision, recall, balanced = _scores(is_none, gold)
+    accuracy = lookup_accuracy(counts, relations)
+    p_value = _p_value(counts, relations, accuracy=accuracy, seed=seed)
+    precision, recall, balanced = _scores([count < CROPS_TAKEN for count in counts], gold)
     leaks = p_value <= MAX_P_VALUE and (accuracy - majority >= MIN_GAIN or balanced >= MIN_BALANCED_ACCURACY)
-    by_value = Counter(values)
-    none_by_value = Counter(value for value, none in zip(values, gold) if none)
+    by_value = Counter(counts)
+    none_by_value = Counter(count for count, none in zip(counts, gold) if none)
     return LeakReport(
         num_instances=len(relations),
         majority_rate=majority,
         lookup_accuracy=accuracy,
         p_value=p_value,
-        none_rule=none_rule,
+        none_rule=f"fewer than {CROPS_TAKEN} crops",
         none_precision=precision,
         none_recall=recall,
         none_balanced_accuracy=balanced,
@@ -158,21 +121,13 @@ def _report(
     )
 
 
-def _lookup_accuracy(values: Sequence[int], relations: Sequence[str]) -> float:
-    """Accuracy of answering the most frequent relation of each value."""
-    best: dict[int, int] = {}
-    for (value, _), number in Counter(zip(values, relations)).items():
-        best[value] = max(best.get(value, 0), number)
-    return sum(best.values()) / len(relations)
-
-
-def _p_value(values: Sequence[int], relations: Sequence[str], *, accuracy: float, seed: int) -> float:
+def _p_value(counts: Sequence[int], relations: Sequence[str], *, accuracy: float, seed: int) -> float:
     """Share of shuffles, the real order counted as one, whose lookup is as accurate (a permutation test)."""
     rng, shuffled = random.Random(seed), list(relations)
     as_good = 1
     for _ in range(NUM_SHUFFLES):
         rng.shuffle(shuffled)
-        as_good += _lookup_accuracy(values, shuffled) >= accuracy
+        as_good += lookup_accuracy(counts, shuffled) >= accuracy
     return as_good / (NUM_SHUFFLES + 1)
 
 
@@ -201,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; None for those of the process.
 
     Returns:
-        Exit code: 0 if the audit ran, whatever it found; 1 for a failure.
+        The exit code, as `run_program`: 0 if the audit ran, whatever it found.
     """
     parser = argparse.ArgumentParser(
         prog="python -m roc.dataset_scripts.leak_audit",
@@ -211,13 +166,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--objects", required=True, help="the *_dict.pth file of the same split")
     parser.add_argument("--split", required=True, choices=SPLITS)
     args = parser.parse_args(argv)
-    try:
-        report = audit_visual_objects(args.objects, _relations(Path(args.data_dir), args.split))
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 1
-    print(json.dumps({"objects": args.objects, "split": args.split, **asdict(report)}))
-    return 0
+    return run_program(lambda: _audit(args))
+
+
+def _audit(args: argparse.Namespace) -> dict[str, Any]:
+    report = audit_visual_objects(args.objects, _relations(Path(args.data_dir), args.split))
+    return {"objects": args.objects, "split": args.split, **asdict(report)}
 
 
 def _relations(data_dir: Path, split: str) -> list[str]:

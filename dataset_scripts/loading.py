@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import datasets
+from typing import TYPE_CHECKING, Any
 
 from roc.dataset_scripts.building.builder import MissingImages, RocDatasetBuilder, check_missing_images
-from roc.dataset_scripts.exporting.folder import MARKER, read_marker
+from roc.dataset_scripts.exporting.marker import MARKER, read_marker
 from roc.dataset_scripts.fewrel import FewrelBuilder
 from roc.dataset_scripts.jsonl import JsonlBuilder
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.more import MoreBuilder
-from roc.dataset_scripts.schema import FEATURES
 from roc.messages_roc import did_you_mean
 from roc.processing_typing_roc import EntityTyper
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger("roc.dataset_scripts")
 
@@ -40,7 +40,7 @@ def load_dataset_splits(
     entity_typer: str | EntityTyper | None = None,
     cache_dir: str | Path | None = None,
 ) -> datasets.DatasetDict:
-    """Load splits of a dataset, in the schema of `schema.FEATURES`.
+    """Load splits of a dataset, in the schema of `features.FEATURES`.
 
     If a builder wrote `data_dir`, its Parquet files are loaded as they are. Else the splits are built from the raw
     files and cached; a change of a raw file, a picture, an option or the builder's code builds them anew.
@@ -101,6 +101,10 @@ def _check_marker(marker: dict[str, Any], name: str, *, folder: Path, entity_typ
 def _load_parquet(
     folder: Path, marker: dict[str, Any], *, splits: Sequence[str] | None, cache_dir: str | Path | None
 ) -> datasets.DatasetDict:
+    import datasets  # here, as the features: it takes seconds
+
+    from roc.dataset_scripts.features import FEATURES
+
     missing = [split for split in splits or () if split not in marker["splits"]]
     if missing:
         raise FileNotFoundError(

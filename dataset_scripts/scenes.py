@@ -28,7 +28,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from roc.dataset_scripts.exporting.folder import check_output_dir
+from roc.dataset_scripts.exporting.marker import check_output_dir
 from roc.dataset_scripts.exporting.provenance import Provenance
 from roc.dataset_scripts.generating.common import (
     GRID,
@@ -163,7 +163,7 @@ class Example:
     """A row with what decides it.
 
     Args:
-        row: The row, of `schema.FEATURES`.
+        row: The row, of `features.FEATURES`.
         evidence: What decides its relation.
         seen: What a rule sees that looks at the picture without the text: of a text-object pair what the boxed figure
             has, of a text-text pair what both cues mean, of a misleading pair what the cue of its two persons means.

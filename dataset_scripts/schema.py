@@ -5,41 +5,25 @@ An entity is either a span of the text or a box in the picture:
 * text entity: `start` and `end` are half-open character offsets into `text`, `bbox` is null;
 * object: `start` and `end` are null, `bbox` is (x0, y0, x1, y1), normalised to [0, 1], origin top left.
 
-`type` is null or lower-case words ("person", "organization", "location", "miscellaneous", "object"). It comes from
-the text, the picture or the user, never from the relation label.
+`type` is null or lower-case words: one of `ENTITY_TYPES`, or what else a model's `entity_types` has. It comes from the
+text, the picture or the user, never from the relation label.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import Features, Image, List, Value
+from roc.processing_entities_roc import check_box, check_span
+from roc.processing_typing_roc import ENTITY_TYPES, word_of_type
 
 Row = dict[str, Any]
 Entity = dict[str, Any]
 
 SPLITS = ("train", "val", "test")
 
-_ENTITY_FEATURES = {
-    "name": Value("string"),
-    "start": Value("int32"),
-    "end": Value("int32"),
-    "type": Value("string"),
-    "bbox": List(Value("float32"), length=4),
-}
-
-FEATURES = Features(
-    {
-        "id": Value("string"),
-        "text": Value("string"),
-        "image": Image(),
-        "head": dict(_ENTITY_FEATURES),
-        "tail": dict(_ENTITY_FEATURES),
-        "relation": Value("string"),
-    }
-)
+ROW_KEYS = ("id", "text", "image", "head", "tail", "relation")
+ENTITY_KEYS = ("name", "start", "end", "type", "bbox")
 
 
 def text_entity(text: str, start: int, end: int, *, entity_type: str | None = None) -> Entity:
@@ -61,7 +45,7 @@ def object_entity(name: str, bbox: Sequence[float], *, entity_type: str | None =
     """Make an object of the schema: an entity that is seen in the picture.
 
     Args:
-        name: What to call it in output.
+        name: The object's name in output.
         bbox: (x0, y0, x1, y1), normalised to [0, 1], origin top left.
         entity_type: Lower-case words, or None where it is unknown.
 
@@ -76,15 +60,15 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
 
     Args:
         row: The row. `image` may be anything that `datasets.Image` encodes, or None.
-        where: Where the row comes from, such as `train.jsonl:12`; put in front of every error.
+        where: The row's place, such as `train.jsonl:12`; put in front of every error.
 
     Raises:
         ValueError: If a column is missing, unknown or empty, a span lies outside the text or does not match its name,
-            or a box is not finite, empty or outside [0, 1].
+            a type is not in lower-case words, or a box is not finite, empty or outside [0, 1].
         TypeError: If a value has the wrong type.
     """
     where = f"{where} (row {row.get('id')!r})"
-    _check_keys(row, FEATURES, where=where)
+    _check_keys(row, ROW_KEYS, where=where)
     for column in ("id", "text", "relation"):
         _check_string(row[column], where=f"{where}: {column!r}")
     for role in ("head", "tail"):
@@ -97,8 +81,8 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
 
 def _check_entity(entity: Any, text: str, *, where: str) -> None:
     if not isinstance(entity, Mapping):
-        raise TypeError(f"{where} must be an object with the keys {list(_ENTITY_FEATURES)}, got {entity!r}.")
-    _check_keys(entity, _ENTITY_FEATURES, where=where)
+        raise TypeError(f"{where} must be an object with the keys {list(ENTITY_KEYS)}, got {entity!r}.")
+    _check_keys(entity, ENTITY_KEYS, where=where)
     _check_string(entity["name"], where=f"{where}: 'name'")
     _check_type(entity["type"], where=where)
     has_span = entity["start"] is not None or entity["end"] is not None
@@ -108,62 +92,10 @@ def _check_entity(entity: Any, text: str, *, where: str) -> None:
             f"picture), got start={entity['start']!r}, end={entity['end']!r}, bbox={entity['bbox']!r}."
         )
     if has_span:
-        check_span(entity["start"], entity["end"], len(text), where=where)
+        check_span(entity["start"], entity["end"], len(text), where)
         _check_name(entity, text, where=where)
     else:
-        check_bbox(entity["bbox"], where)
-
-
-def check_span(start: Any, end: Any, length: int, *, where: str, unit: str = "character") -> None:
-    """Check one half-open span.
-
-    Args:
-        start: Its first offset.
-        end: One past its last offset.
-        length: Length of what it points into.
-        where: Put in front of every error.
-        unit: What the offsets count, for the errors.
-
-    Raises:
-        ValueError: If the span is empty or outside [0, length].
-        TypeError: If an offset is not an integer.
-    """
-    for key, offset in (("start", start), ("end", end)):
-        if isinstance(offset, bool) or not isinstance(offset, int):
-            raise TypeError(f"{where}: {key!r} must be an integer ({unit} offset), got {offset!r}.")
-    if not 0 <= start < end <= length:
-        raise ValueError(
-            f"{where}: the span [{start}, {end}) is empty or outside the text of {length} {unit}s. Spans are half-open "
-            f"{unit} offsets: 0 <= start < end <= {length}."
-        )
-
-
-def check_bbox(bbox: Any, where: str) -> None:
-    """Check one box.
-
-    Args:
-        bbox: (x0, y0, x1, y1), normalised to [0, 1], origin top left.
-        where: Put in front of every error.
-
-    Raises:
-        ValueError: If it has not four sides, or is not finite, outside [0, 1] or empty.
-        TypeError: If it is not a list of numbers.
-    """
-    if isinstance(bbox, str) or not isinstance(bbox, Sequence):
-        raise TypeError(f"{where}: 'bbox' must be a list of four numbers, got {bbox!r}.")
-    if any(isinstance(side, bool) or not isinstance(side, (int, float)) for side in bbox):
-        raise TypeError(f"{where}: 'bbox' must hold numbers, got {bbox!r}.")
-    if len(bbox) != 4 or not all(math.isfinite(side) and 0 <= side <= 1 for side in bbox):
-        raise ValueError(
-            f"{where}: 'bbox' must be four finite numbers (x0, y0, x1, y1) in [0, 1], got {list(bbox)}. "
-            "Divide pixels by the picture's width and height."
-        )
-    x0, y0, x1, y1 = bbox
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError(
-            f"{where}: 'bbox' must have x0 < x1 and y0 < y1, got {list(bbox)}. The order is (x0, y0, x1, y1): "
-            "left, top, right, bottom, not (x, y, width, height)."
-        )
+        check_box(entity["bbox"], where)
 
 
 def _check_name(entity: Mapping[str, Any], text: str, *, where: str) -> None:
@@ -179,10 +111,10 @@ def _check_type(entity_type: Any, *, where: str) -> None:
     if entity_type is None:
         return
     _check_string(entity_type, where=f"{where}: 'type'")
-    if entity_type != entity_type.lower().strip():
+    word = word_of_type(entity_type, ENTITY_TYPES) or entity_type.lower().strip()
+    if entity_type != word:
         raise ValueError(
-            f"{where}: 'type' must be lower-case words such as 'person', or null, got {entity_type!r}. "
-            f"Write {entity_type.lower().strip()!r}."
+            f"{where}: 'type' must be lower-case words such as 'person', or null, got {entity_type!r}. Write {word!r}."
         )
 
 
@@ -193,7 +125,7 @@ def _check_string(value: Any, *, where: str) -> None:
         raise ValueError(f"{where} must not be empty.")
 
 
-def _check_keys(given: Mapping[str, Any], allowed: Mapping[str, Any], *, where: str) -> None:
+def _check_keys(given: Mapping[str, Any], allowed: Sequence[str], *, where: str) -> None:
     missing, unknown = [key for key in allowed if key not in given], [key for key in given if key not in allowed]
     if missing or unknown:
         raise ValueError(f"{where} must have the keys {list(allowed)}; missing {missing}, unknown {unknown}.")

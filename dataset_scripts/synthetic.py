@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from roc.dataset_scripts.exporting.folder import check_output_dir
+from roc.dataset_scripts.exporting.marker import check_output_dir
 from roc.dataset_scripts.exporting.provenance import Provenance
 from roc.dataset_scripts.generating.common import (
     GRID,
@@ -151,7 +151,7 @@ def generate_rows(num_pictures: int, seed: int, *, split: str = "train") -> Iter
         split: Names the random stream and begins the ids.
 
     Yields:
-        Rows of `schema.FEATURES`; `image` is `{"bytes": PNG bytes, "path": None}`.
+        Rows of `features.FEATURES`; `image` is `{"bytes": PNG bytes, "path": None}`.
 
     Raises:
         ValueError: If `num_pictures` is not a positive multiple of `PICTURES_PER_SENTENCE`.

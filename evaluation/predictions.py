@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from roc.modeling_roc import NO_RELATION, RocModel
+from roc.modeling_decisions_roc import NO_RELATION, decide_relations
+from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.samples.batching import LengthBucketBatchSampler, SampleCollator
 from roc.samples.grouping import GroupedSamples
@@ -74,7 +75,7 @@ def predict_relations(
         logits.append(model(**batch).logits[batch["pair_mask"].bool()])
     rows = torch.tensor(_rows_of(samples, batches), dtype=torch.long, device=model.device)
     in_order = _gather_in_order(rows, torch.cat(logits), accelerator)
-    decided = model.decide_relations(in_order).tolist()
+    decided = decide_relations(in_order, model.config, temperature=model.temperature).tolist()
     names = dict(enumerate(model.config.relation_names)) | {NO_RELATION: ABSTAINED}
     return Predictions(
         [row_id for sample in samples.samples for row_id in sample.row_ids],

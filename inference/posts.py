@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 import roc.register  # noqa: F401  (AutoModel knows ROC)
 from roc.modeling_roc import RocModel
-from roc.pipeline_posts_roc import Post, find_name, rank_posts
+from roc.pipeline_posts_roc import Post, rank_posts, span_of_name
 from roc.processing_entities_roc import check_pairs
 from roc.processing_roc import RocProcessor
 
@@ -21,7 +21,7 @@ BOX_PREFIX = "box:"
 
 
 def load_model(name: str) -> tuple[RocModel, RocProcessor]:
-    """A model in evaluation mode, on the GPU where there is one, and its processor.
+    """Load a model in evaluation mode, onto the accelerator where there is one, and its processor.
 
     Args:
         name: A folder that `train.py` wrote, or a Hub id.
@@ -39,14 +39,15 @@ def load_model(name: str) -> tuple[RocModel, RocProcessor]:
     if not isinstance(model, RocModel):
         raise ValueError(f"{name!r} is a {type(model).__name__}, not a ROC model.")
     processor = RocProcessor.from_pretrained(name)
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return model.eval().to(accelerator or "cpu"), processor
 
 
 def parse_entity(given: str, text: str) -> dict[str, Any]:
-    """An entity out of what a person types.
+    """Read an entity that a person types.
 
     Args:
-        given: A name that occurs in the text (its first occurrence as a whole word counts), a half-open character
+        given: A name in the text, of which the first occurrence outside a longer word counts, a half-open character
             span `START:END`, or an object in the picture `box:X0,Y0,X1,Y1` (shares of width and height).
         text: The text.
 
@@ -60,13 +61,8 @@ def parse_entity(given: str, text: str) -> dict[str, Any]:
         return {"start": int(match[1]), "end": int(match[2])}
     if given.startswith(BOX_PREFIX):
         return {"bbox": _parse_box(given)}
-    start = find_name(given, text)
-    if start < 0:
-        raise ValueError(
-            f"The entity {given!r} does not occur in the text {text!r}. Give a name as it is written there, "
-            "START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture."
-        )
-    return {"start": start, "end": start + len(given)}
+    otherwise = "START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture"
+    return span_of_name(given, text, "The entity", otherwise)
 
 
 def _parse_box(given: str) -> tuple[float, ...]:
@@ -78,7 +74,7 @@ def _parse_box(given: str) -> tuple[float, ...]:
 
 
 def find_entities(text: str, processor: RocProcessor) -> list[dict[str, Any]]:
-    """The entities of a text, by named-entity recognition.
+    """Find the entities of a text by named-entity recognition.
 
     Args:
         text: The text.
@@ -170,16 +166,16 @@ def explain(
     """
     batch = processor(text=text, images=image, entities=entities, pairs=[pair], return_offsets_mapping=True)
     batch = batch.to(model.device)
-    evidence = model.explain(batch, relation=relation, num_steps=num_steps)
+    explanation = model.explain(batch, relation=relation, num_steps=num_steps)
     spans = batch["offset_mapping"][0].tolist()
     return {
-        "relation": evidence.relation,
-        "description": evidence.description,
-        "score": evidence.score,
+        "relation": explanation.relation,
+        "description": explanation.description,
+        "score": explanation.score,
         "tokens": [
             {"start": start, "end": end, "relevance": relevance}
-            for (start, end), relevance in zip(spans, evidence.token_relevance.tolist())
+            for (start, end), relevance in zip(spans, explanation.token_relevance.tolist())
             if end
         ],
-        "patches": None if evidence.patch_relevance is None else evidence.patch_relevance.tolist(),
+        "patches": None if explanation.patch_relevance is None else explanation.patch_relevance.tolist(),
     }

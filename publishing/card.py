@@ -58,7 +58,7 @@ OTHER_EXAMPLES = [
 NOT_OF_THE_DATA = "The post was written for this card and is not of the data."
 NOTES = {
     "synthetic": "Sentence and picture are of the kind that the generated set has.",
-    "more": f"{NOT_OF_THE_DATA} Its picture is a drawing, which news has not.",
+    "more": f"{NOT_OF_THE_DATA} Its picture is a drawing; pictures in news are photographs.",
 }
 
 
@@ -80,7 +80,7 @@ def write_model_card(
 
     Args:
         folder: The model with its code, as it will be on the Hub, or a small checkpoint
-            (`roc.publishing.small_checkpoints`); the model answers the examples.
+            (`roc.publishing.small_folder`); the model answers the examples.
         runs: Folders of `train.py`: of the run that trained this model, then of others that differ in the seed alone.
         repo_id: USER/NAME on the Hub; of a small checkpoint that stays in a repository, its folder there.
         revision: Tag or commit that the example names; None for none.
@@ -102,47 +102,31 @@ def write_model_card(
         ValueError: If a file is malformed or of another model, the folder has no pipeline, an example is no post, or
             what should name something on the Hub cannot.
     """
-    folder = Path(folder)
-    for name in (repo_id, dataset_id):
-        if name is not None:
-            validate_repo_id(name)
+    folder, name = Path(folder), repo_id.rpartition("/")[2]
+    _check_names(repo_id, dataset_id)
     records = read_runs(runs)
     model, processor = load_model(str(folder))
-    left_out = _settings_of(folder).get("encoder_sources")
-    if not left_out:  # a small checkpoint has no code: ROC must be installed to load it
-        _check_pipeline(folder)
+    left_out = _encoders_left_out(folder)
     tests = read_test_scores(test_scores, records, model.config.relation_names)
     robust = None if robustness is None else read_robustness(robustness, records[0])
     dataset = records[0].settings["dataset"]
     posts = _posts(folder, examples, dataset, sees_pictures=model.config.vision_config is not None)
     answers = _answers(RocPipeline(model=model, processor=processor), folder, posts)
-    data = CardData(
-        language=language or (None if dataset == "jsonl" else "en"),
-        license=license,
-        datasets=[dataset_id] if dataset_id else None,
-        model_name=repo_id.rpartition("/")[2],
-        eval_results=_eval_results(records[0], tests[0], dataset_id or dataset),
-        widget=[_widget(post, answer) for post, answer in zip(posts, answers)],
-        **_what_it_is(model.config, records[0], has_code=not left_out),
-    )
     values = {
-        "name": prose(repo_id.rpartition("/")[2]),
-        "code": fence("\n".join(_code(repo_id, revision, posts[0], has_code=not left_out)), "python"),
-        "output": fence("\n".join(_printed(answers[0])), "text"),
+        "name": prose(name),
+        **_about_example(repo_id, revision, posts[0], answers[0], has_code=not left_out),
         "example_note": "" if examples is not None else NOTES.get(dataset, NOT_OF_THE_DATA),
-        **_about_model(model.config, processor, records[0]),
+        **_about_model(model.config, processor, records[0], left_out or {}),
         **_about_results(records, tests, robust, model.config),
-        "left_out": ", ".join({code(sections.public(source["name"])) for source in (left_out or {}).values()}),
-        "dataset": dataset,
-        "dataset_code": code(dataset),
-        "dataset_id": dataset_id,
-        "data_note": data_note,
+        **_about_data(dataset, dataset_id, data_note),
         "license": prose(license),
     }
-    card = RocModelCard.from_template(data, template_path=str(TEMPLATE), **values)
-    with atomic_write(folder / CARD) as file:
-        file.write(str(card).rstrip() + "\n")
-    return folder / CARD
+    front = _what_it_is(model.config, records[0], posts, answers, has_code=not left_out)
+    front["language"] = language or (None if dataset == "jsonl" else "en")
+    front |= {"license": license, "datasets": [dataset_id] if dataset_id else None, "model_name": name}
+    front["eval_results"] = _eval_results(records[0], tests[0], dataset_id or dataset)
+    card = RocModelCard.from_template(CardData(**front), template_path=str(TEMPLATE), **values)
+    return _written(card, folder / CARD)
 
 
 class CardData(ModelCardData):
@@ -172,13 +156,33 @@ _Dumper.add_representer(
 )
 
 
-def _settings_of(folder: Path) -> dict[str, Any]:
-    """`config.json` as it is: the configuration of a loaded model hides some of it."""
-    return json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+def _written(card: ModelCard, path: Path) -> Path:
+    with atomic_write(path) as file:
+        file.write(str(card).rstrip() + "\n")
+    return path
 
 
-def _check_pipeline(folder: Path) -> None:
-    declared = _settings_of(folder).get("custom_pipelines") or {}
+def _check_names(*names: str | None) -> None:
+    """Refuse what cannot name something on the Hub."""
+    for name in names:
+        if name is not None:
+            validate_repo_id(name)
+
+
+def _encoders_left_out(folder: Path) -> dict[str, Any] | None:
+    """The sources of the encoders that a small checkpoint leaves out; None for a model that is whole.
+
+    Only the latter has its code beside it: to load a small checkpoint, ROC must be installed.
+    """
+    settings = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))  # a loaded configuration hides some of it
+    if settings.get("encoder_sources"):
+        return settings["encoder_sources"]
+    _check_pipeline(folder, settings)
+    return None
+
+
+def _check_pipeline(folder: Path, settings: Mapping[str, Any]) -> None:
+    declared = settings.get("custom_pipelines") or {}
     file = declared.get(TASK, {}).get("impl", "").partition(".")[0] + ".py"
     if not (folder / file).is_file():
         raise ValueError(
@@ -243,6 +247,20 @@ def _code(repo_id: str, revision: str | None, post: Mapping[str, Any], *, has_co
     yield "    print(f\"{found['score']:.3f} {found['relation']}: {found['description']}\")"
 
 
+def _about_example(
+    repo_id: str, revision: str | None, post: Mapping[str, Any], answer: Sequence[Mapping[str, Any]], *, has_code: bool
+) -> dict[str, str]:
+    """The first example's code, and what it prints."""
+    return {
+        "code": fence("\n".join(_code(repo_id, revision, post, has_code=has_code)), "python"),
+        "output": fence("\n".join(_printed(answer)), "text"),
+    }
+
+
+def _about_data(dataset: str, dataset_id: str | None, data_note: str | None) -> dict[str, str | None]:
+    return {"dataset": dataset, "dataset_code": code(dataset), "dataset_id": dataset_id, "data_note": data_note}
+
+
 def _printed(answer: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What those lines print."""
     for found in answer:
@@ -259,7 +277,14 @@ def _widget(post: Mapping[str, Any], answer: Sequence[Mapping[str, Any]]) -> dic
     }
 
 
-def _what_it_is(config: Any, run: RunRecord, *, has_code: bool) -> dict[str, Any]:
+def _what_it_is(
+    config: Any,
+    run: RunRecord,
+    posts: Sequence[Mapping[str, Any]],
+    answers: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    has_code: bool,
+) -> dict[str, Any]:
     """Where the Hub lists the model. It has no task of relation extraction; with a picture, this one is the nearest."""
     sees_pictures = config.vision_config is not None
     tags = {"relation-extraction": True, "multimodal": sees_pictures, config.head: True, "custom_code": has_code}
@@ -269,6 +294,7 @@ def _what_it_is(config: Any, run: RunRecord, *, has_code: bool) -> dict[str, Any
         "tags": [tag for tag, applies in tags.items() if applies],
         "base_model": sections.base_models(run) or None,
         "metrics": ["f1", "accuracy"],
+        "widget": [_widget(post, answer) for post, answer in zip(posts, answers)],
     }
 
 
@@ -293,7 +319,7 @@ def _eval_results(run: RunRecord, test: Mapping[str, Any] | None, dataset: str) 
     ]
 
 
-def _about_model(config: Any, processor: Any, run: RunRecord) -> dict[str, Any]:
+def _about_model(config: Any, processor: Any, run: RunRecord, left_out: Mapping[str, Any]) -> dict[str, Any]:
     """What the model is made of, and what limits it."""
     settings, typer = run.settings, processor.entity_typer
     has_threshold = config.none_relation is None and config.none_threshold is not None
@@ -315,6 +341,7 @@ def _about_model(config: Any, processor: Any, run: RunRecord) -> dict[str, Any]:
         "swap_none_pairs": settings["swap_none_pairs"],
         "settings": sections.setting_table(run),
         "versions": sections.versions(run.environment),
+        "left_out": ", ".join({code(sections.public(source["name"])) for source in left_out.values()}),
     }
 
 

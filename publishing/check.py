@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import logging
 import math
 import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +15,12 @@ from roc.modeling_roc import RocModel
 from roc.pipeline_roc import RocPipeline
 from roc.processing_roc import RocProcessor
 from roc.publishing.stranger import answers
+from roc.support.strangers import ask_stranger
 
 # Merging an adapter rounds anew; logits are cosines of unit length, divided by a temperature of 0.01 or more.
 TOLERANCE = 1e-3
 STRANGER = Path(__file__).with_name("stranger.py")
-
-logger = logging.getLogger("roc.publishing.check")
+CHECK_SECONDS = 1800.0  # a large model is loaded three times, perhaps from a slow disk; a minute is usual
 
 
 def check_posts(model: RocModel, processor: RocProcessor) -> list[dict[str, Any]]:
@@ -44,7 +39,7 @@ def check_posts(model: RocModel, processor: RocProcessor) -> list[dict[str, Any]
 
 
 def expected_answers(model: RocModel, processor: RocProcessor) -> dict[str, Any]:
-    """What a published model has to answer: `hub_stranger.answers` of the trained one, and the `posts`.
+    """What a published model has to answer: `stranger.answers` of the trained one, and the `posts`.
 
     Args:
         model: The trained model.
@@ -71,31 +66,23 @@ def check_in_clean_process(
     """
     where = str(source) if revision is None else f"{source} at {revision}"
     folder = str(Path(source).resolve() if revision is None else source)
-    done = _run_stranger({"source": folder, "revision": revision, "posts": expected["posts"]}, cache)
-    if done.returncode != 0:
-        logger.error("%s", done.stderr[-5000:])
-        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise ValueError(f"{where} does not work where roc is not installed: {reason[0]}")
-    given = json.loads(done.stdout.splitlines()[-1])
+    request = {"source": folder, "revision": revision, "posts": expected["posts"]}
+    try:
+        given = ask_stranger(
+            STRANGER, request, environment=lambda empty: _environment(empty, cache or empty), timeout=CHECK_SECONDS
+        )
+    except RuntimeError as error:
+        raise ValueError(f"{where} does not work where roc is not installed: {error}") from error
     for part in ("logits", "pipeline", "handler"):
         if not _agree(given[part], expected[part]):
             raise ValueError(f"{where} answers otherwise than the trained model: see {part}. Do not publish it.")
 
 
-def _run_stranger(request: dict[str, Any], cache: Path | None) -> subprocess.CompletedProcess[str]:
-    """Run it in an empty folder, without the user's login and with no other cache."""
-    with tempfile.TemporaryDirectory() as empty:
-        settings = {"HF_HOME": empty, "HF_HUB_CACHE": str(cache or empty), "HF_MODULES_CACHE": f"{empty}/modules"}
-        settings |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        kept = {name: value for name, value in os.environ.items() if not name.endswith("TOKEN")}
-        return subprocess.run(
-            [sys.executable, "-c", STRANGER.read_text(encoding="utf-8")],  # as a file, it would have ROC's beside it
-            input=json.dumps(request),
-            env=kept | settings,
-            cwd=empty,
-            capture_output=True,
-            text=True,
-        )
+def _environment(empty: str, cache: str | Path) -> dict[str, str]:
+    """The environment of somebody who is offline, not logged in, and has downloaded what is in the cache alone."""
+    settings = {"HF_HOME": empty, "HF_HUB_CACHE": str(cache), "HF_MODULES_CACHE": f"{empty}/modules"}
+    settings |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return {name: value for name, value in os.environ.items() if not name.endswith("TOKEN")} | settings
 
 
 def _agree(given: Any, expected: Any) -> bool:

@@ -146,14 +146,9 @@ def _entry_modules(folder: Path) -> list[str]:
 
 
 def _own_imports(path: Path) -> list[str]:
-    """The modules of ROC that a file imports: relatively, or as a top-level module named `*_roc`."""
-    names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module] if node.level or node.module.endswith("_roc") else []
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names if alias.name.endswith("_roc")]
-    return names
+    """The modules of ROC that a file imports, which is always relatively, as `from .modeling_roc import RocModel`."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level and node.module]
 
 
 def _third_party_imports(path: Path) -> list[str]:

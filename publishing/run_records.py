@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from roc.messages_roc import shorten
-from roc.training.settings import ENVIRONMENT_FILE, LOCAL_SETTINGS, METRICS_FILE, RUN_FILE, RunConfig
+from roc.training.settings import (
+    DEFAULTS,
+    ENVIRONMENT_FILE,
+    LOCAL_SETTINGS,
+    METRICS_FILE,
+    RUN_FILE,
+    settings_by_name,
+)
 
 SCORES = {
     "accuracy": "accuracy",
@@ -21,7 +28,6 @@ SCORES = {
     "macro_f1": "macro-F1",
 }
 MAY_DIFFER = LOCAL_SETTINGS | {"seed"}  # between runs that are called seeds of one
-DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class RunRecord:
 
     Args:
         folder: Where it lies.
-        settings: Of `run_config.yaml`, with the defaults of this version where it has none.
+        settings: Those of `run_config.yaml`, the model's among them, with this version's defaults for what it lacks.
         metrics: `metrics.json`.
         environment: `environment.json`.
     """
@@ -64,7 +70,7 @@ class RunRecord:
         if not (path / ENVIRONMENT_FILE).is_file():
             raise FileNotFoundError(f"{path} has no {ENVIRONMENT_FILE}, which train.py writes beside the weights.")
         # not `load_run_config`: a run of another version may have settings that this one does not know
-        settings = _read(path / RUN_FILE)
+        settings = settings_by_name(_read(path / RUN_FILE))
         metrics = _read(path / METRICS_FILE)
         check_scores(metrics.get("val"), path / METRICS_FILE)
         return cls(path, DEFAULTS | settings, metrics, _read(path / ENVIRONMENT_FILE))

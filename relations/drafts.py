@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from roc.relations.files import load_drafts
+from roc.relations.files import check_drafts, load_drafts
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def start_drafts(
     names: Sequence[str] | None = None,
     language: str | None = None,
 ) -> dict[str, Any]:
-    """What a file of descriptions starts from: what it holds already, and the relations that are given.
+    """Gather what a file of descriptions starts from: what it holds already, and the relations that are given.
 
     Described relations of `output` stay as they are, and its others are taken from what is given where it names them.
     Given relations that it lacks come last.
@@ -38,40 +38,26 @@ def start_drafts(
 
     Raises:
         FileNotFoundError: If there is no such file, or nothing is given and there is no `output`.
-        ValueError: If both are given, `output` is the given file or has comments, a file is malformed, a name is empty
-            or given twice, or languages or the relations that mean "none of these" differ.
+        ValueError: If `output` is the given file or has comments, a file or a name is malformed, or languages or the
+            relations that mean "none of these" differ.
     """
-    if relations is not None and names:
-        raise ValueError("Give --relations FILE or --names, but not both.")
-    if relations is not None and Path(relations).resolve() == Path(output).resolve():
-        raise ValueError(f"{os.fspath(output)!r} is read, so it is not written to: name another --output.")
-    earlier = load_own_drafts(output) if Path(output).exists() else None
+    earlier = None
+    if Path(output).exists():
+        earlier = load_drafts(output)
+        if _has_comments(Path(output).read_text(encoding="utf-8")):
+            raise ValueError(f"{os.fspath(output)}: its comments would be lost. Take them out, or name another file.")
     if relations is not None:
-        given = load_drafts(relations) if Path(relations).suffix in (".yaml", ".yml") else _read_names(relations)
+        if Path(relations).resolve() == Path(output).resolve():
+            raise ValueError(f"{os.fspath(output)!r} is read, so it is not written to: name another --output.")
+        given = load_drafts(relations, only_names=Path(relations).suffix not in (".yaml", ".yml"))
     elif names:
-        given = _name_only(names)
+        given = check_drafts({"relations": [{"name": name} for name in names]})
     elif earlier is not None:
         given = earlier
     else:
         raise FileNotFoundError(f"There is no {os.fspath(output)!r} yet: give --relations FILE or --names NAME ...")
     drafts = given if earlier is None else _merge(given, earlier)
     return {**drafts, "language": _agreed("language", language, drafts["language"]) or "en"}
-
-
-def load_own_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a file that will be written over.
-
-    Returns:
-        As `roc.relations.files.load_drafts`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is malformed, or has comments, which would be lost.
-    """
-    drafts = load_drafts(path)
-    if _has_comments(Path(path).read_text(encoding="utf-8")):
-        raise ValueError(f"{os.fspath(path)}: its comments would be lost. Take them out, or write to another file.")
-    return drafts
 
 
 def to_be_written(relation: dict[str, Any], *, overwrite_unreviewed: bool = False) -> bool:
@@ -104,21 +90,6 @@ def _has_comments(text: str) -> bool:
             return True
         end = token.end_mark.index
     return "#" in text[end:]
-
-
-def _read_names(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        return _name_only([line.strip() for line in lines if line.strip()])
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from error
-
-
-def _name_only(names: Sequence[str]) -> dict[str, Any]:
-    if not names or not all(name.strip() for name in names) or len(set(names)) < len(names):
-        raise ValueError(f"Give at least one name, none of them empty or twice; given {list(names)}.")
-    relations = [{"name": name, "descriptions": [], "head_types": [], "tail_types": []} for name in names]
-    return {"version": 1, "language": None, "none_relation": None, "relations": relations}
 
 
 def _merge(given: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:

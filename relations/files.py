@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import yaml
 
 from roc.messages_roc import did_you_mean
+from roc.processing_typing_roc import ENTITY_TYPES
 from roc.relations_roc import RELATION_KEYS, normalise_relations
 from roc.support.files import atomic_write
 from roc.support.resources import find_file
@@ -48,12 +50,13 @@ class RelationInventory:
         return replace(self, relations=relations)
 
 
-def load_relations(path: str | os.PathLike[str]) -> RelationInventory:
+def load_relations(path: str | os.PathLike[str], *, entity_types: Sequence[str] = ENTITY_TYPES) -> RelationInventory:
     """Read and check a relation file.
 
     Args:
         path: A YAML file with `version`, `language`, `none_relation` and `relations`; a relative path is looked for
             in the working folder, then among the files that ROC brings (`relations/mnre.yaml`).
+        entity_types: The words that relations may use for types.
 
     Returns:
         The inventory.
@@ -62,14 +65,15 @@ def load_relations(path: str | os.PathLike[str]) -> RelationInventory:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no YAML, has an unknown key, or its relations are malformed; the message names the file.
     """
-    return _read(path, _inventory)
+    return _read(path, partial(_inventory, entity_types=entity_types))
 
 
-def load_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_drafts(path: str | os.PathLike[str], *, only_names: bool = False) -> dict[str, Any]:
     """Read a relation file that may be unfinished, with what it says about where its descriptions come from.
 
     Args:
         path: As `load_relations`; a relation may lack descriptions.
+        only_names: Whether it is a text file instead, with one name a line.
 
     Returns:
         What `write_relation_file` takes: the keys `version`, `language` (None if not given), `none_relation` and
@@ -81,7 +85,7 @@ def load_drafts(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: As `load_relations`, or if `language` is no text, or `reviewed` neither true nor false, or true
             without descriptions.
     """
-    return _read(path, _drafts)
+    return _read(path, check_drafts, _names if only_names else yaml.safe_load)
 
 
 def write_relation_file(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -90,22 +94,25 @@ def write_relation_file(path: str | os.PathLike[str], content: dict[str, Any]) -
         file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf))
 
 
-def _read(path: str | os.PathLike[str], check: Callable[[Any], Content]) -> Content:
+def _read(
+    path: str | os.PathLike[str], check: Callable[[Any], Content], parse: Callable[[str], Any] = yaml.safe_load
+) -> Content:
     file = find_file(path)
     try:
-        return check(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return check(parse(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _inventory(content: Any) -> RelationInventory:
+def _inventory(content: Any, entity_types: Sequence[str]) -> RelationInventory:
     _check_header(content)
     relations = [_without_provenance(relation) for relation in content["relations"]]
     none_relation = content.get("none_relation")
-    return RelationInventory(normalise_relations(relations, none_relation), none_relation)
+    return RelationInventory(normalise_relations(relations, none_relation, entity_types), none_relation)
 
 
-def _drafts(content: Any) -> dict[str, Any]:
+def check_drafts(content: Any) -> dict[str, Any]:
+    """Check the content of a relation file that may be unfinished; returns and raises as `load_drafts`."""
     _check_header(content)
     none_relation = content.get("none_relation")
     if not isinstance(content.get("language"), str | None):
@@ -142,6 +149,10 @@ def _without_provenance(relation: Any) -> Any:
     if not isinstance(relation, dict):
         raise ValueError(f"a relation is a mapping with the keys {RELATION_KEYS}; given {relation!r}")
     return {key: value for key, value in relation.items() if key not in PROVENANCE_KEYS}
+
+
+def _names(text: str) -> dict[str, Any]:
+    return {"relations": [{"name": line.strip()} for line in text.splitlines() if line.strip()]}
 
 
 def _in_words(name: str) -> str:

@@ -9,10 +9,8 @@ import json
 import logging
 import os
 import sys
-import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from string import Template
 from typing import Any
@@ -20,8 +18,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from roc.messages_roc import did_you_mean, shorten
-from roc.processing_entities_roc import ENTITY_TYPES
-from roc.relations.drafts import to_be_written, without_model_text
+from roc.processing_typing_roc import ENTITY_TYPES
+from roc.relations.drafts import to_be_reviewed, to_be_written, without_model_text
 from roc.relations.files import write_relation_file
 from roc.relations.language_model import LanguageModel, Reply
 from roc.relations_roc import normalise_relations
@@ -38,6 +36,12 @@ MAX_QUOTED = 2000  # characters of an unusable answer that go back to the model,
 
 logger = logging.getLogger(__name__)
 
+Describe = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class UnusableAnswer(ValueError):
+    """No answer about a relation was usable; the message says why the last one was not."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -45,94 +49,37 @@ class Prompt:
 
     Args:
         name: Name of its file.
-        template: Text with placeholders: `$relation` (the label), `$facts` (what is known about it), `$neighbours`
+        text: Its text, with placeholders: `$relation` (the label), `$facts` (what is known about it), `$neighbours`
             (other labels), `$entity_types`, `$num_descriptions`, `$max_words`, `$language`.
-        sha256: Of the text, hexadecimal.
     """
 
     name: str
-    template: Template
-    sha256: str
+    text: str
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a language model made of one relation.
-
-    Args:
-        relation: It, described, with `provenance` and `reviewed: false`; None if no answer was usable.
-        problem: What was wrong with the last answer; empty if it was usable.
-        replies: Everything that the model said.
-    """
-
-    relation: dict[str, Any] | None
-    problem: str
-    replies: list[Reply]
-
-
-@dataclass
-class Expense:
-    """Tokens, and what they cost where prices are known.
-
-    Args:
-        input_price: Price of a million tokens that are read, in any currency, or None.
-        output_price: Price of a million tokens that are written, in the same currency, or None.
-        input_tokens: Tokens so far, as the server counts them.
-        output_tokens: The same.
-
-    Raises:
-        ValueError: If only one price is given, or one is negative.
-    """
-
-    input_price: float | None = None
-    output_price: float | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        prices = [price for price in (self.input_price, self.output_price) if price is not None]
-        if len(prices) == 1 or not all(price >= 0 for price in prices):
-            raise ValueError(f"Give two prices, --input_price and --output_price, from 0 on, or none; given {prices}.")
-
-    def add(self, reply: Reply) -> None:
-        """Count the tokens of one request."""
-        self.input_tokens += reply.input_tokens
-        self.output_tokens += reply.output_tokens
-
-    def as_dict(self) -> dict[str, Any]:
-        """`input_tokens`, `output_tokens` and, with prices, `cost`."""
-        counted: dict[str, Any] = {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens}
-        if self.input_price is not None and self.output_price is not None:
-            cost = self.input_tokens * self.input_price + self.output_tokens * self.output_price
-            counted["cost"] = round(cost / 1e6, 6)
-        return counted
-
-
-def load_prompt(path: str | os.PathLike[str] = PROMPT_FILE) -> Prompt:
-    """Read a prompt template, from the working folder or from what ROC brings.
+def load_prompt(path: str | os.PathLike[str] | None = None) -> Prompt:
+    """Read a prompt template, from the working folder or from what ROC brings; ROC's own if no path is given.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it does not name the relation, has an unknown placeholder, or a `$` that begins none.
     """
-    file = find_file(path)
+    file = find_file(PROMPT_FILE if path is None else path)
     text = file.read_text(encoding="utf-8")
-    template, empty = Template(text), dict.fromkeys(PLACEHOLDERS, "")
     try:
-        named = template.substitute(empty) != template.substitute({**empty, "relation": "label"})
+        filled = [Template(text).substitute(dict.fromkeys(PLACEHOLDERS, ""), relation=label) for label in ("a", "b")]
     except KeyError as error:
-        [name] = error.args
-        hint = did_you_mean(name, PLACEHOLDERS)
-        raise ValueError(f"{file}: unknown placeholder ${name}; allowed are {PLACEHOLDERS}.{hint}") from error
+        hint = did_you_mean(error.args[0], PLACEHOLDERS)
+        raise ValueError(f"{file}: unknown placeholder ${error.args[0]}; allowed are {PLACEHOLDERS}.{hint}") from error
     except ValueError as error:
         raise ValueError(f"{file}: {error}. Write $$ for a dollar sign.") from error
-    if not named:
+    if filled[0] == filled[1]:
         raise ValueError(f"{file} has no placeholder $relation: say which relation to describe.")
-    return Prompt(file.name, template, hashlib.sha256(text.encode()).hexdigest())
+    return Prompt(file.name, text)
 
 
 def parse_answer(reply: Reply, num_descriptions: int) -> dict[str, Any]:
-    """The answer in what a model said, checked.
+    """Find and check the answer in what a model said.
 
     Args:
         reply: A JSON object with `descriptions`, `head_types`, `tail_types` and any other keys, also inside other text.
@@ -147,7 +94,7 @@ def parse_answer(reply: Reply, num_descriptions: int) -> dict[str, Any]:
     """
     answer = _last_object(reply.text)
     if answer is None:
-        cut = " (it was cut off: write less)" if not reply.complete else ""
+        cut = "" if reply.complete else " (it was cut off: write less)"
         raise ValueError(f"it holds no JSON object with the keys {', '.join(ANSWER_KEYS)}{cut}")
     texts = answer["descriptions"]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -174,29 +121,28 @@ def describe_relation(
     prompt: Prompt,
     *,
     num_descriptions: int = 3,
-    max_retries: int = 3,
-) -> Answer:
+) -> dict[str, Any]:
     """Have a language model describe one relation.
 
     Args:
         relation: As `roc.relations.files.load_drafts` gives it. Its types stay; the model's are taken where it has
             none.
         drafts: The file's content, for the other relations and the language.
-        model: Which to ask.
+        model: Which to ask; an unusable answer is asked for again, with the reason, up to `max_retries` times.
         prompt: How to ask.
         num_descriptions: How many descriptions to ask for.
-        max_retries: How often an unusable answer is asked for again, with the reason.
 
     Returns:
-        The answer.
+        The relation, described, with `provenance` and `reviewed: false`.
 
     Raises:
         ConnectionError: As `LanguageModel.reply`.
-        ValueError: If `num_descriptions` is less than 1 or `max_retries` negative.
+        UnusableAnswer: If no answer was usable; the message is about the last one.
+        ValueError: If `num_descriptions` is less than 1.
     """
-    if num_descriptions < 1 or max_retries < 0:
-        raise ValueError(f"num_descriptions={num_descriptions} must be >= 1, and max_retries={max_retries} >= 0.")
-    question = prompt.template.substitute(
+    if num_descriptions < 1:
+        raise ValueError(f"num_descriptions={num_descriptions} is out of range: give a number >= 1.")
+    question = Template(prompt.text).substitute(
         relation=relation["name"],
         facts=_facts(relation, drafts["none_relation"]),
         neighbours=_neighbours(relation["name"], drafts["relations"]),
@@ -206,27 +152,25 @@ def describe_relation(
         language=drafts["language"],
     )
     messages = [{"role": "user", "content": question}]
-    replies: list[Reply] = []
     problem = ""
-    for _ in range(max_retries + 1):
-        replies.append(model.reply(messages))
+    for _ in range(model.max_retries + 1):
+        reply = model.reply(messages)
         try:
-            answer = parse_answer(replies[-1], num_descriptions)
-            return Answer(_described(relation, answer, _provenance(model, prompt)), "", replies)
-        except ValueError as error:
+            return _described(relation, parse_answer(reply, num_descriptions), model, prompt)
+        except ValueError as error:  # also types that do not exist
             problem = str(error)
         again = f"This answer cannot be used: {problem}. Answer again, with the JSON object alone."
-        said = shorten(replies[-1].text, MAX_QUOTED) or "(nothing)"
+        said = shorten(reply.text, MAX_QUOTED) or "(nothing)"
         messages = [messages[0], {"role": "assistant", "content": said}, {"role": "user", "content": again}]
-    return Answer(None, problem, replies)
+    raise UnusableAnswer(problem)
 
 
 def write_descriptions(
     output: str | os.PathLike[str],
     drafts: dict[str, Any],
-    describe: Callable[[dict[str, Any]], Answer],
+    describe: Describe,
     *,
-    expense: Expense,
+    expense: Callable[[], dict[str, Any]],
     overwrite_unreviewed: bool = False,
     concurrency: int = 1,
 ) -> dict[str, Any]:
@@ -235,13 +179,14 @@ def write_descriptions(
     Args:
         output: The file.
         drafts: Its content so far, as `roc.relations.drafts.start_drafts` gives it.
-        describe: Asks for one relation, as `describe_relation`.
-        expense: Goes on counting.
+        describe: Asks for one relation, as `describe_relation`; several threads call it.
+        expense: What the answers have cost so far, for the result.
         overwrite_unreviewed: Whether descriptions that have a provenance and no review are written anew too.
         concurrency: How many relations are asked for at a time.
 
     Returns:
-        `output`; how many relations were `written`, `kept` and `failed`; `failures`, reasons by relation; the expense.
+        `output`; how many relations were `written`, `kept` and `failed`; how many are `unreviewed` now; `failures`,
+        reasons by relation; the expense.
 
     Raises:
         ConnectionError: From `describe`. The answers that came are in the file.
@@ -250,62 +195,61 @@ def write_descriptions(
     if concurrency < 1:
         raise ValueError(f"concurrency={concurrency} is out of range: give a number >= 1.")
     relations = list(drafts["relations"])
-    todo = [i for i, own in enumerate(relations) if to_be_written(own, overwrite_unreviewed=overwrite_unreviewed)]
+    todo = {
+        index: without_model_text(relation)
+        for index, relation in enumerate(relations)
+        if to_be_written(relation, overwrite_unreviewed=overwrite_unreviewed)
+    }
     failures: dict[str, str] = {}
-
-    def take(index: int, answer: Answer) -> None:
-        for reply in answer.replies:
-            expense.add(reply)
-        if answer.relation is None:
-            failures[relations[index]["name"]] = answer.problem
-            logger.warning("%s: no usable answer: %s", relations[index]["name"], answer.problem)
-        else:
-            relations[index] = answer.relation
-            write_relation_file(output, {**drafts, "relations": relations})
-
+    num_written = 0
     bar = tqdm(total=len(todo), desc="describing", disable=not sys.stderr.isatty())
     try:
-        known = [without_model_text(relations[index]) for index in todo]
-        with closing(_as_they_come(describe, known, concurrency)) as answers:
-            for position, answer in answers:
-                take(todo[position], answer)
-                bar.set_postfix(expense.as_dict(), refresh=False)
-                bar.update()
+        for index, answer in _as_they_come(describe, todo, concurrency):
+            if isinstance(answer, UnusableAnswer):
+                failures[relations[index]["name"]] = str(answer)
+                logger.warning("%s: no usable answer: %s", relations[index]["name"], answer)
+            else:
+                relations[index] = answer
+                num_written += 1
+                write_relation_file(output, {**drafts, "relations": relations})
+            bar.set_postfix(expense(), refresh=False)
+            bar.update()
     except ConnectionError as error:
-        logger.info("used so far: %s", expense.as_dict())
-        written = sum(relations[index] is not drafts["relations"][index] for index in todo)
-        raise ConnectionError(f"{error} ({written} of {len(todo)} relations are written, and kept.)") from error
+        logger.info("used so far: %s", expense())
+        raise ConnectionError(f"{error} ({num_written} of {len(todo)} relations are written, and kept.)") from error
     finally:
         bar.close()
     if any(relation["descriptions"] for relation in relations):
         write_relation_file(output, {**drafts, "relations": relations})
-    counts = {"written": len(todo) - len(failures), "kept": len(relations) - len(todo), "failed": len(failures)}
-    return {"output": os.fspath(output), **counts, "failures": failures, **expense.as_dict()}
+    return {
+        "output": os.fspath(output),
+        "written": num_written,
+        "kept": len(relations) - len(todo),
+        "failed": len(failures),
+        "unreviewed": sum(map(to_be_reviewed, relations)),
+        "failures": failures,
+        **expense(),
+    }
 
 
 def _as_they_come(
-    describe: Callable[[dict[str, Any]], Answer], relations: Sequence[dict[str, Any]], concurrency: int
-) -> Generator[tuple[int, Answer]]:
-    """Positions and answers as they come; after an error no more are asked for, and those under way still come."""
+    describe: Describe, relations: Mapping[int, dict[str, Any]], concurrency: int
+) -> Iterator[tuple[int, dict[str, Any] | UnusableAnswer]]:
+    """Indices and answers as they come; after another error no more are asked for, and those under way still come."""
+    waiting = [*relations][::-1]
+    running: dict[Future[dict[str, Any]], int] = {}
     failure: BaseException | None = None
-    stopped = threading.Event()
-
-    def ask(relation: dict[str, Any]) -> Answer | None:
-        try:
-            return None if stopped.is_set() else describe(relation)
-        except BaseException:
-            stopped.set()
-            raise
-
     with ThreadPoolExecutor(concurrency) as pool:
-        futures = {pool.submit(ask, relation): position for position, relation in enumerate(relations)}
-        try:
-            for future in as_completed(futures):
-                failure = failure or future.exception()
-                if future.exception() is None and (answer := future.result()) is not None:
-                    yield futures[future], answer
-        finally:
-            stopped.set()
+        while running or (waiting and failure is None):
+            while waiting and failure is None and len(running) < concurrency:
+                index = waiting.pop()
+                running[pool.submit(describe, relations[index])] = index
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                index, error = running.pop(future), future.exception()
+                if error is None or isinstance(error, UnusableAnswer):
+                    yield index, error or future.result()
+                else:
+                    failure = failure or error
     if failure is not None:
         raise failure
 
@@ -347,22 +291,25 @@ def _last_object(text: str) -> dict[str, Any] | None:
     return found
 
 
-def _described(relation: Mapping[str, Any], answer: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
-    """The relation with the answer's descriptions, and its types where it has none."""
+def _described(
+    relation: Mapping[str, Any], answer: dict[str, Any], model: LanguageModel, prompt: Prompt
+) -> dict[str, Any]:
+    """The relation with the answer's descriptions, its types where it has none, and where they come from.
+
+    Raises:
+        ValueError: If a type does not exist.
+    """
     kept = {key: relation[key] for key in ("head_types", "tail_types") if relation[key]}
     written = [key for key in ANSWER_KEYS if key not in kept]
-    notes = {key: value for key, value in answer.items() if key not in ANSWER_KEYS}
     own = {"name": relation["name"], **{key: answer[key] for key in written}, **kept}
     [described] = normalise_relations([own], None)
-    return {**described, "provenance": {**provenance, "written": written, "notes": notes}, "reviewed": False}
-
-
-def _provenance(model: LanguageModel, prompt: Prompt) -> dict[str, Any]:
-    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    return {
+    provenance = {
         "model": model.name,
         "host": model.host,
         "prompt": prompt.name,
-        "prompt_sha256": prompt.sha256,
-        "date": today,
+        "prompt_sha256": hashlib.sha256(prompt.text.encode()).hexdigest(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "written": written,
+        "notes": {key: value for key, value in answer.items() if key not in ANSWER_KEYS},
     }
+    return {**described, "provenance": provenance, "reviewed": False}

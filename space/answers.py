@@ -1,7 +1,7 @@
-"""What the Space answers: relations ranked and explained by one model that all visitors share, as HTML.
+"""The Space's answers as HTML: relations ranked and explained by one model that all visitors share.
 
-No visitor changes that model: his own relations go into a copy of its relation bank, which lives as long as the answer
-takes. Whatever a visitor wrote is escaped here.
+No visitor changes that model: a visitor's relations go into a copy of its relation bank, which is dropped after the
+answer. Whatever a visitor wrote is escaped here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SharedModel:
     Args:
         model: The model; it stays as it is.
         processor: Its processor.
-        lock: That of another one with the same weights; None for a new one.
+        lock: The lock of another `SharedModel` with the same weights; None for a new one.
     """
 
     def __init__(self, model: RocModel, processor: RocProcessor, lock: threading.Lock | None = None) -> None:
@@ -45,7 +45,7 @@ class SharedModel:
         return self.model.config.relations
 
     def with_relations(self, relations: Sequence[Mapping[str, Any]]) -> SharedModel:
-        """The model with a visitor's relations, for one answer, beside the one that all share.
+        """Give a copy of the model a visitor's relations, for one answer.
 
         Raises:
             ValueError: If a relation is refused by the model.
@@ -81,7 +81,7 @@ class SharedModel:
 
 
 def ranks_as_html(result: Mapping[str, Any]) -> str:
-    """The ranked relations of each pair; of several pairs the best relation alone, likely ones first.
+    """Show the ranked relations of a pair; of several pairs only the best relation of each, likely ones first.
 
     Args:
         result: What `SharedModel.rank` returned.
@@ -124,7 +124,7 @@ def _relation_row(relation: Mapping[str, Any], rank: int) -> str:
 
 
 def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapping[str, Any]) -> str:
-    """Which words and which parts of the picture decided, in colour, and the whole as a picture to keep.
+    """Colour the words and the parts of the picture that decided, and offer the whole as a picture to save.
 
     Args:
         post: The post.
@@ -161,7 +161,7 @@ def _largest(explanation: Mapping[str, Any]) -> float:
 
 
 def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> str:
-    """The text as HTML, each token on the colour of its relevance."""
+    """Write the text as HTML, each token on the colour of its relevance."""
     parts, at = [], 0
     for token in sorted(tokens, key=lambda token: token["start"]):
         start, end = max(at, token["start"]), token["end"]

@@ -1,4 +1,4 @@
-"""What a visitor of the Space gives, checked: a text, a picture, entities, and relations of his own.
+"""Check what a visitor of the Space gives: a text, a picture, entities, and relations of the visitor's own.
 
 Everything here is a plain function of what one request brings; nothing is kept between requests. An entity is called
 by its name as the text has it (`Ann`; `Ann #2` for its second occurrence), or `box 1` for the first box on the picture.
@@ -6,56 +6,64 @@ by its name as the text has it (`Ann`; `Ann #2` for its second occurrence), or `
 
 from __future__ import annotations
 
-import base64
-import binascii
+import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image
-
-from roc.pipeline_posts_roc import Post
-from roc.processing_images_roc import identify_image, open_image
+from roc.pipeline_posts_roc import Post, PostLimits, is_inside_word, occurrences, span_of_name
+from roc.pipeline_posts_roc import read_post as read_checked_post
+from roc.processing_images_roc import open_image
 from roc.processing_roc import RocProcessor
 
 MAX_CHARACTERS = 1000  # of a text; a post on social media has fewer
 MAX_ENTITIES = 6  # that is thirty pairs
-MAX_PICTURE_BYTES = 4_000_000
-MAX_PIXELS = 16_000_000  # decoded, 48 MB
+LIMITS = PostLimits(
+    max_characters=MAX_CHARACTERS,
+    max_entities=MAX_ENTITIES,
+    max_image_bytes=4_000_000,
+    max_pixels=16_000_000,  # decoded, 48 MB
+)
 MAX_RELATIONS = 100
 MAX_DESCRIPTIONS = 6  # of one relation
 MAX_NAME_CHARACTERS = 80
 MAX_DESCRIPTION_CHARACTERS = 400
 
 ALL_PAIRS = "all pairs"
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP")  # MPO is the JPEG of some cameras
-PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
 NUMBERED = re.compile(r"(.+) #([1-9]\d{0,2})", re.DOTALL)
 BOX = re.compile(r"box ([1-9]\d?)")
 
 
 def read_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[str], pair: str | None) -> Post:
-    """Check what a visitor asks.
+    """Check a visitor's question.
 
     Args:
         text: The text.
-        picture: `image`, a data URI or None, and `boxes`, `xyxy` as shares of the picture.
-        entities: What the visitor calls the entities.
+        picture: `image`, a picture file in base64 or None, and `boxes`, `xyxy` as shares of the picture.
+        entities: The visitor's names for the entities.
         pair: One of `pair_labels(entities)`; None for the first.
 
     Returns:
-        The post.
+        The post, its picture RGB and upright.
 
     Raises:
         ValueError: With words for the visitor, if there is no text, too much of anything, fewer than two entities, an
-            entity that is neither in the text nor a box, no such pair, or a picture that can't be read.
+            entity that is neither in the text nor a box, no such pair, or a picture that can't be read. The model
+            checks the boxes.
     """
     check_text(text)
-    image, boxes = read_picture(picture)
-    names = check_entities(entities)
-    found = [find_entity(name, text, boxes) for name in names]
-    return Post(text, image, found, _asked_pairs(names, pair), "the post")
+    names = list(dict.fromkeys(name.strip() for name in entities or [] if isinstance(name, str) and name.strip()))
+    if len(names) < 2:
+        raise ValueError("A relation holds between two entities. Mark two in the text, or draw a box on the picture.")
+    LIMITS.check_sizes({"text": text, "entities": names}, "The post")
+    given = picture if isinstance(picture, Mapping) and picture.get("image") else {"image": None}
+    boxes = given.get("boxes")
+    found = [find_entity(name, text, boxes if isinstance(boxes, list) else []) for name in names]
+    asked = {"text": text, "image": given["image"], "entities": found}
+    post = read_checked_post(asked, None, where="The post", limits=LIMITS)
+    image = None if post.image is None else open_image(post.image, "The post")
+    return dataclasses.replace(post, image=image, pairs=_asked_pairs(names, pair))
 
 
 def _asked_pairs(names: Sequence[str], pair: str | None) -> list[tuple[int, int]]:
@@ -75,69 +83,7 @@ def check_text(text: Any) -> None:
     """
     if not isinstance(text, str) or not text.strip():
         raise ValueError("There is no text yet. Write the post's text, or take an example.")
-    if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"The text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read.")
-
-
-def check_entities(entities: Any) -> list[str]:
-    """The entities' names, if they make at least one pair.
-
-    Raises:
-        ValueError: If they don't, or there are more than `MAX_ENTITIES`.
-    """
-    names = list(dict.fromkeys(name.strip() for name in entities or [] if isinstance(name, str) and name.strip()))
-    if len(names) < 2:
-        raise ValueError("A relation holds between two entities. Mark two in the text, or draw a box on the picture.")
-    if len(names) > MAX_ENTITIES:
-        raise ValueError(f"There are {len(names)} entities; at most {MAX_ENTITIES} are read. Remove some.")
-    return names
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Pictures
-
-
-def read_picture(picture: Mapping[str, Any] | None) -> tuple[Image.Image | None, list[list[float]]]:
-    """Decode a picture that the browser sent along; nothing is fetched, no file is opened.
-
-    Args:
-        picture: As in `read_post`.
-
-    Returns:
-        The picture, RGB and upright, and the boxes; None and no boxes where there is no picture.
-
-    Raises:
-        ValueError: If it is no PNG, JPEG or WebP picture of at most `MAX_PICTURE_BYTES` and `MAX_PIXELS`, or the boxes
-            aren't lists of four numbers.
-    """
-    given = picture or {}
-    if not isinstance(given, Mapping) or not given.get("image"):
-        return None, []
-    image = identify_image(_bytes_of(given["image"]), "The picture")
-    if image.format not in FORMATS:
-        raise ValueError(f"The picture is a {image.format} file in disguise. Choose a PNG, JPEG or WebP picture.")
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read.")
-    return open_image(image, "The picture"), _boxes_of(given.get("boxes"))
-
-
-def _bytes_of(uri: Any) -> bytes:
-    head = PICTURE.match(uri) if isinstance(uri, str) else None
-    if head is None:
-        raise ValueError("Choose a PNG, JPEG or WebP picture from your device; addresses and paths are not opened.")
-    if len(uri) - head.end() > MAX_PICTURE_BYTES * 4 / 3 + 4:
-        raise ValueError(f"The picture's file is too large; at most {MAX_PICTURE_BYTES // 1_000_000} MB are read.")
-    try:
-        return base64.b64decode(uri[head.end() :], validate=True)
-    except binascii.Error as error:
-        raise ValueError("The picture arrived damaged. Choose it again.") from error
-
-
-def _boxes_of(boxes: Any) -> list[list[float]]:
-    try:
-        return [[float(x0), float(y0), float(x1), float(y1)] for x0, y0, x1, y1 in boxes or []][:MAX_ENTITIES]
-    except (TypeError, ValueError) as error:
-        raise ValueError("A box is four numbers. Draw it again.") from error
+    LIMITS.check_sizes({"text": text}, "The post")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,7 +91,7 @@ def _boxes_of(boxes: Any) -> list[list[float]]:
 
 
 def find_entity(name: str, text: str, boxes: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Where the entity is that a visitor calls so.
+    """Find the entity that a visitor names.
 
     Args:
         name: `Ann`, `Ann #2`, or `box 1`.
@@ -160,30 +106,17 @@ def find_entity(name: str, text: str, boxes: Sequence[Sequence[float]]) -> dict[
     """
     box, numbered = BOX.fullmatch(name), NUMBERED.fullmatch(name)
     if box and int(box[1]) <= len(boxes):
-        return {"bbox": list(boxes[int(box[1]) - 1]), "name": name}
-    if numbered and len(places := occurrences(numbered[1], text)) >= int(numbered[2]):
+        return {"bbox": boxes[int(box[1]) - 1], "name": name}
+    if numbered and len(places := [*occurrences(numbered[1], text)]) >= int(numbered[2]):
         start = places[int(numbered[2]) - 1]
         return {"start": start, "end": start + len(numbered[1])}
-    if places := occurrences(name, text):
-        return {"start": places[0], "end": places[0] + len(name)}
-    if box:
+    if box and name not in text:
         raise ValueError(f"There is no {name} on the picture any more. Draw it again, or remove it from the entities.")
-    raise ValueError(f"The entity {name!r} is not in the text as a whole word. Mark it again, or remove it.")
-
-
-def occurrences(name: str, text: str) -> list[int]:
-    """Where a name begins in a text: as a whole word in scripts with upper and lower case, else anywhere."""
-    if not name:
-        return []
-    pattern = re.escape(name)
-    if name.lower() != name.upper():
-        left, right = (r"(?<!\w)" if re.match(r"\w", name) else ""), (r"(?!\w)" if re.search(r"\w$", name) else "")
-        pattern = f"{left}{pattern}{right}"
-    return [match.start() for match in re.finditer(f"(?={pattern})", text)]  # looking ahead, matches may overlap
+    return span_of_name(name, text, "The entity", "or mark it in the text again, or remove it")
 
 
 def name_of_selection(text: str, start: int, end: int) -> str:
-    """What to call the words that a visitor selected.
+    """Name the words that a visitor selected.
 
     Args:
         text: The text.
@@ -203,27 +136,18 @@ def name_of_selection(text: str, start: int, end: int) -> str:
         end -= 1
     if start >= end:
         raise ValueError("Select a name in the text first (on a phone: press long on it), then mark it.")
-    if text[start:end].lower() != text[start:end].upper():
-        start, end = _whole_words(text, start, end)
+    while is_inside_word(text, start):
+        start -= 1
+    while is_inside_word(text, end):
+        end += 1
     name = text[start:end]
-    before = occurrences(name, text).index(start)
+    before = [*occurrences(name, text)].index(start)
     is_ambiguous = before or NUMBERED.fullmatch(name) or BOX.fullmatch(name)
     return f"{name} #{before + 1}" if is_ambiguous else name
 
 
-def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    def is_word(at: int) -> bool:
-        return 0 <= at < len(text) and (text[at].isalnum() or text[at] == "_")
-
-    while is_word(start - 1) and is_word(start):
-        start -= 1
-    while is_word(end) and is_word(end - 1):
-        end += 1
-    return start, end
-
-
 def suggest_entities(text: str, processor: RocProcessor) -> list[str]:
-    """The names that named-entity recognition finds in a text, at most `MAX_ENTITIES`.
+    """Name the entities that named-entity recognition finds in a text, at most `MAX_ENTITIES`.
 
     Args:
         text: The text.
@@ -242,13 +166,13 @@ def suggest_entities(text: str, processor: RocProcessor) -> list[str]:
 
 
 def with_boxes(entities: Sequence[str], num_boxes: int) -> list[str]:
-    """The entities after boxes were drawn or removed: the text's, then `box 1` to `box num_boxes`."""
+    """List the entities after boxes were drawn or removed: those of the text, then `box 1` to `box num_boxes`."""
     kept = [name for name in entities if not BOX.fullmatch(name)]
     return kept + [f"box {number}" for number in range(1, min(num_boxes, MAX_ENTITIES) + 1)]
 
 
 def pair_labels(entities: Sequence[str]) -> list[str]:
-    """What a visitor may ask about: each ordered pair, and all of them."""
+    """List the pairs that a visitor may ask about: each ordered pair, and all of them."""
     labels = list(_pairs(entities))
     return [*labels, ALL_PAIRS] if labels else []
 
@@ -263,16 +187,16 @@ def _pairs(entities: Sequence[str]) -> dict[str, tuple[int, int]]:
 
 
 def rows_of_relations(relations: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Relations as a visitor edits them: `name`, and `descriptions`, one a line."""
+    """Turn relations into rows for the editor: `name`, and `descriptions` with one description per line."""
     return [{"name": own["name"], "descriptions": "\n".join(own["descriptions"])} for own in relations]
 
 
 def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Relations that a visitor edited.
+    """Check the relations that a visitor edited.
 
     Args:
-        rows: As `rows_of_relations` gives them; a row without name and descriptions is left out.
-        known: The model's relations: one that keeps its name keeps the types of its head and tail.
+        rows: As `rows_of_relations` gives them. A row without name and descriptions is left out.
+        known: The model's relations. A row that has the name of one gets its head and tail types.
 
     Returns:
         Relations as `RocModel.set_relations` takes them.
@@ -292,7 +216,7 @@ def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dic
 
 
 def _filled(rows: Any) -> list[dict[str, str]]:
-    """The rows that hold anything, with text in both places."""
+    """Return the rows that are not empty, with a string for both name and descriptions."""
     rows = [row for row in (rows if isinstance(rows, list) else []) if isinstance(row, Mapping)]
     texts = [{key: str(row.get(key) or "").strip() for key in ("name", "descriptions")} for row in rows]
     return [row for row in texts if any(row.values())]

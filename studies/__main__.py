@@ -2,7 +2,7 @@
 
 Trains every variant with every seed, each as a run of train.py, and writes a table with mean and spread (`study.md`,
 `study.json`) and a plot (`study.png`). Started again, it runs only what has not finished, and goes on with what was
-under way.
+under way. Ctrl-C stops it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -22,24 +20,23 @@ from roc.studies.plan import TRAINED, Study, StudyRun, load_study
 from roc.studies.report import draw_report, summarise, write_report
 from roc.studies.runs import (
     RunResult,
-    StudyRunner,
     changed_settings,
     is_finished,
-    log_file,
     read_result,
     score_command,
+    train_and_score,
     train_command,
 )
-from roc.support.programs import run_program
 
 logger = logging.getLogger("roc.studies.__main__")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a study with the given command line; returns the exit code."""
+    """Run a study with the given command line; returns the exit code, 1 if a run failed."""
     options = _parser().parse_args(arguments)
-    with _stopped_by_signals():
-        return run_program(lambda: _study(options), incomplete=lambda result: bool(result.get("failed")))
+    from roc.support.programs import run_program  # here: `--help` answers at once
+
+    return run_program(lambda: _study(options), incomplete=lambda result: bool(result.get("failed")))
 
 
 def _study(options: argparse.Namespace) -> dict[str, Any]:
@@ -50,17 +47,12 @@ def _study(options: argparse.Namespace) -> dict[str, Any]:
     missing = [run for run in runs if not is_finished(run, study.scorings)]
     if options.dry_run:
         return _plan(study, runs, missing)
+    logger.info("%d of %d runs have finished already", len(runs) - len(missing), len(runs))
     results = {str(run): read_result(run, study.scorings) for run in study.runs}
-    num_finished = len(runs) - len(missing)
-    logger.info("%d of %d runs have finished already", num_finished, len(runs))
-    bar = tqdm(total=len(runs), initial=num_finished, unit="run", disable=not sys.stderr.isatty())
-    runner = StudyRunner(study, jobs=options.jobs, resume=not options.overwrite)
-    with bar, closing(runner.run(missing)) as ended:
-        for result in ended:
-            results[str(result.run)] = result
-            write_report(study, summarise(study, [*results.values()]))
-            _log_result(result)
-            bar.update()
+    for run in tqdm(missing, unit="run", disable=not sys.stderr.isatty()):
+        results[str(run)] = train_and_score(run, study.scorings, resume=not options.overwrite)
+        write_report(study, summarise(study, [*results.values()]))
+        _log_result(results[str(run)])
     summary = summarise(study, [*results.values()])
     write_report(study, summary)
     draw_report(study, summary)
@@ -75,23 +67,9 @@ def _study(options: argparse.Namespace) -> dict[str, Any]:
 
 def _log_result(result: RunResult) -> None:
     if result.failure is not None:
-        logger.warning("%s failed: %s (see %s)", result.run, result.failure, log_file(result.run))
+        logger.warning("%s failed: %s (see %s)", result.run, result.failure, result.run.log_file)
     else:
         logger.info("%s: micro-F1 %.4f", result.run, result.scores[TRAINED]["micro_f1"])
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """As after Ctrl-C, what runs is stopped too, also when the study is asked to end or its terminal is closed."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as `nohup` sets it
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _chosen(study: Study, seeds: Sequence[int] | None) -> list[StudyRun]:
@@ -120,26 +98,12 @@ def _plan(study: Study, runs: Sequence[StudyRun], missing: Sequence[StudyRun]) -
     return {"dry_run": True, "finished": len(runs) - len(missing), "to_run": len(missing)}
 
 
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"give a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m roc.studies",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser(prog="python -m roc.studies", description=__doc__, allow_abbrev=False)
     parser.add_argument("study", help="YAML file, for example studies/mnre_ablations.yaml")
     parser.add_argument("--data_dir", help="in place of the runs' own")
     parser.add_argument("--output_dir", help="folder of the table and of all runs; outputs/studies/NAME if not given")
     parser.add_argument("--seeds", type=int, nargs="+", help="only the runs with these of the study's seeds")
-    parser.add_argument(
-        "--jobs", type=_at_least_one, default=1, help="runs beside each other, which share the processor's cores"
-    )
     parser.add_argument(
         "--overwrite",
         action="store_true",

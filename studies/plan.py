@@ -15,17 +15,11 @@ import yaml
 
 from roc.messages_roc import did_you_mean
 from roc.support.resources import find_file
-from roc.training.settings import WITHOUT_EFFECT, RunConfig, load_run_config
+from roc.training.settings import FILE_SETTINGS, WITHOUT_EFFECT, RunConfig, load_run_config, settings_by_name
 
 STUDY_KEYS = ("base", "seeds", "settings", "scorings", "variants")
 VARIANT_KEYS = ("name", "settings", "seeds")
-OF_THE_STUDY = (
-    "output_dir",
-    "seed",
-    "resume",
-    "overwrite",
-    "dry_run",
-)  # settings that the study itself chooses
+OF_THE_STUDY = ("output_dir", "seed", "resume", "overwrite", "dry_run")  # settings that the study itself chooses
 TRAINED = "in training"  # the scoring that training itself does on the validation split
 
 
@@ -63,8 +57,18 @@ class StudyRun:
 
     @property
     def folder(self) -> Path:
-        """The folder that `train.py` writes; settings and log are beside it, by the same name."""
+        """The folder that `train.py` writes."""
         return Path(self.config.output_dir)
+
+    @property
+    def settings_file(self) -> Path:
+        """The file with the run's settings, beside the folder."""
+        return self.folder.with_name(self.folder.name + ".yaml")
+
+    @property
+    def log_file(self) -> Path:
+        """The file with what the run's commands wrote to stderr, likewise."""
+        return self.folder.with_name(self.folder.name + ".log")
 
     def __str__(self) -> str:
         return f"{self.variant}, seed {self.seed}"
@@ -133,8 +137,9 @@ def effective_settings(config: RunConfig) -> dict[str, Any]:
 
     Data are known by their folder's name only.
     """
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in WITHOUT_EFFECT}
-    for name in ("relations", "negative_relations"):
+    settings = settings_by_name(dataclasses.asdict(config))
+    settings = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+    for name in sorted(FILE_SETTINGS):
         if settings[name] is not None:
             settings[f"content of {name}"] = hashlib.sha256(find_file(settings[name]).read_bytes()).hexdigest()
     return settings
@@ -150,7 +155,7 @@ def _runs(base: str, shared: Mapping[str, Any], variants: Sequence[Variant], fol
             for seed in variant.seeds[number : number + 1]:
                 own = {"output_dir": str(folder / _folder_name(variant.name) / f"seed_{seed}"), "seed": seed}
                 try:
-                    config = load_run_config(base, {**shared, **variant.settings, **own})
+                    config = load_run_config(base, shared, variant.settings, own)
                     effective_settings(config)  # the files are there
                 except ValueError as error:
                     raise ValueError(f"variant {variant.name!r}: {error}") from error

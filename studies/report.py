@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from roc.evaluation.plots import plot_scores_by_variant
 from roc.studies.plan import TRAINED, Study, Variant
 from roc.studies.runs import RunResult
 from roc.support.files import atomic_write
+from roc.support.markdown import table
 
 logger = logging.getLogger("roc.studies.__main__")
 
@@ -39,21 +39,13 @@ def summarise(study: Study, results: Sequence[RunResult]) -> dict[str, Any]:
         spread has `mean`, `std` (sample standard deviation; None for one seed) and `values`.
     """
     finished = [result for result in results if result.metrics is not None]
-    first = study.variants[0].name
-    return {
-        "study": study.name,
-        "base": study.base,
-        "commits": sorted({result.commit or "unknown" for result in finished}),
-        "variants": [
-            _of_variant(
-                variant,
-                study,
-                [result for result in results if result.run.variant == variant.name],
-                {result.run.seed: result for result in finished if result.run.variant == first},
-            )
-            for variant in study.variants
-        ],
-    }
+    firsts = {result.run.seed: result for result in finished if result.run.variant == study.variants[0].name}
+    variants = []
+    for variant in study.variants:
+        own = [result for result in results if result.run.variant == variant.name]
+        variants.append(_of_variant(variant, study, own, firsts))
+    commits = sorted({result.commit or "unknown" for result in finished})
+    return {"study": study.name, "base": study.base, "commits": commits, "variants": variants}
 
 
 def write_report(study: Study, summary: Mapping[str, Any]) -> None:
@@ -61,7 +53,7 @@ def write_report(study: Study, summary: Mapping[str, Any]) -> None:
     with atomic_write(study.output_dir / "study.json") as file:
         file.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     with atomic_write(study.output_dir / "study.md") as file:
-        file.write("\n".join(_markdown(study, summary)) + "\n")
+        file.write(_markdown(study, summary))
 
 
 def draw_report(study: Study, summary: Mapping[str, Any]) -> None:
@@ -70,6 +62,8 @@ def draw_report(study: Study, summary: Mapping[str, Any]) -> None:
     scores = {own["name"]: own["scorings"][TRAINED]["micro_f1"]["values"] for own in variants}
     if not scores:
         return
+    from roc.evaluation.plots import plot_scores_by_variant  # here: `--help` needs no drawing
+
     try:
         plot_scores_by_variant(scores, study.output_dir / "study.png", score="validation micro-F1")
     except ImportError as error:
@@ -80,7 +74,6 @@ def _of_variant(
     variant: Variant, study: Study, results: Sequence[RunResult], firsts: Mapping[int, RunResult]
 ) -> dict[str, Any]:
     finished = sorted((own for own in results if own.metrics is not None), key=lambda own: own.run.seed)
-    measured = [own.metrics for own in finished if own.metrics is not None]
     summary: dict[str, Any] = {
         "name": variant.name,
         "settings": variant.settings,
@@ -91,65 +84,54 @@ def _of_variant(
     if not finished:
         return summary
     for name in COSTS:
-        if all(own.get(name) is not None for own in measured):
-            summary[name] = _spread([own[name] for own in measured])
-    summary["scorings"] = {
-        scoring: {
-            **{score: _spread([own.scores[scoring][score] for own in finished]) for score in SCORES},
-            "difference": _spread(
-                [
-                    own.scores[scoring]["micro_f1"] - firsts[own.run.seed].scores[scoring]["micro_f1"]
-                    for own in finished
-                    if own.run.seed in firsts
-                ]
-            ),
-        }
-        for scoring in (TRAINED, *study.scorings)
-    }
+        costs = [(own.metrics or {}).get(name) for own in finished]
+        if None not in costs:
+            summary[name] = _spread(costs)
+    summary["scorings"] = {scoring: _scores(finished, firsts, scoring) for scoring in (TRAINED, *study.scorings)}
     return summary
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {
-        "mean": mean(values) if values else None,
-        "std": stdev(values) if len(values) > 1 else None,
-        "values": list(values),
-    }
+def _scores(finished: Sequence[RunResult], firsts: Mapping[int, RunResult], scoring: str) -> dict[str, Any]:
+    spreads = {score: _spread([own.scores[scoring][score] for own in finished]) for score in SCORES}
+    pairs = [(own, firsts[own.run.seed]) for own in finished if own.run.seed in firsts]
+    differences = [own.scores[scoring]["micro_f1"] - first.scores[scoring]["micro_f1"] for own, first in pairs]
+    return {**spreads, "difference": _spread(differences)}
 
 
-def _markdown(study: Study, summary: Mapping[str, Any]) -> Iterator[str]:
+def _spread(values: Sequence[Any]) -> dict[str, Any]:
+    spread = stdev(values) if len(values) > 1 else None
+    return {"mean": mean(values) if values else None, "std": spread, "values": list(values)}
+
+
+def _markdown(study: Study, summary: Mapping[str, Any]) -> str:
     variants = summary["variants"]
-    yield f"# {study.name}"
-    yield ""
-    yield f"Variants of `{study.base}`, validation, in percent: mean ± sample standard deviation over seeds."
-    yield f"Δ is the micro-F1 less that of {study.variants[0].name!r} with the same seed."
-    yield f"Commit: {', '.join(summary['commits'])}."
+    parts = [
+        f"# {study.name}",
+        f"Variants of `{study.base}`, validation, in percent: mean ± sample standard deviation over seeds.\n"
+        f"Δ is the micro-F1 less that of {study.variants[0].name!r} with the same seed.\n"
+        f"Commit: {', '.join(summary['commits'])}.",
+    ]
     for scoring in (TRAINED, *study.scorings):
-        yield ""
-        yield f"## Scored {scoring}" + (f" (`{' '.join(study.scorings[scoring])}`)" if scoring != TRAINED else "")
-        yield ""
-        yield from _table(variants, scoring)
+        arguments = "" if scoring == TRAINED else f" (`{' '.join(study.scorings[scoring])}`)"
+        parts += [f"## Scored {scoring}{arguments}", _table(variants, scoring)]
     failures = [(own["name"], seed, reason) for own in variants for seed, reason in own["failed"].items()]
     if failures:
-        yield ""
-        yield "Failed:"
-        yield ""
-        yield from (f"- {name}, seed {seed}: {reason}" for name, seed, reason in failures)
+        parts += ["Failed:", "\n".join(f"- {name}, seed {seed}: {reason}" for name, seed, reason in failures)]
+    return "\n\n".join(parts) + "\n"
 
 
-def _table(variants: Sequence[Mapping[str, Any]], scoring: str) -> Iterator[str]:
+def _table(variants: Sequence[Mapping[str, Any]], scoring: str) -> str:
     costs = [name for name in COSTS if any(name in own for own in variants)]
     columns = [*SCORES.values(), "Δ micro-F1", *(COSTS[name][0] for name in costs)]
-    yield "| " + " | ".join(["variant", "seeds", *columns]) + " |"
-    yield "|" + "---|" * (len(columns) + 2)
-    for number, own in enumerate(variants):
+    rows = []
+    for own in variants:
         cells = [""] * len(columns)
         if own["finished"]:
             scores = own["scorings"][scoring]
-            cells = [_percent(scores[score]) for score in SCORES]
-            cells.append(_percent(scores["difference"], signed=True) if number else "")
-            cells += [_cost(own, name) for name in costs]
-        yield "| " + " | ".join([own["name"].replace("|", "\\|"), _seeds(own), *cells]) + " |"
+            difference = "" if own is variants[0] else _percent(scores["difference"], signed=True)
+            cells = [*(_percent(scores[score]) for score in SCORES), difference, *(_cost(own, name) for name in costs)]
+        rows.append([own["name"].replace("|", "\\|"), _seeds(own), *cells])
+    return table(["variant", "seeds", *columns], rows)
 
 
 def _cost(own: Mapping[str, Any], name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, get_token
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, XetDownloadError
-from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoFile
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils import validate_repo_id
 
 Kind = Literal["model", "dataset"]
@@ -23,7 +22,7 @@ MARKER = ".made_by_publish"  # says that the folder may be replaced; not uploade
 
 HUB_TIMEOUT = 120.0  # seconds without a sign of life from the Hub; its client would wait for ever
 CLIENT_ERRORS = (HTTPError, OSError, RuntimeError, XetDownloadError)
-KEPT_FILES = {".gitattributes"}  # the Hub's own, which says what is LFS
+NOT_OURS = {".gitattributes", MARKER}  # the Hub's own, which says what is LFS; and what stays here
 # of its errors: a link to a dictionary of status codes, and the signature of an address to which files may be written
 NOISE = re.compile(r"For more information check: \S+|(?<=\w)\?[\w%-]+=[^\s']*")
 WHAT_TO_DO = {
@@ -111,9 +110,8 @@ def publish_folder(
     with tempfile.TemporaryDirectory() as cache:
         with explained(f"{repo_id} {tag}"):
             get_session().timeout = HUB_TIMEOUT
-            there = repository.look()
-            tagged = None if there is None else _same_version(repository, there, folder, tag=tag, private=private)
-            commit = tagged or _upload(repository, there, folder, private=private, message=f"Publish {tag}")
+            tagged = repository.same_version(folder, tag=tag, private=private)
+            commit = tagged or repository.upload(folder, private=private, message=f"Publish {tag}")
             api.snapshot_download(repo_id, repo_type=kind, revision=commit, cache_dir=cache)
         check(commit, Path(cache))
     if tagged is None:
@@ -178,24 +176,52 @@ class HubRepository:
                 raise
             return None
 
-    def files(self, revision: str) -> dict[str, RepoFile]:
-        """The files at a revision, but for the Hub's own."""
-        entries = self.api.list_repo_tree(self.name, repo_type=self.kind, recursive=True, revision=revision)
-        return {file.path: file for file in entries if isinstance(file, RepoFile) and file.path not in KEPT_FILES}
+    def files(self, revision: str) -> set[str]:
+        """The paths at a revision, but for the Hub's own."""
+        return {*self.api.list_repo_files(self.name, repo_type=self.kind, revision=revision)} - NOT_OURS
 
     def differences(self, folder: str | os.PathLike[str], revision: str) -> list[str]:
         """The paths in which a revision is not the folder, by content."""
-        remote, local = self.files(revision), hub_files(folder)
-        same = {path for path in local.keys() & remote.keys() if _is_content(Path(folder, path), remote[path])}
-        return sorted((local.keys() | remote.keys()) - same)
+        found = self.api.verify_repo_checksums(self.name, repo_type=self.kind, revision=revision, local_dir=folder)
+        changed = {mismatch["path"] for mismatch in found.mismatches}
+        return sorted(changed.union(found.missing_paths, found.extra_paths) - NOT_OURS)
 
-    def commit_of(self, tag: str) -> str | None:
-        """What a tag names."""
+    def same_version(self, folder: str | os.PathLike[str], *, tag: str, private: bool) -> str | None:
+        """The commit of the tag, if the folder was published under it before; None if there is no such tag.
+
+        Raises:
+            ValueError: If the folder may not be published there.
+        """
+        there = self.look()
+        if there is None:
+            return None
+        if private and not there.private:
+            raise ValueError(f"{self.name} is public. Make it private in its settings first, or leave out --private.")
         tags = self.api.list_repo_refs(self.name, repo_type=self.kind).tags
-        return next((own.target_commit for own in tags if own.name == tag), None)
+        tagged = next((own.target_commit for own in tags if own.name == tag), None)
+        if tagged is not None and self.differences(folder, tagged):
+            raise ValueError(
+                f"{self.name} has a version {tag} already, which is not this one. Give another --tag, or delete that "
+                f"one if nobody relies on it: `hf repos tag delete {self.name} {tag} --type {self.kind}`."
+            )
+        return tagged
+
+    def upload(self, folder: str | os.PathLike[str], *, private: bool, message: str) -> str:
+        """Make its head the folder, and it itself where it is not there yet; returns the commit.
+
+        Raises:
+            ValueError: If what arrived is not what was sent.
+        """
+        with self._made(private=private) if self.look() is None else nullcontext():
+            commit = self._commit(folder, message)
+        if changed := self.differences(folder, commit):
+            raise ValueError(
+                f"{self.name} does not hold what was sent: see {changed}. Nothing was tagged; run it again."
+            )
+        return commit
 
     @contextmanager
-    def made(self, *, private: bool) -> Iterator[None]:
+    def _made(self, *, private: bool) -> Iterator[None]:
         """Make it, and remove it again if nothing comes into it."""
         self.api.create_repo(self.name, repo_type=self.kind, private=private)
         try:
@@ -206,72 +232,13 @@ class HubRepository:
                     self.api.delete_repo(self.name, repo_type=self.kind)
             raise
 
-    def commit(self, folder: str | os.PathLike[str], message: str) -> str:
-        """Make its head the folder, unless it is already; returns the commit."""
+    def _commit(self, folder: str | os.PathLike[str], message: str) -> str:
+        """One commit, and not `upload_folder`: that makes several of a large folder, and may stop after the first."""
         head = self.api.repo_info(self.name, repo_type=self.kind, timeout=HUB_TIMEOUT).sha
         files = hub_files(folder)
         operations: list[Any] = [CommitOperationAdd(path, str(Path(folder, path))) for path in files]
-        operations += [CommitOperationDelete(path) for path in sorted(self.files(head).keys() - files.keys())]
+        operations += [CommitOperationDelete(path) for path in sorted(self.files(head) - files.keys())]
         done = self.api.create_commit(
             self.name, operations, repo_type=self.kind, commit_message=message, parent_commit=head
         )
         return done.oid
-
-
-def _same_version(
-    repository: HubRepository,
-    there: ModelInfo | DatasetInfo,
-    folder: str | os.PathLike[str],
-    *,
-    tag: str,
-    private: bool,
-) -> str | None:
-    """The commit of the tag, if the folder was published under it before; None if there is no such tag.
-
-    Raises:
-        ValueError: If the folder may not be published there.
-    """
-    name = repository.name
-    if private and not there.private:
-        raise ValueError(f"{name} is public. Make it private in its settings first, or leave out --private.")
-    tagged = repository.commit_of(tag)
-    if tagged is not None and repository.differences(folder, tagged):
-        raise ValueError(
-            f"{name} has a version {tag} already, which is not this one. Give another --tag, or delete that one if "
-            f"nobody relies on it: `hf repos tag delete {name} {tag} --type {repository.kind}`."
-        )
-    return tagged
-
-
-def _upload(
-    repository: HubRepository,
-    there: ModelInfo | DatasetInfo | None,
-    folder: str | os.PathLike[str],
-    *,
-    private: bool,
-    message: str,
-) -> str:
-    """Make the head of the repository the folder; returns the commit.
-
-    Raises:
-        ValueError: If what arrived is not what was sent.
-    """
-    with repository.made(private=private) if there is None else nullcontext():
-        commit = repository.commit(folder, message)
-    if changed := repository.differences(folder, commit):
-        raise ValueError(
-            f"{repository.name} does not hold what was sent: see {changed}. Nothing was tagged; run it again."
-        )
-    return commit
-
-
-def _is_content(path: Path, remote: RepoFile) -> bool:
-    """Whether a file has the content of one on the Hub, which gives its SHA-256, or what Git calls it."""
-    if remote.lfs is not None:
-        digest, expected = hashlib.sha256(), remote.lfs.sha256
-    else:
-        digest, expected = hashlib.sha1(b"blob %d\0" % path.stat().st_size), remote.blob_id
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest() == expected

@@ -1,4 +1,4 @@
-"""What the machine has: cores, and how many of them this process computes on."""
+"""What the machine has: cores, how many of them this process computes on, and the precision that it is fast in."""
 
 from __future__ import annotations
 
@@ -11,8 +11,28 @@ def set_num_threads(num_threads: int | None = None) -> None:
 
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    elif not torch.cuda.is_available():
+    elif not torch.accelerator.is_available():
         torch.set_num_threads(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def choose_precision(mixed_precision: str) -> str:
+    """Say what `auto` means here: `bf16` where the hardware multiplies it natively, else `no`.
+
+    Args:
+        mixed_precision: `auto`, `no` or `bf16`; the latter two are returned as they are.
+    """
+    import torch
+    from accelerate.utils import is_bf16_available
+
+    if mixed_precision != "auto":
+        return mixed_precision
+    if not torch.accelerator.is_available():
+        is_native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    elif torch.cuda.is_available():  # only CUDA is asked whether it merely emulates bf16
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        is_native = is_bf16_available()
+    return "bf16" if is_native else "no"
 
 
 def available_cores() -> int:

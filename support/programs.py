@@ -1,4 +1,4 @@
-"""What the command-line programs share."""
+"""What the command-line programs share: their result, their errors and their logs look alike."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import datasets
-from huggingface_hub.errors import StrictDataclassError
-from transformers.utils import logging as transformers_logging
-
-EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError, StrictDataclassError)
+EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError)
 
 
 def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[Any], bool] = lambda _: False) -> int:
     """Run a program: its result as one JSON line on stdout, logs on stderr, an expected error as one line there.
+
+    A program parses its command line first and imports what takes seconds inside `program`, so that `--help` answers at
+    once.
 
     Args:
         program: Returns what can be written as JSON; an empty result is not printed.
@@ -26,11 +25,13 @@ def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[
     Returns:
         The exit code: 0, or 1 after an error or an incomplete result (wrong usage exits with 2 in argparse).
     """
-    _set_up_logging()
     try:
+        _set_up_logging()
         result = program()
         line = json.dumps(result, ensure_ascii=False, allow_nan=False)
-    except EXPECTED_ERRORS as error:
+    except Exception as error:
+        if not _is_expected(error):
+            raise
         where = "" if _is_main_process() else f" on process {os.environ['RANK']}"
         print(f"error{where}:", " ".join(str(error).split()), file=sys.stderr)
         return 1
@@ -39,8 +40,17 @@ def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[
     return int(incomplete(result))
 
 
+def _is_expected(error: Exception) -> bool:
+    """Whether an error is for the user to read, and not a defect of the program."""
+    from huggingface_hub.errors import StrictDataclassError  # here: its import takes longer than most `--help`
+
+    return isinstance(error, (*EXPECTED_ERRORS, StrictDataclassError))
+
+
 def _set_up_logging() -> None:
     """Messages go to stderr, and progress bars too where somebody watches; of several processes, the main one's."""
+    from transformers.utils import logging as transformers_logging  # here: `--help` need not wait for it
+
     level = logging.INFO if _is_main_process() else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
     if not _is_main_process():
@@ -49,7 +59,7 @@ def _set_up_logging() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if not shows_progress():
         transformers_logging.disable_progress_bar()
-        datasets.disable_progress_bars()
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when, and if, `datasets` is imported
 
 
 def shows_progress() -> bool:

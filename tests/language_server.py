@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -142,13 +142,14 @@ class ScriptedServer:
     """Answers chat requests with the given (status, body, headers), one after the other; the last one again and again.
 
     A label in `by_relation` takes its answers instead from there. Requests are kept in `requests`, their headers in
-    `headers`; `models` is the body of `/v1/models`, or None for status 404.
+    `headers` and their paths in `paths`; `models` is the body of `/v1/models`, or None for status 404.
     """
 
     def __init__(self, *script: Any, by_relation: dict[str, list[Any]] | None = None, models: Any = None) -> None:
         self.script, self.by_relation, self.models = list(script), by_relation or {}, models
         self.requests: list[dict[str, Any]] = []
         self.headers: list[Any] = []
+        self.paths: list[str] = []
         self._lock = threading.Lock()
 
     def next_answer(self, request: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
@@ -169,6 +170,7 @@ class ScriptedServer:
                 request = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 script.requests.append(request)
                 script.headers.append(self.headers)
+                script.paths.append(self.path)
                 self.send(*script.next_answer(request))
 
             def do_GET(self) -> None:
@@ -182,7 +184,8 @@ class ScriptedServer:
                 ).items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data)
+                with suppress(BrokenPipeError):  # who asked has given up
+                    self.wfile.write(data)
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -116,7 +116,7 @@ def tiny_model(
 
 
 def save_tiny(folder: Path, **kwargs: Any) -> RocProcessor:
-    """Save such a model and its processor; returns the processor."""
+    """Save a tiny model and its processor, and return the processor."""
     processor = tiny_processor()
     tiny_model(processor, **kwargs).save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -133,7 +133,7 @@ def louder(model: RocModel) -> RocModel:
 
 
 def scores(model: RocModel, processor: RocProcessor) -> dict[str, float]:
-    """Of one pair, the logit of each relation."""
+    """Give the logit of each relation for one pair."""
     batch = processor("ann kissed bob", entities=[(0, 3), (11, 14)], pairs=[(0, 1)])
     with torch.no_grad():
         logits = model(**batch).logits[0, 0].tolist()

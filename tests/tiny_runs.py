@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel
 import roc.train
 from roc.modeling_roc import RocModel
 from roc.training.loop import Parts
+from roc.training.settings import settings_by_name
 
 NAMES = [relation["name"] for relation in RELATIONS]
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
@@ -74,9 +75,7 @@ def run_settings(inputs: Path) -> dict[str, Any]:
         "relations": str(inputs / "relations.yaml"),
         "text_model": str(inputs / "text"),
         "vision_model": VISION,
-        "fusion_num_layers": 1,
-        "fusion_num_heads": 2,
-        "projection_dim": 16,
+        "model": {"fusion_num_layers": 1, "fusion_num_heads": 2, "projection_dim": 16},
         "batch_size": 4,
         "num_epochs": 2,
         "learning_rate": 1e-3,
@@ -93,7 +92,8 @@ def main(given: Sequence[str], **parts: Any) -> int:
 
 def arguments(inputs: Path, output_dir: Path, *more: str, **changes: Any) -> list[str]:
     """The command line of such a run."""
-    settings = {"output_dir": output_dir} | run_settings(inputs) | {"vision_model": json.dumps(VISION)} | changes
+    settings = {"output_dir": output_dir} | settings_by_name(run_settings(inputs))
+    settings |= {"vision_model": json.dumps(VISION)} | changes
     return [*itertools.chain(*(_option(name, value) for name, value in settings.items())), *more]
 
 

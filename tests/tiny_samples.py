@@ -10,7 +10,9 @@ from accelerate import Accelerator
 from tiny import RELATIONS, picture_bytes, tiny_picture
 from tiny_runs import NAMES
 
-from roc.dataset_scripts.schema import FEATURES, object_entity, text_entity
+from roc.configuration_fields_roc import ModelSettings
+from roc.dataset_scripts.features import FEATURES
+from roc.dataset_scripts.schema import object_entity, text_entity
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relations.files import RelationInventory
@@ -56,7 +58,8 @@ def grouped(rows: Sequence[Mapping[str, Any]], **options: Any) -> GroupedSamples
 
 def training_run(model: RocModel, processor: RocProcessor, rows: Sequence[Any] = ROWS, **settings: Any) -> TrainingRun:
     """A run on the given rows, its model in evaluation mode, so that nothing in it is random."""
-    config = RunConfig(**{"batch_size": 2, "mixed_precision": "no", **settings})
+    section = ModelSettings(head=model.config.head)
+    config = RunConfig(**{"batch_size": 2, "mixed_precision": "no", "model": section, **settings})
     samples = grouped(rows)
     inventory = RelationInventory(RELATIONS, "None")
     accelerator = Accelerator(mixed_precision="no", cpu=True)

@@ -14,7 +14,7 @@ from transformers import get_linear_schedule_with_warmup
 from roc.loss_roc import NO_LABEL
 from roc.modeling_roc import RocModel
 from roc.training.averaging import WeightAverage
-from roc.training.building import build_optimizer
+from roc.training.optimizer import build_optimizer
 from roc.training.processes import gather_weights, prepare_for_sharding
 from roc.training.settings import RunConfig
 from roc.training.state import RunState

@@ -27,13 +27,11 @@ from roc.samples.batching import LengthBucketBatchSampler, ProcessShares, Sample
 from roc.samples.grouping import GroupedSamples
 from roc.samples.report import format_batch, report_data
 from roc.samples.vision_cache import use_vision_cache
-from roc.support.machine import set_num_threads
+from roc.support.machine import choose_precision, set_num_threads
 from roc.support.programs import shows_progress
 from roc.training.building import (
     build_model,
     build_processor,
-    check_output_dir,
-    choose_precision,
     encode_negatives,
     load_samples,
 )
@@ -43,6 +41,7 @@ from roc.training.interruptions import disk_errors_explained, ignore_termination
 from roc.training.learner import Learner
 from roc.training.processes import start_accelerator
 from roc.training.records import draw_plots, save_run, without_details, write_metrics
+from roc.training.run_folder import check_output_dir
 from roc.training.settings import RunConfig
 from roc.training.state import describe_run
 from roc.training.tracking import check_trackers, track_epoch, track_result, track_step, tracked
@@ -90,7 +89,7 @@ def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
     check_trackers(config)
     set_num_threads(config.num_threads)
     set_seed(config.seed)
-    accelerator = start_accelerator(choose_precision(config))
+    accelerator = start_accelerator(choose_precision(config.mixed_precision))
     inventory, held_out = _choose_relations(config)
     with accelerator.local_main_process_first():  # the others find its work in the cache
         train_set, val_set = load_samples(config, inventory, held_out=held_out)
@@ -117,7 +116,7 @@ def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
 
 def _choose_relations(config: RunConfig) -> tuple[RelationInventory, list[str]]:
     """Return the relations to train on, and the names of those that are held out."""
-    inventory = load_relations(config.relations)
+    inventory = load_relations(config.relations, entity_types=config.model.entity_types)
     if config.described_by == "labels":
         inventory = inventory.described_by_labels()
     held_out = unseen_relations(
@@ -260,7 +259,7 @@ class TrainingRun:
             "loss": sum(progress.losses) / len(progress.losses),
             "learning_rate": self.learner.learning_rate,
             "samples_per_second": self._samples_per_second(),
-            "temperature": self.learner.plain_model.temperature if self.config.head == "retrieval" else None,
+            "temperature": self.learner.plain_model.temperature if self.config.model.head == "retrieval" else None,
         }
 
     def steps(self, epoch: int) -> Iterator[list[Any]]:
@@ -333,7 +332,9 @@ class TrainingRun:
             # a picture of no sample: with FSDP all processes run the vision encoder, or none does
             size = self.processor.image_processor.size
             inputs["pixel_values"] = torch.zeros(1, 3, size["height"], size["width"], device=device)
-        if config.head == "retrieval" and config.share_description_encoder:  # it reads the descriptions at every step
+        if (
+            config.model.head == "retrieval" and config.share_description_encoder
+        ):  # it reads the descriptions at every step
             tokens = self.processor.tokenize_descriptions(descriptions_of(self.inventory.relations)).to(device)
             inputs |= {"relation_" + name: tensor for name, tensor in tokens.items()}
         return inputs

@@ -16,8 +16,8 @@ from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.support.files import atomic_write, replace_folder
 from roc.training.adapters import save_model
-from roc.training.building import environment
 from roc.training.costs import count_parameters, peak_memory_mib
+from roc.training.run_folder import environment
 from roc.training.settings import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, RunConfig
 from roc.training.state import Progress
 

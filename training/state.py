@@ -27,11 +27,11 @@ from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory, load_relations
 from roc.samples.grouping import GroupedSamples, Sample
 from roc.training.averaging import WeightAverage
-from roc.training.settings import WITHOUT_EFFECT, RunConfig
+from roc.training.settings import FILE_SETTINGS, LOCAL_SETTINGS, RunConfig, settings_by_name
 
 # Settings that a run may go on with changed: those without effect, paths, whose content is compared instead, and the
 # precision, of which what it comes to on this machine is compared.
-MAY_CHANGE = WITHOUT_EFFECT | {"data_dir", "relations", "negative_relations", "vision_cache", "mixed_precision"}
+MAY_CHANGE = LOCAL_SETTINGS | FILE_SETTINGS | {"mixed_precision"}
 
 # Whole tensors, wherever FSDP has cut them: on the main process when they are saved, on all when they are loaded.
 SAVED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -179,14 +179,19 @@ def describe_run(
     Returns:
         `settings` by name, and `contents`, SHA-256 of what settings merely name.
     """
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_CHANGE}
+    settings = settings_by_name(dataclasses.asdict(config))
+    settings = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
     settings |= {
         "mixed_precision": accelerator.mixed_precision,
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
         "vision_cache is used": config.vision_cache is not None,
     }
-    negatives = None if config.negative_relations is None else load_relations(config.negative_relations).relations
+    negatives = (
+        None
+        if config.negative_relations is None
+        else load_relations(config.negative_relations, entity_types=config.model.entity_types).relations
+    )
     contents = {
         "training samples": _digest_of_samples(train_set.samples),
         "validation samples": _digest_of_samples(val_set.samples),

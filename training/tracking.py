@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker
 from huggingface_hub import constants
 
-from roc.training.settings import RunConfig
+from roc.training.settings import RunConfig, settings_by_name
 
 PROJECT = "roc"
 SENDING_VARIABLES = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # have trackio send what it is told elsewhere
@@ -121,7 +121,7 @@ class _TensorBoard(TensorBoardTracker):
         self.log({"config": textwrap.indent(self._config.to_yaml(), "    ")})  # indented: a block of code in Markdown
 
     def log_table(self, final: dict[str, float], rows: list[dict[str, Any]], step: int) -> None:
-        settings = dataclasses.asdict(self._config).items()
+        settings = settings_by_name(dataclasses.asdict(self._config)).items()
         plain = {name: value if isinstance(value, (int, float, str)) else json.dumps(value) for name, value in settings}
         # run_name="." keeps it from making a run of its own, named by the time
         self.writer.add_hparams(plain, final, run_name=".", global_step=step)
@@ -139,7 +139,7 @@ class _Trackio(TrackioTracker):
         super().__init__(
             PROJECT,
             name=_run_name(config),
-            config=dataclasses.asdict(config),
+            config=settings_by_name(dataclasses.asdict(config)),
             resume="allow" if step else "never",
             auto_log_cpu=False,
             auto_log_gpu=False,

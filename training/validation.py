@@ -59,7 +59,7 @@ class Validator:
             MemoryError: If memory is exhausted; the message says what to lower.
         """
         none_relation = self.inventory.none_relation
-        if self.config.head == "retrieval" and self.config.share_description_encoder:
+        if self.config.model.head == "retrieval" and self.config.share_description_encoder:
             model.set_relations(self.inventory.relations, self.processor, none_relation=none_relation)
         advice = f"Lower --eval_batch_size ({self.config.eval_batch_size}), with which --resume auto can go on."
         with memory_errors_explained("in validation", advice):
@@ -79,7 +79,7 @@ class Validator:
         saved = self._saved_model(trained)
         predictions, by_label = self._predict(saved), None
         # where training has read the labels, they do not stand in for words that it has not read
-        if self.config.head == "retrieval" and self.config.described_by == "descriptions":
+        if self.config.model.head == "retrieval" and self.config.described_by == "descriptions":
             by_label = self._predict(saved, predict_by_label)
         report = calibrate(saved, predictions, by_label)
         if self.accelerator.is_main_process:

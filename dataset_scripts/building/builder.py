@@ -10,26 +10,26 @@ import importlib.util
 import inspect
 import json
 import logging
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-import datasets
-from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
-import roc.dataset_scripts
-import roc.processing_typing_roc
 from roc.dataset_scripts.building.raw_files import check_picture, sha256_of_file
-from roc.dataset_scripts.exporting.folder import check_output_dir, export_dataset
+from roc.dataset_scripts.exporting.marker import check_output_dir
 from roc.dataset_scripts.exporting.provenance import Provenance
-from roc.dataset_scripts.schema import FEATURES, SPLITS, Entity, Row, check_row
+from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_row
 from roc.messages_roc import did_you_mean
-from roc.processing_typing_roc import EntityTyper, Span, load_entity_typer
+from roc.processing_typing_roc import EntityTyper, Span, load_entity_typer, spacy_package
+from roc.support.resources import PACKAGE_ROOT
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger("roc.dataset_scripts")
 
@@ -53,7 +53,7 @@ class RawRow:
     image_paths: tuple[Path, ...] = ()
 
 
-class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
+class RocDatasetBuilder(ABC):
     """Builds the rows of one source.
 
     The raw files are read and checked when the builder is made; pictures are opened and entities typed by `build`.
@@ -79,7 +79,7 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
     LEAK_NOTE: ClassVar[str] = ""
     PICTURES_HINT: ClassVar[str] = "Put the pictures there."
     FLAGS: ClassVar[Mapping[str, str]] = {}  # further yes/no arguments of the builder, with their help
-    VERSION = datasets.Version("1.0.0")
+    VERSION: ClassVar[str] = "1.0.0"
 
     def __init__(
         self,
@@ -97,9 +97,7 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
         self.split_files = _select_splits(self.find_splits(), splits, folder=self.raw_dir)
         self.split_counts: dict[str, Counter[str]] = {split: Counter() for split in self.split_files}
         self._rows = {split: self._read(split) for split in self.split_files}
-        super().__init__(
-            cache_dir=None if cache_dir is None else str(cache_dir), dataset_name=self.NAME, hash=self._fingerprint()
-        )
+        self.cache_dir = cache_dir
 
     @abstractmethod
     def find_splits(self) -> dict[str, list[Path]]:
@@ -123,15 +121,13 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
         Raises:
             ValueError: If a picture cannot be decoded.
         """
-        try:
-            self.download_and_prepare()
-        except DatasetGenerationError as error:
-            # The wrapper says only "An error occurred"; what happened is its cause.
-            raise error.__cause__ or error from None
+        from roc.dataset_scripts.building.cached import CachedRows  # here: `datasets` takes seconds to import
+
+        built = CachedRows(self).build()
         for split, counts in self.split_counts.items():
             counted = {"rows": len(self._rows[split]), **counts}
             logger.info("%s, split %s: %s", self.NAME, split, ", ".join(f"{key} {n}" for key, n in counted.items()))
-        return self.as_dataset()
+        return built
 
     def export(self, output_dir: str | Path, *, command: str = "") -> dict[str, Any]:
         """Build the splits and write them as a folder of Parquet files with the pictures inside.
@@ -147,6 +143,8 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
             FileExistsError: If `output_dir` exists and is not such a folder.
             ValueError: If the raw files lie in `output_dir`, which is replaced, or a picture cannot be decoded.
         """
+        from roc.dataset_scripts.exporting.folder import export_dataset  # here: as in `build`
+
         check_output_dir(output_dir, source=self.raw_dir)
         return export_dataset(self.build(), output_dir, provenance=self.provenance(command))
 
@@ -158,7 +156,7 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
         """
         return Provenance(
             builder=self.NAME,
-            builder_version=str(self.VERSION),
+            builder_version=self.VERSION,
             title=self.TITLE,
             description=self.DESCRIPTION,
             license=self.LICENSE,
@@ -215,20 +213,22 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
             "missing_images='no_image' (keep them without a picture); on the command line: --missing_images no_image."
         )
 
-    def _fingerprint(self) -> str:
+    def fingerprint(self) -> str:
         """A hash of all that the built rows depend on: `datasets` would else serve old rows after a change."""
         parts = [
             [str(self.raw_dir), self._options()],
             [sha256_of_file(path) for path in self._code_files()],
             [[split, *map(str, files), *map(sha256_of_file, files)] for split, files in self.split_files.items()],
             [_stat(path) for rows in self._rows.values() for path in dict.fromkeys(path for _, path in rows if path)],
-            [_stat(path) for path in _typer_files(self._entity_typer)],
+            # by content: installers set the time that a package states, and retrained weights are as large as before
+            [[str(path), sha256_of_file(path)] for path in _typer_files(self._entity_typer)],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _code_files(self) -> list[Path]:
-        files = {*Path(roc.dataset_scripts.__file__).parent.rglob("*.py"), Path(inspect.getfile(type(self)))}
-        return sorted(files | {Path(inspect.getfile(roc.processing_typing_roc))})
+        """What decides the rows: the builders, and what types entities and opens pictures."""
+        own = [*(PACKAGE_ROOT / "dataset_scripts").rglob("*.py"), *PACKAGE_ROOT.glob("processing_*_roc.py")]
+        return sorted({*own, Path(inspect.getfile(type(self)))})
 
     def _annotation_files(self) -> list[Path]:
         return list(dict.fromkeys(path for files in self.split_files.values() for path in files))
@@ -236,22 +236,24 @@ class RocDatasetBuilder(datasets.GeneratorBasedBuilder):
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.raw_dir).as_posix() if path.is_relative_to(self.raw_dir) else path.name
 
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(description=self.DESCRIPTION, features=FEATURES)
+    def rows(self, split: str) -> Iterator[Row]:
+        """Check the pictures of a split, type its entities and give its rows.
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        return [datasets.SplitGenerator(name=split, gen_kwargs={"split": split}) for split in self._rows]
+        Args:
+            split: One of `split_files`.
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, Row]]:
+        Raises:
+            ValueError: If a picture cannot be decoded.
+        """
         rows = self._rows[split]
         _check_pictures(rows, split=split)
         types = {} if self.entity_typer is None else predict_types((raw.row for raw, _ in rows), self.entity_typer)
-        for index, (raw, path) in enumerate(rows):
+        for raw, path in rows:
             row = dict(raw.row, image=None if path is None else str(path))
             for role in ("head", "tail"):
                 row[role] = _typed(row[role], types.get((row["text"], _span(row[role]))))
             check_row(row, raw.where)
-            yield index, row
+            yield row
 
 
 def predict_types(rows: Iterable[Row], entity_typer: EntityTyper) -> dict[tuple[str, Span | None], str | None]:
@@ -343,14 +345,20 @@ def _typer_name(entity_typer: str | EntityTyper | None) -> str | None:
 
 def _typer_files(entity_typer: str | EntityTyper | None) -> list[Path]:
     """The files of the model that a typer's name stands for, as far as they lie on this machine under that name."""
-    if entity_typer is None:
+    name = _typer_name(entity_typer)
+    if name is None:
         return []
-    kind, _, package = (_typer_name(entity_typer) or "").partition(":")
-    folder = Path(kind)
-    if kind == "spacy":
-        spec = importlib.util.find_spec(package or "en_core_web_sm")
-        folder = Path(spec.origin).parent if spec is not None and spec.origin else Path()
-    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() and folder.name else []
+    package = spacy_package(name)
+    folder = Path(name) if package is None else _package_folder(package)
+    if folder is None or not folder.name or not folder.is_dir():
+        return []
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+
+
+def _package_folder(package: str) -> Path | None:
+    """The folder of an installed package; None if it is not installed, of which the typer itself will tell."""
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
 def _stat(path: Path) -> list[str | int]:

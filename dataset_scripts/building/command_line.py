@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import datasets
-
 from roc.dataset_scripts.building.builder import MissingImages, RocDatasetBuilder
 from roc.dataset_scripts.schema import SPLITS
+from roc.support.programs import run_program
 
 
 def main(builder_class: type[RocDatasetBuilder], argv: Sequence[str] | None = None) -> int:
@@ -25,25 +21,13 @@ def main(builder_class: type[RocDatasetBuilder], argv: Sequence[str] | None = No
         argv: The arguments; None for those of the process.
 
     Returns:
-        Exit code: 0 for success, 1 for a failure (2, for wrong usage, is raised by argparse).
+        The exit code, as `run_program`.
     """
     args = _parser(builder_class).parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
-    logging.getLogger("roc.dataset_scripts").setLevel(logging.INFO)
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    try:
-        marker = _build_and_export(builder_class, args, command=_command(builder_class, args))
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 1
-    print(json.dumps({"output_dir": args.output_dir, "builder": builder_class.NAME, "splits": marker["splits"]}))
-    return 0
+    return run_program(lambda: _build_and_export(builder_class, args))
 
 
-def _build_and_export(
-    builder_class: type[RocDatasetBuilder], args: argparse.Namespace, *, command: str
-) -> dict[str, Any]:
+def _build_and_export(builder_class: type[RocDatasetBuilder], args: argparse.Namespace) -> dict[str, Any]:
     # The Parquet folder is what stays; the intermediate Arrow files go with the temporary folder.
     with tempfile.TemporaryDirectory() as cache_dir:
         builder = builder_class(
@@ -54,7 +38,8 @@ def _build_and_export(
             cache_dir=cache_dir,
             **{flag: getattr(args, flag) for flag in builder_class.FLAGS},
         )
-        return builder.export(args.output_dir, command=command)
+        marker = builder.export(args.output_dir, command=_command(builder_class, args))
+    return {"output_dir": args.output_dir, "builder": builder_class.NAME, "splits": marker["splits"]}
 
 
 def _parser(builder_class: type[RocDatasetBuilder]) -> argparse.ArgumentParser:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from roc.dataset_scripts.building.raw_files import read_lines, sha256_of_file, token_offsets
-from roc.dataset_scripts.schema import Entity, Row, check_span, text_entity
+from roc.dataset_scripts.schema import Entity, Row, text_entity
+from roc.processing_entities_roc import check_span
 
 logger = logging.getLogger("roc.dataset_scripts")
 
@@ -62,7 +63,7 @@ def check_text_entity(instance: Instance, key: str, where: str) -> None:
         raise ValueError(f"{where} must be a dict with the keys 'name' and 'pos', got {raw!r}.")
     if not isinstance(raw["pos"], (list, tuple)) or len(raw["pos"]) != 2:
         raise ValueError(f"{where}: 'pos' must be [first token, one past the last token], got {raw['pos']!r}.")
-    check_span(*raw["pos"], len(instance["token"]), where=where, unit="token")
+    check_span(*raw["pos"], len(instance["token"]), where, unit="token")
 
 
 def row_of_text_and_head(instance: Instance, row_id: str) -> Row:

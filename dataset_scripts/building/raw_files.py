@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from roc.processing_images_roc import DECODING_ERRORS, identify_image, is_animated
 from roc.processing_typing_roc import Span
 
@@ -112,6 +110,8 @@ def load_plain_pickle(path: Path) -> Any:
     Raises:
         ValueError: If it holds anything else, is cut short or is no such file; the message names the file.
     """
+    import torch  # here: it takes seconds to import, and most sources need none of it
+
     broken = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

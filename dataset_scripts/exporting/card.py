@@ -11,7 +11,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
 from roc.dataset_scripts.exporting.provenance import NO_LICENSE, Provenance
-from roc.dataset_scripts.schema import FEATURES
+from roc.dataset_scripts.features import FEATURES
 from roc.support.markdown import code, table
 
 COLUMNS = (

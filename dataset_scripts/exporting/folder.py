@@ -6,27 +6,22 @@ import hashlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset
 from datasets.table import embed_table_storage
 
 from roc.dataset_scripts.building.raw_files import sha256_of_file
 from roc.dataset_scripts.exporting.card import write_card
+from roc.dataset_scripts.exporting.marker import FORMAT_VERSION, MARKER, check_output_dir
 from roc.dataset_scripts.exporting.provenance import Provenance
 from roc.dataset_scripts.exporting.variants import DEFAULT, ROWS_PER_GROUP, Configuration, has_image
-from roc.dataset_scripts.schema import FEATURES, SPLITS
-from roc.support.files import atomic_write, replace_folder
-
-MARKER = "roc_dataset.json"
-
-# Changes when an older folder, or one for an older reader, would be misread; a further key of the marker does no harm.
-FORMAT_VERSION = 1
+from roc.dataset_scripts.features import FEATURES
+from roc.dataset_scripts.schema import SPLITS
+from roc.support.files import replace_folder
 
 # The Hub's viewer and streaming like Parquet files of at most about this size.
 SHARD_BYTES = 500_000_000
@@ -46,7 +41,7 @@ def export_dataset(
     The folder appears, or replaces an older one, when it is complete. `datasets.load_dataset(output_dir)` loads it.
 
     Args:
-        splits: Datasets with the features of `schema.FEATURES`, by split name: the configuration `default`.
+        splits: Datasets with the features of `features.FEATURES`, by split name: the configuration `default`.
         output_dir: The folder to write. An existing one is replaced only if it is such a dataset.
         provenance: Where the data comes from.
         variants: Further configurations by name, each written to a folder of that name.
@@ -61,148 +56,55 @@ def export_dataset(
         ValueError: If there is no split, a split has an unknown name, or a dataset has other features.
         FileExistsError: If `output_dir` exists and holds something else.
     """
-    configs = {DEFAULT: Configuration("all rows", splits), **(variants or {})}
-    for config in configs.values():
-        _check_splits(config.splits)
+    given = {DEFAULT: Configuration("all rows", splits), **(variants or {})}
+    configs = {name: Configuration(config.about, _checked(config.splits)) for name, config in given.items()}
     check_output_dir(output_dir)
     with replace_folder(output_dir) as folder:
-        num_bytes = {name: _write_config(config, folder / folder_of(name)) for name, config in configs.items()}
-        for name, content in (side_files or {}).items():
-            _write_text(folder / name, content)
+        num_bytes = {name: _write_config(config, folder / _folder_of(name)) for name, config in configs.items()}
         marker = _marker(configs, provenance, folder=folder, side_files=side_files or {})
-        _write_text(folder / "README.md", write_card(marker, provenance, num_bytes=num_bytes, repo_id=repo_id))
-        _write_text(folder / MARKER, json.dumps(marker, indent=2, ensure_ascii=False) + "\n")
+        card = write_card(marker, provenance, num_bytes=num_bytes, repo_id=repo_id)
+        about = {"README.md": card, MARKER: json.dumps(marker, indent=2, ensure_ascii=False) + "\n"}
+        for name, content in {**(side_files or {}), **about}.items():
+            (folder / name).write_bytes(content.encode())
     return marker
 
 
-def folder_of(config: str) -> str:
-    """Folder of the Parquet files of a configuration, in the dataset's folder."""
+def _folder_of(config: str) -> str:
+    """The folder of the Parquet files of a configuration, in the dataset's folder."""
     return "data" if config == DEFAULT else config
 
 
-def check_output_dir(output_dir: str | Path, *, source: Path | None = None) -> None:
-    """Refuse to replace a folder that is not a dataset of ours, or that holds what is to be read.
-
-    Args:
-        output_dir: The folder to be written.
-        source: The folder that the rows are read from.
-
-    Raises:
-        FileExistsError: If it exists, is not empty and has no marker file.
-        ValueError: If `source` lies in it.
-    """
-    path = Path(output_dir)
-    if source is not None and source.resolve().is_relative_to(path.resolve()):
-        raise ValueError(f"The raw files are in {output_dir}, which would be replaced. Name another --output_dir.")
-    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / MARKER).is_file())):
-        raise FileExistsError(
-            f"{path} exists and is not a dataset folder ({MARKER} is not in it), so it is not replaced. "
-            "Name a new or empty folder with --output_dir."
-        )
-
-
-def read_marker(folder: str | Path) -> dict[str, Any] | None:
-    """Read the marker of a folder that `export_dataset` wrote.
-
-    Args:
-        folder: Any folder.
-
-    Returns:
-        The marker's content, or None if there is none.
-
-    Raises:
-        ValueError: If it is not readable, or was written by another version of this package.
-    """
-    path = Path(folder) / MARKER
-    if not path.is_file():
-        return None
-    try:
-        marker = json.loads(path.read_text(encoding="utf-8"))
-        found = marker["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a marker of this package ({error}). Build the folder again.") from error
-    if found != FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {found}, this package reads {FORMAT_VERSION}. Build it again.")
-    return marker
-
-
-def read_side_file(folder: str | Path, name: str) -> str:
-    """Read a side file of a folder that `export_dataset` wrote.
-
-    Args:
-        folder: The folder.
-        name: Of the file.
-
-    Raises:
-        FileNotFoundError: If the folder has no such side file.
-        ValueError: If it is not the one that the marker lists.
-    """
-    marker, path = read_marker(folder), Path(folder) / name
-    if marker is None or name not in marker.get("side_files", {}):
-        raise FileNotFoundError(f"{str(folder)!r} has no side file {name!r}.")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != marker["side_files"][name]:
-        raise ValueError(f"{path} is not the file that its marker lists: the sha256 differs. Build the folder again.")
-    return content.decode()
-
-
-def _check_splits(splits: Mapping[str, Dataset]) -> None:
-    unknown = [split for split in splits if split not in SPLITS]
-    if not splits or unknown:
+def _checked(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """The splits in their usual order."""
+    if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"A dataset has one or more of the splits {list(SPLITS)}, got {list(splits)}.")
     for split, dataset in splits.items():
         if dataset.features != FEATURES:
-            raise ValueError(f"The split {split!r} has the features {dataset.features}, not those of schema.FEATURES.")
-
-
-def _ordered(splits: Iterable[str]) -> list[str]:
-    return sorted(splits, key=SPLITS.index)
-
-
-def _write_text(path: Path, content: str) -> None:
-    with atomic_write(path) as file:
-        file.write(content)
+            raise ValueError(f"The split {split!r} has the features {dataset.features}, not those of FEATURES.")
+    return {split: splits[split] for split in SPLITS if split in splits}
 
 
 def _write_config(config: Configuration, folder: Path) -> dict[str, int]:
     """Write one configuration; returns the number of bytes of the rows of each split."""
     folder.mkdir()
-    return {split: _write_parquet(config.splits[split], folder, split=split) for split in _ordered(config.splits)}
+    return {split: _write_parquet(dataset, folder, split=split) for split, dataset in config.splits.items()}
 
 
 def _write_parquet(dataset: Dataset, folder: Path, *, split: str) -> int:
     """Write one split; returns the number of bytes of its rows with their pictures."""
-    shards = _shard_starts(dataset)
-    ends = [*shards[1:], len(dataset)]
+    num_shards = min(max(1, len(dataset)), 1 + _picture_bytes(dataset) // SHARD_BYTES)
     num_bytes = 0
-    for index, (start, end) in enumerate(zip(shards, ends, strict=True)):
-        path = folder / f"{split}-{index:05d}-of-{len(shards):05d}.parquet"
-        # The schema carries the features in its metadata, so that `image` comes back as a picture.
-        with pq.ParquetWriter(path, dataset.features.arrow_schema) as writer:
-            for table in _embedded_tables(dataset, start, end=end):
-                num_bytes += table.nbytes
-                writer.write_table(table)
+    for index in range(num_shards):
+        shard = dataset.shard(num_shards, index, contiguous=True).with_format("arrow")
+        # `to_parquet` alone keeps only the paths of pictures; what it writes is of the size that is counted here
+        shard = shard.map(embed_table_storage, batched=True, batch_size=ROWS_PER_GROUP, keep_in_memory=True)
+        num_bytes += shard.with_format(None).to_parquet(folder / f"{split}-{index:05d}-of-{num_shards:05d}.parquet")
     return num_bytes
 
 
-def _embedded_tables(dataset: Dataset, start: int, *, end: int) -> Iterable[pa.Table]:
-    """The rows from `start` to `end` in groups, with the pictures' bytes: `Dataset.to_parquet` keeps only paths."""
-    arrow = dataset.with_format("arrow")
-    for first in range(start, end, ROWS_PER_GROUP):
-        yield embed_table_storage(arrow[first : min(first + ROWS_PER_GROUP, end)])
-
-
-def _shard_starts(dataset: Dataset) -> list[int]:
-    """First row of each Parquet file, such that a file holds at most about `SHARD_BYTES`."""
-    starts, size = [0], 0
-    for first in range(0, len(dataset), ROWS_PER_GROUP):
-        images = dataset.with_format("arrow")[first : first + ROWS_PER_GROUP].column("image").to_pylist()
-        group = sum(_image_bytes(image) for image in images)
-        if size and size + group > SHARD_BYTES:
-            starts.append(first)
-            size = 0
-        size += group
-    return starts
+def _picture_bytes(dataset: Dataset) -> int:
+    groups = dataset.select_columns(["image"]).with_format("arrow").iter(ROWS_PER_GROUP)
+    return sum(_image_bytes(image) for group in groups for image in group["image"].to_pylist())
 
 
 def _image_bytes(image: Mapping[str, Any] | None) -> int:
@@ -215,7 +117,7 @@ def _marker(
     configs: Mapping[str, Configuration], provenance: Provenance, *, folder: Path, side_files: Mapping[str, str]
 ) -> dict[str, Any]:
     counts = {
-        name: {split: count_rows(config.splits[split]) for split in _ordered(config.splits)}
+        name: {split: count_rows(dataset) for split, dataset in config.splits.items()}
         for name, config in configs.items()
     }
     own_counts = provenance.split_counts
@@ -224,7 +126,7 @@ def _marker(
         **provenance.to_marker(),
         "splits": {split: {**counted, **own_counts.get(split, {})} for split, counted in counts[DEFAULT].items()},
         "configs": {
-            name: {"about": config.about, "folder": folder_of(name), "splits": counts[name]}
+            name: {"about": config.about, "folder": _folder_of(name), "splits": counts[name]}
             for name, config in configs.items()
         },
         "files": {
@@ -236,14 +138,7 @@ def _marker(
 
 
 def count_rows(dataset: Dataset) -> dict[str, Any]:
-    """Count what a split holds.
-
-    Args:
-        dataset: Rows of the schema.
-
-    Returns:
-        `rows`, `rows_with_image`, `text_entities`, `untyped_text_entities`, `objects` and, per relation, `relations`.
-    """
+    """Count what a split holds: `provenance.ROW_COUNTS`, of which `relations` is counts by relation."""
     columns = dataset.select_columns(["head", "tail", "relation"]).with_format("arrow")
     entities = [*columns["head"].to_pylist(), *columns["tail"].to_pylist()]
     in_text = [entity for entity in entities if entity["bbox"] is None]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 # What the Hub calls a licence that nobody has stated.
 NO_LICENSE = "unknown"
 
-# What `export.count_rows` counts; other counts in a marker are the builder's own.
+# What `folder.count_rows` counts; other counts in a marker are the builder's own.
 ROW_COUNTS = ("rows", "rows_with_image", "text_entities", "untyped_text_entities", "objects", "relations")
-
-_KEPT = ("builder", "builder_version", "title", "description", "license", "license_note", "leak_note", "command")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +47,10 @@ class Provenance:
 
     def to_marker(self) -> dict[str, Any]:
         """All but the counts, JSON-able."""
-        kept = {key: getattr(self, key) for key in _KEPT}
-        return kept | {
-            "options": dict(self.options),
-            "entity_typer": self.entity_typer,
-            "source_files": dict(self.source_files),
-        }
+        return {name: getattr(self, name) for name in _KEPT}
+
+
+_KEPT = [each.name for each in fields(Provenance) if each.name != "split_counts"]
 
 
 def provenance_of_marker(marker: Mapping[str, Any]) -> Provenance:
@@ -66,9 +62,7 @@ def provenance_of_marker(marker: Mapping[str, Any]) -> Provenance:
     Raises:
         ValueError: If the folder was written before markers kept what a card says.
     """
-    keys = (*_KEPT, "options", "entity_typer", "source_files")
-    missing = [key for key in keys if key not in marker]
-    if missing:
+    if missing := [name for name in _KEPT if name not in marker]:
         raise ValueError(
             f"The folder's marker lacks {missing}: it was written by an earlier version. Write the folder again with "
             f"`python -m roc.dataset_scripts.{marker['builder']}`."
@@ -77,4 +71,4 @@ def provenance_of_marker(marker: Mapping[str, Any]) -> Provenance:
         split: {name: count for name, count in counts.items() if name not in ROW_COUNTS}
         for split, counts in marker["splits"].items()
     }
-    return Provenance(split_counts=own_counts, **{key: marker[key] for key in keys})
+    return Provenance(split_counts=own_counts, **{name: marker[name] for name in _KEPT})

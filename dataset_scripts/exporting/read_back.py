@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,10 +10,12 @@ import datasets
 
 from roc.dataset_scripts.exporting import row_digests
 from roc.dataset_scripts.exporting.row_digests import digest_rows
-from roc.support.hub_upload import hide_token
+from roc.support.strangers import ask_stranger
 
 # configuration -> split -> digest of its rows
 Digests = dict[str, dict[str, str]]
+
+READING_SECONDS = 4 * 3600.0  # all pictures come twice over the network, once of them in a stream
 
 
 def check_published(
@@ -29,7 +27,7 @@ def check_published(
         repo_id: The dataset's repository.
         revision: The commit to read.
         built: The built rows, by configuration and split.
-        hub_cache: Where files of the Hub are downloaded to; holds nothing but what was downloaded of this commit.
+        hub_cache: The folder into which this commit, and nothing else, was downloaded.
 
     Raises:
         ValueError: If its rows are others.
@@ -49,23 +47,16 @@ def check_published(
 def read_in_new_process(repo_id: str, revision: str, configs: Sequence[str], *, hub_cache: Path) -> dict[str, Digests]:
     """Digests of the rows of a published dataset, by style, configuration and split, read where none was built.
 
-    Args:
-        repo_id: The dataset's repository.
-        revision: The commit to read.
-        configs: Its configurations.
-        hub_cache: Where files of the Hub are downloaded to.
-
     Raises:
         OSError: If it cannot be read.
     """
-    program = Path(row_digests.__file__).read_text(encoding="utf-8")  # as a file, it had ours beside it
-    arguments = ["--repo_id", repo_id, "--revision", revision, "--configs", *configs]
-    with tempfile.TemporaryDirectory() as empty:
-        environment = os.environ | {"HF_HUB_CACHE": str(hub_cache), "HF_DATASETS_CACHE": empty, "HF_HUB_OFFLINE": "0"}
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments], env=environment, cwd=empty, capture_output=True, text=True
+    caches = {"HF_HUB_CACHE": str(hub_cache), "HF_HUB_OFFLINE": "0"}
+    try:
+        return ask_stranger(
+            Path(row_digests.__file__),
+            {"repo_id": repo_id, "revision": revision, "configs": list(configs)},
+            environment=lambda empty: os.environ | caches | {"HF_DATASETS_CACHE": empty},
+            timeout=READING_SECONDS,
         )
-    if done.returncode:
-        what = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].removeprefix("error: ")
-        raise OSError(f"{repo_id} was uploaded as {revision}, but cannot be read back: {hide_token(what)}")
-    return json.loads(done.stdout.splitlines()[-1])
+    except RuntimeError as error:
+        raise OSError(f"{repo_id} was uploaded as {revision}, but cannot be read back: {error}") from error

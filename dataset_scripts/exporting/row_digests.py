@@ -1,11 +1,11 @@
 """Digests of the rows of a dataset, to compare what is on the Hub with what was built.
 
-As a program it prints those of a published one. It needs `datasets` and nothing of ours, as whoever loads the dataset.
+As a program it reads a request from stdin, `{"repo_id": USER/NAME, "revision": COMMIT, "configs": [NAME, ...]}`, and
+prints the digests of those rows as one JSON line. It needs `datasets` and nothing of ours, as whoever loads the data.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -36,37 +36,24 @@ def digest_rows(rows: datasets.Dataset | datasets.IterableDataset) -> str:
     return f"{count}:{digest.hexdigest()}"
 
 
-def read(repo_id: str, revision: str, config: str, *, streaming: bool) -> dict[str, str]:
-    """Digests of the rows of one configuration by split, loaded here and now."""
-    loaded = datasets.load_dataset(repo_id, config, revision=revision, streaming=streaming)
-    return {split: digest_rows(rows) for split, rows in loaded.items()}
+def _read(repo_id: str, revision: str, configs: Sequence[str], *, streaming: bool) -> dict[str, dict[str, str]]:
+    """Digests of the rows by configuration and split, loaded here and now."""
+    found = {}
+    for name in configs:
+        loaded = datasets.load_dataset(repo_id, name, revision=revision, streaming=streaming)
+        found[name] = {split: digest_rows(rows) for split, rows in loaded.items()}
+    return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the digests of a published dataset as one JSON line.
-
-    Args:
-        argv: The arguments; None for those of the process.
-
-    Returns:
-        Exit code: 0 for success, 1 for a failure (2, for wrong usage, is raised by argparse).
-    """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repo_id", required=True, help="USER/NAME of the dataset on the Hub")
-    parser.add_argument("--revision", required=True, help="commit, tag or branch")
-    parser.add_argument("--configs", nargs="+", required=True, help="its configurations")
-    args = parser.parse_args(argv)
+def main() -> None:
+    """Answer the request on stdin; whatever goes wrong is one line, which the process that asked can tell on."""
+    request = json.load(sys.stdin)
     datasets.disable_progress_bars()
     try:
-        found = {
-            style: {name: read(args.repo_id, args.revision, name, streaming=streaming) for name in args.configs}
-            for style, streaming in STYLES.items()
-        }
-    except Exception as error:  # whatever it is, the process that asked has to hear it
-        print(f"error: {' '.join(str(error).split()) or repr(error)}", file=sys.stderr)
-        return 1
+        found = {style: _read(streaming=streaming, **request) for style, streaming in STYLES.items()}
+    except Exception as error:
+        sys.exit(" ".join(str(error).split()) or repr(error))
     print(json.dumps(found))
-    return 0
 
 
 def _digest_image(image: Mapping[str, Any] | None) -> str | None:
@@ -77,4 +64,4 @@ def _digest_image(image: Mapping[str, Any] | None) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from roc.dataset_scripts.building.builder import MissingImages, RocDatasetBuilder
-from roc.dataset_scripts.exporting.folder import read_marker, read_side_file
+from roc.dataset_scripts.building.builder import RocDatasetBuilder
+from roc.dataset_scripts.exporting.marker import read_marker, read_side_file
+from roc.dataset_scripts.exporting.options import PublishOptions
 from roc.dataset_scripts.exporting.provenance import Provenance, provenance_of_marker
 from roc.dataset_scripts.exporting.variants import DEFAULT, VARIANTS, Configuration, derive
 from roc.dataset_scripts.loading import BUILDERS, load_dataset_splits
@@ -35,27 +37,11 @@ class Source:
     side_files: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_source(
-    name: str,
-    data_dir: str | Path,
-    *,
-    splits: Sequence[str] | None = None,
-    missing_images: MissingImages = "error",
-    entity_typer: str | None = None,
-    flags: Sequence[str] = (),
-    command: str = "",
-    cache_dir: str,
-) -> Source:
+def read_source(options: PublishOptions, cache_dir: str) -> Source:
     """Build the rows from raw files, or load those of a written folder.
 
     Args:
-        name: As `load_dataset_splits`, as are the next four.
-        data_dir: Folder of the raw files, or one that a builder or a generator wrote.
-        splits: Splits to read; None for those that exist.
-        missing_images: What to do where a row's picture is not there.
-        entity_typer: Name of a typer for text entities without a type.
-        flags: Flags of the builder, to build the rows with each of them once more.
-        command: What is typed to publish them, for the card.
+        options: What to publish.
         cache_dir: Where built rows are kept; they must not be removed while the source is in use.
 
     Raises:
@@ -63,20 +49,24 @@ def read_source(
             an earlier version.
         FileNotFoundError: If the folder, a split or a picture is not there.
     """
-    options: dict[str, Any] = {"splits": splits, "missing_images": missing_images, "entity_typer": entity_typer}
-    marker = read_marker(data_dir)
-    if marker is None and name in BUILDERS:
-        make = BUILDERS[name]
-        with_flags = {flag: make(data_dir, cache_dir=cache_dir, **options, **{flag: True}) for flag in flags}
-        return _built(make(data_dir, cache_dir=cache_dir, **options), with_flags, command)
-    if flags:
+    reading: dict[str, Any] = {
+        "splits": options.splits,
+        "missing_images": options.missing_images,
+        "entity_typer": options.entity_typer,
+        "cache_dir": cache_dir,
+    }
+    marker = read_marker(options.data_dir)
+    if marker is None and options.dataset in BUILDERS:
+        make = partial(BUILDERS[options.dataset], options.data_dir, **reading)
+        return _built(make(), {flag: make(**{flag: True}) for flag in options.flags}, options.command())
+    if options.flags:
         raise ValueError(
-            f"The configuration {flags[0]!r} is built from raw files, but the rows of {data_dir} are built already. "
-            "Name the folder of the raw files with --data_dir."
+            f"The configuration {options.flags[0]!r} is built from raw files, but the rows of {options.data_dir} are "
+            "built already. Name the folder of the raw files with --data_dir."
         )
-    loaded = load_dataset_splits(name, data_dir, cache_dir=cache_dir, **options)
+    loaded = load_dataset_splits(options.dataset, options.data_dir, **reading)
     assert marker is not None  # else there was nothing to load
-    return _written(loaded, marker, Path(data_dir), command)
+    return _written(loaded, marker, Path(options.data_dir), options.command())
 
 
 def configurations(source: Source, names: Sequence[str] | None = None) -> dict[str, Configuration]:

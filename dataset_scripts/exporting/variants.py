@@ -5,13 +5,14 @@ Every configuration has the columns of the one schema. One that would be empty, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from datasets import Dataset, Image
-
-from roc.dataset_scripts.schema import FEATURES
 from roc.messages_roc import did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 DEFAULT = "default"
 
@@ -83,6 +84,10 @@ def derive(name: str, splits: Mapping[str, Dataset]) -> Configuration | None:
 
 def without_pictures(dataset: Dataset) -> Dataset:
     """The same rows and columns, with null for every picture."""
+    from datasets import Image  # here, as the features: it takes seconds, and the names of variants are asked for alone
+
+    from roc.dataset_scripts.features import FEATURES
+
     rest = dataset.remove_columns("image").flatten_indices()
     nulls = rest.add_column("image", [None] * len(rest), feature=Image())
     return nulls.select_columns(list(FEATURES)).cast(FEATURES)
@@ -90,8 +95,8 @@ def without_pictures(dataset: Dataset) -> Dataset:
 
 def has_image(dataset: Dataset) -> list[bool]:
     """Whether each row has a picture; the pictures pass through memory in groups."""
-    images = dataset.select_columns(["image"]).with_format("arrow")
-    return [valid for group in _groups(images) for valid in group["image"].is_valid().to_pylist()]
+    groups = dataset.select_columns(["image"]).with_format("arrow").iter(ROWS_PER_GROUP)
+    return [valid for group in groups for valid in group["image"].is_valid().to_pylist()]
 
 
 def has_object(dataset: Dataset) -> list[bool]:
@@ -103,8 +108,3 @@ def has_object(dataset: Dataset) -> list[bool]:
 def _rows_of(variant: Variant, dataset: Dataset) -> list[int]:
     known = zip(has_image(dataset), has_object(dataset), strict=True)
     return [index for index, (picture, obj) in enumerate(known) if variant.keeps(picture, obj)]
-
-
-def _groups(dataset: Dataset) -> Iterator[Mapping]:
-    for start in range(0, len(dataset), ROWS_PER_GROUP):
-        yield dataset[start : start + ROWS_PER_GROUP]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +11,10 @@ from random import Random
 from string import Formatter
 from typing import Any
 
-from datasets import Dataset
-
-from roc.dataset_scripts.exporting.folder import export_dataset
 from roc.dataset_scripts.exporting.provenance import Provenance
 from roc.dataset_scripts.generating.symbols import Box, Canvas, Colour, shade
-from roc.dataset_scripts.schema import FEATURES, SPLITS, Entity, Row
+from roc.dataset_scripts.schema import SPLITS, Entity, Row
+from roc.support.programs import run_program
 
 GRID = 3  # each thing has its own cell of a 3 x 3 grid, so nothing overlaps
 
@@ -149,6 +145,11 @@ def write_set(
     Raises:
         FileExistsError: If `output_dir` exists and is not such a folder.
     """
+    from datasets import Dataset  # here, as the next two: it takes seconds to import
+
+    from roc.dataset_scripts.exporting.folder import export_dataset
+    from roc.dataset_scripts.features import FEATURES
+
     splits = {split: Dataset.from_list(list(own), features=FEATURES) for split, own in rows.items()}
     marker = export_dataset(splits, output_dir, provenance=provenance, side_files=side_files)
     summary = {"output_dir": str(output_dir), "builder": marker["builder"], "seed": seed}
@@ -231,7 +232,7 @@ def run_generator(
         pictures_per_sentence: Of which the numbers of pictures are multiples.
 
     Returns:
-        Exit code: 0 for success, 1 for a failure (2, for wrong usage, is raised by argparse).
+        The exit code, as `run_program`.
     """
     parser = argparse.ArgumentParser(prog=f"python -m roc.dataset_scripts.{builder}", description=about)
     parser.add_argument("--output_dir", required=True, help="folder to write; an older dataset there is replaced")
@@ -240,10 +241,5 @@ def run_generator(
         what = f"pictures of the split {split}, a multiple of {pictures_per_sentence}"
         what = "the same seed gives the same rows" if name == "seed" else what
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
-    try:
-        summary = build(**vars(parser.parse_args(argv)))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 1
-    print(json.dumps(summary))
-    return 0
+    options = vars(parser.parse_args(argv))
+    return run_program(lambda: build(**options))

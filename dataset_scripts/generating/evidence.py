@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from roc.dataset_scripts.exporting.folder import read_side_file
+from roc.dataset_scripts.exporting.marker import read_side_file
 
 EVIDENCE_FILE = "evidence.jsonl"
 

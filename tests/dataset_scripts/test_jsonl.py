@@ -12,9 +12,9 @@ import PIL.Image
 import pytest
 
 from roc.dataset_scripts.building.command_line import main
+from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.jsonl import JsonlBuilder, parse_line
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.dataset_scripts.schema import FEATURES
 
 TEXT = "Zoë 🙂 leads Acme"
 ROW = {
@@ -111,12 +111,12 @@ def test_two_files_for_one_split_are_refused(raw: Path) -> None:
         ({"relations_": []}, ValueError, "unknown key 'relations_'"),
         ({"txt": "a"}, ValueError, "unknown key 'txt'. Did you mean 'text'"),
         ({"head": {"start": 0, "ende": 3}}, ValueError, "'head': unknown key 'ende'. Did you mean 'end'"),
-        ({"head": {"start": 0}}, TypeError, "'end' must be an integer"),
-        ({"head": {"start": 0, "end": 99}}, ValueError, "outside the text of 16 characters"),
+        ({"head": {"start": 0}}, TypeError, "start and end must be integers"),
+        ({"head": {"start": 0, "end": 99}}, ValueError, "outside the text.* <= 16, the number of characters"),
         ({"head": {"start": 0, "end": 3, "bbox": [0, 0, 1, 1]}}, ValueError, "give either 'start' and 'end'"),
         ({"head": {"type": "person"}}, ValueError, "give either 'start' and 'end'"),
-        ({"head": {"bbox": [0, 0, 40, 20]}}, ValueError, "Divide pixels"),
-        ({"head": {"bbox": "0 0 1 1"}}, TypeError, "list of four numbers"),
+        ({"head": {"bbox": [0, 0, 40, 20]}}, ValueError, "divide pixels"),
+        ({"head": {"bbox": "0 0 1 1"}}, ValueError, "bbox must be four numbers"),
         ({"head": "Zoë"}, TypeError, "'head' must be a JSON object"),
         ({"tokens": ["a"]}, ValueError, "either 'text'"),
         ({"text": 3}, TypeError, "'text' must be a string"),
@@ -166,7 +166,7 @@ def test_a_bad_group_is_refused_with_its_place(changes: dict[str, Any], error: t
         ('{"head": {}, "tail": {}, "relation": "x"}', ValueError, "either 'text'"),
         ('{"tokens": [""], "entities": [], "relations": []}', TypeError, "'tokens' must be a list"),
         ('{"tokens": ["a"], "head": {"start": 0, "end": 2}, "tail": {"start": 0, "end": 1}, "relation": "x"}',
-         ValueError, "text of 1 tokens"),
+         ValueError, "the number of tokens"),
     ],
 )  # fmt: skip
 def test_a_malformed_line_is_refused_with_its_place(line: str, error: type[Exception], message: str) -> None:
@@ -181,7 +181,7 @@ def test_a_malformed_line_is_refused_with_its_place(line: str, error: type[Excep
         ({"relation": ""}, ValueError, "'relation' must not be empty"),
         ({"id": 7}, TypeError, "'id' must be a string"),
         ({"head": {"start": 0, "end": 3, "name": "Zoe"}}, ValueError, "'Zoe' is not the text of its span"),
-        ({"head": {"start": 0, "end": 3, "type": "PERSON"}}, ValueError, "Write 'person'"),
+        ({"head": {"start": 0, "end": 3, "type": "persn"}}, ValueError, "is not known. Did you mean 'person'"),
         ({"head": {"bbox": [0, 0, 1, 1]}}, ValueError, "has no image"),
         ({"id": "post-9-0"}, ValueError, "is also the id of train.jsonl:2"),
     ],
@@ -224,6 +224,11 @@ def test_a_stated_type_is_kept_and_only_text_is_typed(raw: Path) -> None:
     assert [row["type"] for row in rows["tail"]] == ["organization"] * 3
 
 
+def test_a_tag_is_the_type_that_it_means(raw: Path) -> None:
+    write(raw / "train.jsonl", [ROW | {"head": {"start": 0, "end": 3, "type": "PERSON"}}])
+    assert load(raw)["train"]["head"][0]["type"] == "person"
+
+
 def test_a_typer_that_answers_nonsense_is_refused(raw: Path) -> None:
     class Typer:
         name = "typer"
@@ -231,7 +236,7 @@ def test_a_typer_that_answers_nonsense_is_refused(raw: Path) -> None:
         def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Any]]) -> list[list[str | None]]:
             return [["PER"] * len(row) for row in spans]
 
-    with pytest.raises(ValueError, match="'type' must be lower-case words"):
+    with pytest.raises(ValueError, match=r"'type' must be lower-case words .* Write 'person'"):
         load(raw, entity_typer=Typer())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ import datasets
 import pytest
 from raw_sets import MNRE_TOKENS, mnre_instance, write_instances, write_picture
 
+from roc import processing_typing_roc
 from roc.dataset_scripts import mnre
 from roc.dataset_scripts.building import builder as base
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.mnre import MnreBuilder, find_text_file, read_instances, to_row
+from roc.processing_typing_roc import SPACY_MODEL, spacy_package
+from roc.support.resources import PACKAGE_ROOT
 
 
 @pytest.fixture
@@ -121,11 +125,11 @@ def test_two_files_for_one_split_must_be_the_same(raw: Path) -> None:
         (
             repr(mnre_instance(h={"name": "x", "pos": [6, 8]})),
             ValueError,
-            r"'h': the span \[6, 8\) .* of 7 tokens",
+            r"'h': the span \(6, 8\) lies outside .* <= 7, the number of tokens",
         ),
-        (repr(mnre_instance(t={"name": "x", "pos": [2, 2]})), ValueError, r"'t': the span \[2, 2\) is empty"),
+        (repr(mnre_instance(t={"name": "x", "pos": [2, 2]})), ValueError, r"'t': the span \(2, 2\) is empty"),
         (repr(mnre_instance(t={"name": "x", "pos": [2]})), ValueError, "'pos' must be"),
-        (repr(mnre_instance(t={"name": "x", "pos": ["2", 3]})), TypeError, "'start' must be an integer"),
+        (repr(mnre_instance(t={"name": "x", "pos": ["2", 3]})), TypeError, "start and end must be integers"),
         (repr(mnre_instance(h={"pos": [0, 1]})), ValueError, "'h' must be a dict with the keys 'name' and 'pos'"),
         (repr(mnre_instance(relation="")), ValueError, "'relation' must be a string that is not empty"),
         (repr(mnre_instance(img_id="../a.jpg")), ValueError, "plain file name"),
@@ -255,15 +259,15 @@ def test_changed_options_are_not_served_from_the_cache(raw: Path) -> None:
 def test_changed_builder_code_is_not_served_from_the_cache(
     raw: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def cache_dir() -> str:
-        return MnreBuilder(raw, splits=["val"], cache_dir=tmp_path / "cache").cache_dir
+    def fingerprint() -> str:
+        return MnreBuilder(raw, splits=["val"]).fingerprint()
 
-    before = cache_dir()
-    assert cache_dir() == before
+    before = fingerprint()
+    assert fingerprint() == before
     code = tmp_path / "code.py"
     code.write_text("changed")
     monkeypatch.setattr(MnreBuilder, "_code_files", lambda _: [code])
-    assert cache_dir() != before
+    assert fingerprint() != before
 
 
 def test_unchanged_files_are_served_from_the_cache(raw: Path) -> None:
@@ -279,9 +283,45 @@ def test_a_retrained_typer_in_the_same_folder_builds_anew(raw: Path, tmp_path: P
     names = []
     for size in (1, 2):
         (folder / "model.safetensors").write_bytes(b"0" * size)
-        builder = MnreBuilder(raw, splits=["val"], entity_typer=NameTyper(str(folder)), cache_dir=tmp_path / "cache")
-        names.append(builder.cache_dir)
+        names.append(MnreBuilder(raw, splits=["val"], entity_typer=NameTyper(str(folder))).fingerprint())
     assert names[0] != names[1]
+
+
+@pytest.mark.parametrize("spelling", ["spacy", f"spacy:{SPACY_MODEL}", NameTyper(f"spacy:{SPACY_MODEL}")])
+def test_a_changed_tagger_is_not_served_from_the_cache(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: Any
+) -> None:
+    package = tmp_path / "site" / SPACY_MODEL
+    (package / "model").mkdir(parents=True)
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.delitem(sys.modules, SPACY_MODEL, raising=False)  # the real one, where another test has loaded it
+
+    def fingerprint(weights: bytes) -> str:
+        for path, content in ((package / "__init__.py", b""), (package / "model" / "weights", weights)):
+            path.write_bytes(content)
+            os.utime(path, (0, 0))  # as installers of reproducible packages set it
+        return MnreBuilder(raw, splits=["val"], entity_typer=spelling).fingerprint()
+
+    before = fingerprint(b"old")
+    assert fingerprint(b"new") != before
+    assert fingerprint(b"old") == before
+    assert MnreBuilder(raw, splits=["val"]).fingerprint() != before
+
+
+def test_the_typer_that_is_loaded_is_the_one_whose_files_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(processing_typing_roc, "SpacyEntityTyper", asked.append)
+    monkeypatch.setattr(processing_typing_roc, "TokenClassificationEntityTyper", asked.append)
+    for name in ("spacy", "spacy:", "spacy:some_package", "user/model"):
+        processing_typing_roc.load_entity_typer.__wrapped__(name)
+        assert asked.pop() == (spacy_package(name) or name)
+
+
+def test_all_code_that_decides_rows_is_in_the_fingerprint(raw: Path) -> None:
+    code = {path.relative_to(PACKAGE_ROOT).as_posix() for path in MnreBuilder(raw, splits=["val"])._code_files()}
+    builders = {path.relative_to(PACKAGE_ROOT).as_posix() for path in Path(mnre.__file__).parent.rglob("*.py")}
+    assert "dataset_scripts/building/instance_files.py" in builders
+    assert builders | {"processing_typing_roc.py", "processing_images_roc.py"} <= code
 
 
 def test_an_unknown_policy_is_refused_with_a_hint(raw: Path) -> None:

@@ -20,15 +20,16 @@ from huggingface_hub import HfApi
 from raw_sets import mnre_instance, write_instances, write_more, write_picture
 
 from roc.dataset_scripts import publish as program
-from roc.dataset_scripts.exporting import read_back
-from roc.dataset_scripts.exporting.folder import MARKER, read_marker, read_side_file
+from roc.dataset_scripts.exporting import read_back, upload
+from roc.dataset_scripts.exporting.marker import MARKER, read_marker, read_side_file
+from roc.dataset_scripts.exporting.options import PublishOptions
 from roc.dataset_scripts.exporting.read_back import check_published, read_in_new_process
 from roc.dataset_scripts.exporting.row_digests import digest_rows
+from roc.dataset_scripts.exporting.upload import publish
 from roc.dataset_scripts.exporting.variants import DEFAULT, VARIANTS, derive
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.more import MoreBuilder
-from roc.dataset_scripts.publish import PublishOptions, publish
 from roc.dataset_scripts.scenes import build_scenes
 
 REPO = "user/posts"
@@ -79,7 +80,7 @@ def hub(local_hub: LocalHub, hub_api: HfApi, tmp_path: Path, monkeypatch: pytest
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out reading back, which takes a process."""
-    monkeypatch.setattr(program, "check_published", lambda *_, **__: None)
+    monkeypatch.setattr(upload, "check_published", lambda *_, **__: None)
 
 
 def options_of(raw: Path, **changes: Any) -> PublishOptions:
@@ -308,6 +309,12 @@ def test_other_rows_on_the_hub_are_noticed(raw: Path, monkeypatch: pytest.Monkey
 
 def test_rows_that_cannot_be_read_back_are_an_error_that_names_the_revision(hub: LocalHub, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"{REPO} was uploaded as {'0' * 40}, but cannot be read back: .*{REPO}"):
+        read_in_new_process(REPO, "0" * 40, ["default"], hub_cache=tmp_path)
+
+
+def test_reading_back_that_does_not_end_is_ended_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_back, "READING_SECONDS", 0.01)
+    with pytest.raises(OSError, match=r"cannot be read back: there was no answer within 0\.01 seconds"):
         read_in_new_process(REPO, "0" * 40, ["default"], hub_cache=tmp_path)
 
 

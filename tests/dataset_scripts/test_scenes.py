@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roc.dataset_scripts.exporting.folder import read_marker
+from roc.dataset_scripts.exporting.marker import read_marker
+from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.generating.evidence import EVIDENCE_FILE, Evidence, load_evidence
 from roc.dataset_scripts.generating.symbols import COLOURS, DARK, SYMBOLS
 from roc.dataset_scripts.loading import load_dataset_splits
@@ -33,7 +34,7 @@ from roc.dataset_scripts.scenes import (
     generate_examples,
     main,
 )
-from roc.dataset_scripts.schema import FEATURES, check_row
+from roc.dataset_scripts.schema import check_row
 from roc.relations.files import load_relations
 
 SMALL = {"num_train": 24, "num_val": 24, "num_test": 24}

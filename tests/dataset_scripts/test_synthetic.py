@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roc.dataset_scripts.exporting.folder import read_marker
+from roc.dataset_scripts.exporting.marker import read_marker
+from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.generating.common import check_text_only
 from roc.dataset_scripts.generating.symbols import COLOURS, SYMBOLS, Canvas
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.dataset_scripts.schema import FEATURES, check_row
+from roc.dataset_scripts.schema import check_row
 from roc.dataset_scripts.synthetic import (
     CUES,
     IMAGE_SIZE,

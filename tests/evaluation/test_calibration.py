@@ -18,6 +18,7 @@ from roc.evaluation.calibration import (
     reliability,
 )
 from roc.evaluation.predictions import Predictions
+from roc.modeling_decisions_roc import relation_probabilities
 from roc.relations_bank_roc import descriptions_of
 
 NAMES = [relation["name"] for relation in RELATIONS]
@@ -63,7 +64,7 @@ def test_calibration_mends_probabilities_and_leaves_decisions() -> None:
     assert report["calibration_error"]["before"] > 0.1
     assert report["calibration_error"]["after"] < 0.03
     assert sum(own["share"] for own in report["reliability"]) == pytest.approx(1)
-    assert model.probabilities(logits).argmax(-1).equal(logits.argmax(-1))
+    assert relation_probabilities(logits, model.config).argmax(-1).equal(logits.argmax(-1))
 
 
 def test_the_threshold_separates_what_can_be_separated() -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from roc.benchmarks.grounding import by_kind, kinds_of_pairs, shuffle_boxes, swap_pictures, with_samples
+from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.scenes import generate_examples
-from roc.dataset_scripts.schema import FEATURES
 from roc.evaluation.predictions import Predictions
 from roc.samples.grouping import GroupedSamples
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from tiny import RELATIONS, tiny_model, tiny_picture, tiny_processor, tiny_tokenizer
 from transformers import BertConfig, BertModel
@@ -155,12 +156,12 @@ def test_an_explanation_covers_the_text_and_the_picture_and_is_drawn(
     arguments = ["--model", model, "--text", TEXT, "--head", "Ann", "--tail", "Bob", "--image", picture]
     _, plain, _ = run(predict.main, *arguments, "--picture", str(tmp_path / "plain.png"))
     _, result, _ = run(predict.main, *arguments, "--explain", "--picture", str(tmp_path / "explained.png"))
-    evidence = result.pop("explanation")
-    assert evidence["relation"] == result["predictions"][0]["relations"][0]["relation"]
-    assert evidence["description"] == result["predictions"][0]["relations"][0]["description"]
-    assert [TEXT[token["start"] : token["end"]] for token in evidence["tokens"]][:3] == ["Ann", "kissed", "Bob"]
-    assert any(token["relevance"] for token in evidence["tokens"])
-    assert (len(evidence["patches"]), len(evidence["patches"][0])) == (4, 4)
+    explanation = result.pop("explanation")
+    assert explanation["relation"] == result["predictions"][0]["relations"][0]["relation"]
+    assert explanation["description"] == result["predictions"][0]["relations"][0]["description"]
+    assert [TEXT[token["start"] : token["end"]] for token in explanation["tokens"]][:3] == ["Ann", "kissed", "Bob"]
+    assert any(token["relevance"] for token in explanation["tokens"])
+    assert (len(explanation["patches"]), len(explanation["patches"][0])) == (4, 4)
     assert result["predictions"] == plain["predictions"]
     assert (tmp_path / "explained.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
     _, without, _ = run(predict.main, *arguments[:-2], "--explain")
@@ -245,6 +246,16 @@ def test_a_loaded_model_is_in_evaluation_mode(model: str) -> None:
     loaded, processor = load_model(model)
     assert not loaded.training
     assert processor.reads_images
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_model_is_loaded_onto_whatever_accelerator_there_is(
+    model: str, is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device `meta` stands in for an accelerator that is not CUDA's, such as MPS or XPU."""
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: is_there)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("meta"))
+    assert load_model(model)[0].device.type == ("meta" if is_there else "cpu")
 
 
 @pytest.mark.parametrize(

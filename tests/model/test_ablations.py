@@ -84,8 +84,8 @@ def test_a_model_with_a_sentence_vector_trains_all_its_parameters_and_loads_as_i
 
 def test_a_run_with_a_sentence_vector_needs_one_encoding_per_pair() -> None:
     with pytest.raises(ValueError, match=r"all pairs of a text would be the same\. Set markers to 'pair'"):
-        load_run_config(None, {"pair_representation": "sentence"})
-    assert load_run_config(None, {"pair_representation": "sentence", "markers": "pair"}).markers == "pair"
+        load_run_config(None, {"model": {"pair_representation": "sentence"}})
+    assert load_run_config(None, {"model": {"pair_representation": "sentence"}, "markers": "pair"}).markers == "pair"
 
 
 # --- labels instead of descriptions ------------------------------------------------------------------------------

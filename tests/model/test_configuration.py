@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -13,9 +14,10 @@ from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDa
 from tiny import RELATIONS
 from transformers import BertConfig, CLIPVisionConfig, ViTConfig
 
+from roc.configuration_fields_roc import ModelSettings
 from roc.configuration_roc import RocConfig
 from roc.messages_roc import did_you_mean
-from roc.processing_entities_roc import ENTITY_TYPES
+from roc.processing_typing_roc import ENTITY_TYPES
 from roc.relations_roc import normalise_relations
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -51,7 +53,6 @@ def test_dictionaries_become_the_backbones_own_configurations() -> None:
         ("fusion_num_heads", 5, "fusion_num_heads=5 must divide the text encoder's hidden size 32"),
         ("fusion_intermediate_size", 0, "fusion_intermediate_size=0 is out of range: give a number >= 1"),
         ("projection_dim", 0, "projection_dim=0 is out of range: give a number >= 1"),
-        ("max_regions", -1, "max_regions=-1 is out of range: give a number >= 0"),
         ("initializer_range", -0.1, "initializer_range=-0.1 is out of range: give a number >= 0"),
         ("dropout", 1.0, "dropout=1.0 is out of range: give a number in [0, 1)"),
         ("dropout", -0.1, "dropout=-0.1 is out of range"),
@@ -75,7 +76,7 @@ def test_a_value_out_of_range_is_refused(field: str, value: Any, message: str) -
         ("head", "retreival"),
         ("dropout", "0.1"),
         ("projection_dim", 2.5),
-        ("max_regions", True),
+        ("fusion_num_layers", True),
         ("learn_temperature", "no"),
         ("entity_types", "person"),
         ("relations", "mnre.yaml"),
@@ -149,7 +150,6 @@ def test_saving_and_loading_keeps_every_field(tmp_path: Path, vision_config: Any
         "max_temperature": 0.5,
         "learn_temperature": False,
         "label_smoothing": 0.1,
-        "max_regions": 4,
         "entity_types": [*ENTITY_TYPES, "animal"],
         "none_relation": "None",
         "initializer_range": 0.01,
@@ -180,6 +180,20 @@ def test_a_saved_configuration_with_what_the_hub_adds_is_loaded(tmp_path: Path) 
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"]["AutoConfig"] == "configuration_roc.RocConfig"
     loaded.save_pretrained(tmp_path / "again")
     assert RocConfig.from_pretrained(tmp_path / "again").relations == config.relations
+
+
+def test_a_saved_configuration_with_a_field_that_is_no_more_is_loaded(tmp_path: Path) -> None:
+    tiny_config(dropout=0.3).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"max_regions": 4}), encoding="utf-8")
+    assert RocConfig.from_pretrained(tmp_path).dropout == 0.3
+
+
+def test_the_settings_that_a_run_may_choose_are_the_configurations_own() -> None:
+    config, settings = RocConfig(), ModelSettings()
+    for own in dataclasses.fields(ModelSettings):
+        assert RocConfig.__dataclass_fields__[own.name].metadata == own.metadata
+        assert getattr(config, own.name) == getattr(settings, own.name)
 
 
 def test_the_relations_are_the_labels() -> None:

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from roc.messages_roc import shorten
-from roc.processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, join_words
+from roc.processing_entities_roc import (
+    Entity,
+    check_entity,
+    check_number_of_regions,
+    check_pairs,
+    check_span,
+    join_words,
+)
 
 TEXT = "Ann met Bob"
 BOX = (0.0, 0.25, 0.5, 1.0)
@@ -53,13 +60,40 @@ def test_a_span_may_end_with_the_text() -> None:
         ((8, 12), "lies outside the text"),
         ((-3, 3), "lies outside the text"),
         ((90, 95), "lies outside the text"),
-        ((3, 4), "holds only white space"),
     ],
 )
 def test_a_span_that_is_none_is_refused(span: tuple[int, int], problem: str) -> None:
     message = f"here: the span {span} {problem}. Spans are half-open character offsets with 0 <= start < end <= 11"
     with pytest.raises(ValueError, match=re.escape(message)):
         check_entity(span, TEXT, "here")
+
+
+def test_a_span_of_white_space_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"here: the span \(3, 4\) holds only white space of the text 'Ann met Bob'"):
+        check_entity((3, 4), TEXT, "here")
+
+
+def test_a_span_error_names_its_unit() -> None:
+    assert check_span(np.int64(3), 4, 4, "here") == (3, 4)
+    with pytest.raises(ValueError, match=r"half-open token offsets with 0 <= start < end <= 4, the number of tokens"):
+        check_span(3, 5, 4, "here", unit="token")
+
+
+@pytest.mark.parametrize(
+    ("given", "word"), [("Person", "person"), ("GPE", "location"), ("LOC", "location"), ("", ""), (None, None)]
+)
+@pytest.mark.parametrize("place", [{"start": 8, "end": 11}, {"bbox": BOX}])
+def test_a_tag_is_the_type_that_it_means(place: dict[str, Any], given: str | None, word: str | None) -> None:
+    assert check_entity({**place, "type": given}, TEXT, "here").type == word
+
+
+@pytest.mark.parametrize("given", ["spaceship", "DATE", "persn"])
+def test_an_unknown_type_is_refused_with_those_that_are_allowed(given: str) -> None:
+    hint = " Did you mean 'person'?" if given == "persn" else ""
+    message = f"here: the entity type {given!r} is not known.{hint} Give one of ['person', 'organization', 'location'"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_entity((8, 11, given), TEXT, "here")
+    assert check_entity((8, 11, given), TEXT, "here", [given]).type == given
 
 
 @pytest.mark.parametrize(
@@ -75,6 +109,7 @@ def test_a_span_that_is_none_is_refused(span: tuple[int, int], problem: str) -> 
         ((False, True), "start and end must be integers"),
         (("0", "3"), "start and end must be integers"),
         ((0, 3, 5), "type must be a string or None; given 5"),
+        ((0, 3, 0), "type must be a string or None; given 0"),
     ],
 )
 def test_what_is_no_entity_is_refused(given: Any, message: str) -> None:
@@ -101,7 +136,7 @@ def test_a_box_outside_the_picture_or_without_area_is_refused(bbox: Any) -> None
         check_entity({"bbox": bbox}, TEXT, "here")
 
 
-@pytest.mark.parametrize("bbox", [(0, 0, 1), (0, 0, 1, 1, 1), "0011", 5, (None, 0, 1, 1), ("left", 0, 1, 1)])
+@pytest.mark.parametrize("bbox", [(0, 0, 1), (0, 0, 1, 1, 1), "0011", 5, (None, 0, 1, 1), ("0", 0, 1, 1)])
 def test_a_box_that_is_not_four_numbers_is_refused(bbox: Any) -> None:
     with pytest.raises(ValueError, match="here: bbox must be four numbers"):
         check_entity({"bbox": bbox}, TEXT, "here")
@@ -167,9 +202,15 @@ def test_boxes_pass_through_words_unchanged() -> None:
     assert join_words(["Ann"], [{"bbox": BOX}], "here")[1][0]["bbox"] == BOX
 
 
-@pytest.mark.parametrize("span", [(0, 4), (2, 2), (2, 1), (-1, 2), (None, 1), ("0", "1")])
+@pytest.mark.parametrize("span", [(0, 4), (2, 2), (2, 1), (-1, 2)])
 def test_a_span_outside_the_words_is_refused(span: Any) -> None:
-    with pytest.raises(ValueError, match=r"here, entity 0: the word span .* the number of words"):
+    with pytest.raises(ValueError, match=r"here, entity 0: the span .* the number of words"):
+        join_words(["Ann", "met", "Bob"], [span], "here")
+
+
+@pytest.mark.parametrize("span", [(None, 1), ("0", "1")])
+def test_a_span_of_words_has_two_numbers(span: Any) -> None:
+    with pytest.raises(TypeError, match=r"here, entity 0: start and end must be integers"):
         join_words(["Ann", "met", "Bob"], [span], "here")
 
 

@@ -14,8 +14,15 @@ import torch
 from tiny import tiny_processor, tiny_tokenizer
 from transformers import BertConfig, BertForTokenClassification
 
-from roc.processing_entities_roc import ENTITY_TYPES
-from roc.processing_typing_roc import SPACY_MODEL, TYPE_OF_NER_LABEL, EntityTyper, load_entity_typer
+from roc.processing_typing_roc import (
+    ENTITY_TYPES,
+    SPACY_MODEL,
+    TYPE_OF_NER_LABEL,
+    EntityTyper,
+    load_entity_typer,
+    type_id,
+    word_of_type,
+)
 
 TEXT = "Ann met Bob"
 
@@ -77,6 +84,29 @@ def spacy_typer(labels: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> tupl
 
 def test_every_label_has_a_type_that_relations_may_use() -> None:
     assert set(TYPE_OF_NER_LABEL.values()) < set(ENTITY_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        *((word, word) for word in ENTITY_TYPES),
+        *(("PER", "person"), ("Person", "person"), ("org", "organization"), ("Organisation", "organization")),
+        *(("LOC", "location"), ("GPE", "location"), ("Location", "location"), (" MISC ", "miscellaneous")),
+        *(("OBJECT", "object"), ("work_of_art", "miscellaneous"), ("DATE", None), ("spaceship", None), ("", None)),
+    ],
+)
+def test_a_type_is_one_of_the_words_in_any_case_or_a_tag_for_it(given: str, word: str | None) -> None:
+    assert word_of_type(given, ENTITY_TYPES) == word
+
+
+def test_the_types_of_a_model_come_before_the_tags() -> None:
+    assert [word_of_type(given, ["LOC", "animal"]) for given in ("loc", "Animal", "GPE")] == ["LOC", "animal", None]
+
+
+def test_numbers_of_types_differ_and_depend_on_the_word_alone() -> None:
+    words = [*ENTITY_TYPES, *TYPE_OF_NER_LABEL, ""]
+    assert len({type_id(word) for word in words}) == len(words)
+    assert (type_id("person"), type_id(""), type_id(None)) == (886886774, -1, -1)
 
 
 def test_a_span_has_the_type_of_the_entity_that_covers_most_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Evidence for a prediction: complete, of the right shapes, pointing at what decides, and true when that is deleted."""
+"""Explanations: complete, of the right shapes, pointing at what decides, and true when that is deleted."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_features_in_place_of_a_picture_cannot_be_explained(model: RocModel, pro
         model.explain({**encoded(processor), "patch_features": torch.zeros(1, 4, 4, 32)})
 
 
-# --- evidence that is true ---------------------------------------------------------------------------------------
+# --- explanations that are true ----------------------------------------------------------------------------------
 
 SIZE = 32  # pixels, in 4 x 4 patches
 

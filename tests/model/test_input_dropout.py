@@ -14,6 +14,7 @@ from torch import Tensor
 from roc.modeling_dropout_roc import drop_pictures, exchange_pictures, hide_tokens, labels_of_wrong_pictures
 from roc.modeling_roc import RocModel, RocOutput
 from roc.processing_entities_roc import Entity
+from roc.processing_marking_roc import MAX_NAME_TOKENS
 from roc.processing_roc import RocProcessor
 from roc.samples.batching import SampleCollator
 from roc.samples.grouping import Sample
@@ -61,10 +62,11 @@ def test_with_a_wrong_picture_pairs_with_an_object_have_no_relation_and_others_k
     assert ignored.tolist() == [[3, -100, -100], [3, 2, 1]]
 
 
-def test_a_share_of_the_tokens_is_hidden_but_neither_the_first_nor_an_entity() -> None:
+def test_a_share_of_the_tokens_is_hidden_but_neither_the_first_nor_those_that_stay() -> None:
     mask = torch.ones(200, 40, dtype=torch.long)
     mask[:, 30:] = 0
-    kept = torch.tensor([[5, 9]]).expand(200, -1)
+    kept = torch.zeros_like(mask)
+    kept[:, [5, 9, 35]] = 1  # the last of them is padding
     hidden = hide_tokens(mask, kept, 0.3)
     assert hidden[:, [0, 5, 9]].all()
     assert not hidden[:, 30:].any()
@@ -117,10 +119,65 @@ def test_hidden_tokens_change_what_a_training_step_reads() -> None:
     processor = tiny_processor()
     batch = encoded(processor)
     hidden = run(processor, batch, token_dropout=ALMOST_ALWAYS)
-    kept = torch.zeros_like(batch["attention_mask"])
+    kept = batch["marker_mask"].clone()
     kept[:, 0] = 1
-    kept.scatter_(1, batch["entity_positions"][:, :2], 1)
+    assert (kept < batch["attention_mask"]).any()
     torch.testing.assert_close(hidden.logits, run(processor, {**batch, "attention_mask": kept}).logits)
+
+
+TYPED = [
+    {"start": 0, "end": 3, "type": "person"},
+    {"start": 8, "end": 11, "type": "location"},
+    {"bbox": BOX["bbox"], "type": "object", "name": "a couple"},
+]
+MARKED = {
+    "entities": "[CLS] [ENT] person ann [/ENT] met [ENT] location bob [/ENT] today [ENT] object a couple [/ENT] [SEP]",
+    "pair": "[CLS] [HEAD] person ann [/HEAD] met bob today [TAIL] object a couple [/TAIL] [SEP]",
+}
+
+
+@pytest.mark.parametrize("markers", ["entities", "pair"])
+def test_markers_and_the_types_in_them_stay_visible_and_the_text_does_not(markers: str) -> None:
+    processor = tiny_processor(markers, object_names=True)
+    picture = picture_bytes(tiny_picture("red"))
+    batch = processor("ann met bob today", picture, TYPED, [(0, 2)], labels=[3])
+    tokens = processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
+    assert tokens == MARKED[markers].split()
+    model = tiny_model(processor, token_dropout=ALMOST_ALWAYS).train()
+    seen: list[Tensor] = []
+    model.text_model.register_forward_pre_hook(
+        lambda _, __, given: seen.append(given["attention_mask"]), with_kwargs=True
+    )
+    model(**batch)
+    visible = [token for token, is_seen in zip(tokens, seen[0][0].tolist(), strict=True) if is_seen]
+    text = {"ann", "met", "bob", "today", "a", "couple", "[SEP]"}
+    assert visible == [token for token in tokens if token not in text]
+
+
+def test_markers_that_end_up_elsewhere_in_a_cut_text_are_known() -> None:
+    processor = tiny_processor(vision=False, max_length=12)
+    batch = processor("the the the the the the the ann met bob in paris today", entities=[(28, 31, "person"), (36, 39)])
+    tokens = processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
+    assert batch["truncated"].all()
+    marked = [token for token, is_marker in zip(tokens, batch["marker_mask"][0].tolist(), strict=True) if is_marker]
+    assert marked == ["[ENT]", "person", "[/ENT]", "[ENT]", "[/ENT]"]
+
+
+def test_a_long_type_of_an_object_is_no_more_than_what_is_read_of_it() -> None:
+    processor = tiny_processor(object_names=True)
+    wordy = {**TYPED[2], "type": "the " * 40}
+    batch = processor("ann met", picture_bytes(tiny_picture("red")), [TYPED[0], wordy], [(0, 1)])
+    assert batch["marker_mask"].shape == batch["input_ids"].shape
+    assert batch["marker_mask"].sum() == 3 + 2 + MAX_NAME_TOKENS
+
+
+def test_without_its_markers_no_token_is_hidden() -> None:
+    processor = tiny_processor()
+    batch = encoded(processor)
+    del batch["marker_mask"]
+    with pytest.raises(ValueError, match=r"token_dropout=0\.5 needs marker_mask"):
+        run(processor, batch, token_dropout=0.5)
+    run(processor, batch)
 
 
 @pytest.mark.parametrize("rate", ["picture_dropout", "wrong_pictures", "token_dropout"])

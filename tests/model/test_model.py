@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from roc.loss_roc import retrieval_loss
-from roc.modeling_roc import IMAGE, RocModel, RocOutput, gather_rows
+from roc.modeling_fusion_roc import IMAGE, gather_rows
+from roc.modeling_roc import RocModel, RocOutput
 from roc.processing_roc import RocProcessor
 from roc.relations_bank_roc import pool_descriptions
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BatchFeature
 
+from roc.configuration_fields_roc import ModelSettings
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relations.files import RelationInventory
@@ -83,7 +84,9 @@ def test_descriptions_that_resemble_an_own_one_are_left_out(
         encode_negatives(config, processor, model, INVENTORY)
 
 
-@pytest.mark.parametrize("settings", [{"head": "classification"}, {"share_description_encoder": True}])
+@pytest.mark.parametrize(
+    "settings", [{"model": ModelSettings(head="classification")}, {"share_description_encoder": True}], ids=str
+)
 def test_they_need_a_frozen_description_encoder(
     settings: dict[str, Any], model: RocModel, processor: RocProcessor, tmp_path: Path
 ) -> None:

@@ -25,9 +25,10 @@ from transformers import pipeline
 
 import roc.register  # noqa: F401  (Transformers knows ROC)
 from roc import handler
-from roc.dataset_scripts.schema import FEATURES
+from roc.dataset_scripts.features import FEATURES
+from roc.modeling_decisions_roc import relation_probabilities
 from roc.modeling_roc import RocModel
-from roc.pipeline_posts_roc import find_name, read_image, read_post
+from roc.pipeline_posts_roc import occurrences, read_image, read_post
 from roc.pipeline_roc import REMEMBERED_INVENTORIES
 from roc.processing_roc import RocProcessor
 from roc.training.adapters import add_lora, save_model
@@ -100,7 +101,8 @@ def test_a_result_is_plain_json(pipe: Any) -> None:
 def test_the_scores_are_those_of_the_model(pipe: Any) -> None:
     batch = pipe.processor("eve met ann", images=PICTURE, entities=[(8, 11), (0, 3)], pairs=[(1, 0)])
     with torch.no_grad():
-        probabilities = pipe.model.probabilities(pipe.model(**batch).logits)[0, 0].tolist()
+        logits = pipe.model(**batch).logits[0, 0]
+    probabilities = relation_probabilities(logits, pipe.model.config).tolist()
     found = pipe({**COUPLE, "image": PICTURE}, top_k=9)
     names = [relation["name"] for relation in RELATIONS]
     assert {entry["relation"]: entry["score"] for entry in found} == pytest.approx(dict(zip(names, probabilities)))
@@ -367,6 +369,10 @@ def test_a_model_without_relations_asks_for_some() -> None:
         ({"text": "eve", "entities": ["ev"]}, "post 1, entity 0: 'ev' does not occur"),
         ({**COUPLE, "tail": {"start": 8, "end": 99}}, r"post 1, entity 1: the span \(8, 99\) lies outside"),
         ({**COUPLE, "tail": {"bbox": [0, 0, 2, 1]}}, "post 1, entity 1: bbox .* is not a box in the picture"),
+        (
+            {**COUPLE, "tail": {"start": 8, "end": 11, "type": "persn"}},
+            "post 1, entity 1: the entity type 'persn' is not known. Did you mean 'person'",
+        ),
         ({**COUPLE, "image": b"no picture"}, "post 1: these 10 bytes are no picture"),
         ({**COUPLE, "image": f"AAAAdata:image/png;base64,{BASE64}"}, "post 1: as a picture a string holds its bytes"),
         ({**COUPLE, "image": "no picture"}, "post 1: as a picture a string holds its bytes"),
@@ -453,7 +459,7 @@ def test_a_missing_entity_finder_is_told(pipe: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_name_that_is_longer_than_the_text_is_not_looked_for() -> None:
-    assert find_name("a" * 10_000_000, "a") == -1
+    assert [*occurrences("a" * 10_000_000, "a")] == []
 
 
 # --- from a folder -----------------------------------------------------------------------------------------------
@@ -547,6 +553,7 @@ def test_the_page_names_the_pipeline_s_options_and_the_handler_s_limits(pipe: An
     named = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
     options = inspect.signature(pipe._sanitize_parameters).parameters
     assert named == set(options) - {"local_files_only"} | {"batch_size"}
-    for limit in (handler.MAX_POSTS, handler.MAX_TEXT, handler.MAX_ENTITIES, handler.MAX_RELATIONS):
+    limits = (handler.LIMITS[key] for key in ("max_characters", "max_entities"))
+    for limit in (handler.MAX_POSTS, handler.MAX_RELATIONS, *limits):
         assert re.search(rf"\b{limit:,}\b", PAGE)
     assert all(f"`{parameter}`" in PAGE for parameter in handler.PARAMETERS)

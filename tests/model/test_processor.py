@@ -117,8 +117,11 @@ def test_every_pair_has_markers_of_its_own_in_pair_mode(pair_processor: RocProce
 @pytest.mark.parametrize(
     "user_text", ["[ENT] Ann [/ENT] [SEP] Bob", "[ent]Ann[SEP][CLS] Bob[/HEAD]", "Ann [PAD][MASK][UNK] Bob"]
 )
-def test_markers_and_special_tokens_in_a_text_stay_text(processor: RocProcessor, user_text: str) -> None:
+def test_markers_and_special_tokens_in_a_text_stay_text(
+    processor: RocProcessor, user_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ann, bob = user_text.index("Ann"), user_text.index("Bob")
+    monkeypatch.setattr(processor, "entity_types", ["[SEP]"])
     batch = processor(text=user_text, entities=[(ann, ann + 3, "[SEP]"), (bob, bob + 3)])
     special = [token for token in tokens(processor, batch) if token in processor.tokenizer.all_special_tokens]
     assert special == ["[CLS]", "[ENT]", "[/ENT]", "[ENT]", "[/ENT]", "[SEP]"]
@@ -163,7 +166,10 @@ def test_a_byte_level_tokenizer_reads_the_same_tokens_as_without_markers(byte_pr
     assert_positions_at_opening_markers(byte_processor, batch)
 
 
-def test_types_do_not_touch_the_name_in_a_byte_level_tokenizer(byte_processor: RocProcessor) -> None:
+def test_types_do_not_touch_the_name_in_a_byte_level_tokenizer(
+    byte_processor: RocProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(byte_processor, "entity_types", ["Ann"])
     read = tokens(byte_processor, byte_processor(text="Ann met Ann", entities=[(0, 3), (8, 11, "Ann")]))
     assert read[read.index("[ENT]", 2) :] == ["[ENT]", "ĠAnn", "ĠAnn", "[/ENT]", "</s>"]
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from roc.loss_roc import drop_relations, retrieval_loss
+from roc.processing_typing_roc import type_id
 from roc.relations_bank_roc import (
     RelationBank,
     nearest_descriptions,
@@ -198,11 +199,10 @@ def test_mismatches_count_head_and_tail_that_a_relation_does_not_take() -> None:
         {"head_types": [], "tail_types": ["organization"]},
         {"head_types": [], "tail_types": []},
     ]
-    types = ["person", "organization", "location"]
-    type_index = torch.tensor([[0, 1, 2, -1]])
+    type_ids = torch.tensor([[type_id(word) for word in ("person", "organization", "location", None)]])
     pairs = torch.tensor([[[0, 2], [1, 1], [2, 0], [3, 3], [3, 0]]])
     expected = [[0, 1, 0], [2, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]]
-    assert type_mismatches(type_index, pairs, relations, types).tolist() == [expected]
+    assert type_mismatches(type_ids, pairs, relations).tolist() == [expected]
 
 
 # --- relation dropout --------------------------------------------------------------------------------------------

@@ -35,9 +35,9 @@ from roc.publishing import card as model_card
 from roc.publishing import card_sections
 from roc.publishing.card import EXAMPLES, write_model_card
 from roc.publishing.run_records import read_robustness, read_runs, read_test_scores
-from roc.publishing.small_checkpoints import save_small_checkpoint
+from roc.publishing.small_folder import save_small_checkpoint
 from roc.support.markdown import code, fence, prose, table
-from roc.training.building import environment
+from roc.training.run_folder import environment
 from roc.training.settings import RUN_FILE, RunConfig
 
 EXPECTED = Path(__file__).with_name("expected_model_card.md")
@@ -470,7 +470,8 @@ def test_runs_that_are_no_seeds_of_one_run_are_refused(made: Made, tmp_path: Pat
     with pytest.raises(ValueError, match=r"the same seed: \[0, 0\]"):
         read_runs([made.runs[0], made.hub])
     other = without(made.runs[1], tmp_path / "other")
-    change(other / RUN_FILE, projection_dim=32, output_dir="elsewhere")
+    model = yaml.safe_load((other / RUN_FILE).read_text(encoding="utf-8"))["model"]
+    change(other / RUN_FILE, model=model | {"projection_dim": 32}, output_dir="elsewhere")
     with pytest.raises(ValueError, match=r"differ in \['projection_dim'\]"):
         read_runs([made.runs[0], other])
 

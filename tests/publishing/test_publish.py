@@ -199,9 +199,9 @@ def publish(
 ) -> Callable[..., tuple[int, list[Any]]]:
     """Run `publish.py` in this process, without its checks, which take a process each; returns what they were given."""
     checked: list[Any] = []
-    monkeypatch.setattr(roc.publish, "expected_answers", lambda model, processor: {})
+    monkeypatch.setattr(hub_check, "expected_answers", lambda model, processor: {})
     monkeypatch.setattr(
-        roc.publish, "check_in_clean_process", lambda source, _, **options: checked.append(options.get("revision"))
+        hub_check, "check_in_clean_process", lambda source, _, **options: checked.append(options.get("revision"))
     )
 
     def run(*more: str, model: Path = trained) -> tuple[int, list[Any]]:
@@ -457,9 +457,9 @@ def test_other_answers_do_not_pass_the_check(part: str, monkeypatch: pytest.Monk
     expected = {"posts": [], "logits": [[1.0, 2.0]], "pipeline": [[{"score": 0.5}]], "handler": [[{"score": 0.5}]]}
     given = copy.deepcopy(expected)
     monkeypatch.setattr(
-        hub_check,
-        "_run_stranger",
-        lambda *_: subprocess.CompletedProcess([], 0, stdout="a warning\n" + json.dumps(given) + "\n", stderr=""),
+        subprocess,
+        "run",
+        lambda *_, **__: subprocess.CompletedProcess([], 0, stdout=f"a warning\n{json.dumps(given)}\n", stderr=""),
     )
     check_in_clean_process("here", expected)
     given[part] = [[1.0, 2.1]] if part == "logits" else [[{"score": 0.6}]]
@@ -482,6 +482,15 @@ def test_the_code_that_is_checked_sees_neither_token_nor_login(monkeypatch: pyte
     assert not [name for name, value in seen.items() if "hf_Secret" in value or value == str(tmp_path)]
     assert seen["HF_HUB_CACHE"] == str(tmp_path / "cache")
     assert seen["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_check_that_does_not_end_is_ended_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    endless = tmp_path / "endless.py"
+    endless.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(hub_check, "STRANGER", endless)
+    monkeypatch.setattr(hub_check, "CHECK_SECONDS", 0.5)
+    with pytest.raises(ValueError, match=r"here does not work where roc is not installed: .* within 0\.5 seconds"):
+        check_in_clean_process("here", {"posts": []})
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,6 @@ NOT_REQUIRED = (
     "evaluate",
     "usearch",
     "matplotlib",
-    "openai",
     "bitsandbytes",
     "gradio",
 )

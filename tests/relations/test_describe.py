@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
+import yaml
 from language_server import ANSWER, save_trained_model, save_untrained_model, transformers_serve
 
 from roc.relations import describe
@@ -47,12 +50,12 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
     """Runs the program; gives (exit code, the JSON line or None, what it showed and logged)."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("OPENAI_BASE_URL", served["url"])
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
-    def run_main(*arguments: str, typed: str = "") -> tuple[int, Any, str]:
-        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    def run_main(*arguments: str) -> tuple[int, Any, str]:
         capsys.readouterr()
         caplog.clear()
         code = describe.main(arguments)
@@ -95,23 +98,18 @@ def test_labels_become_a_relation_file_that_is_reviewed_and_loaded(
     assert employer["provenance"]["notes"]["examples"] == ANSWER["examples"]
     assert KEY not in output.read_text()
 
-    code, result, screen = run("--review", "--output", str(output), typed="e 2 A person has a job there.\na\nr\n")
-    assert code == 0
-    assert result == {
-        "output": str(output),
-        "accepted": 1,
-        "edited": 1,
-        "rejected": 1,
-        "unreviewed": 0,
-        "unwritten": 1,
-    }
-    assert ANSWER["descriptions"][0] in screen
-    assert "The head is employed, the tail employs." in screen
+    # a person reads the file, rewords and accepts the one, and does without the other
+    edited = yaml.safe_load(output.read_text())
+    _, employer, owner = edited["relations"]
+    employer["descriptions"][1] = "A person has a job there."
+    employer["reviewed"] = True
+    owner["descriptions"] = []
+    output.write_text(yaml.safe_dump(edited))
     with pytest.raises(ValueError, match="'owner' needs at least one description"):
         load_relations(output)
 
     code, result, _ = run(*write)
-    assert (code, result["written"], result["kept"]) == (0, 1, 2)
+    assert (code, result["written"], result["kept"], result["unreviewed"]) == (0, 1, 2, 1)
     inventory = load_relations(output)
     assert inventory.none_relation == "none"
     assert inventory.relations[1]["descriptions"] == [ANSWER["descriptions"][0], "A person has a job there."]
@@ -177,20 +175,46 @@ def test_a_model_that_the_server_does_not_have_is_an_error(run: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--names", "a"], "Name the language model with --model, or give --review"),
-        (["--names", "a", "--model", "m", "--max_retries", "-1"], "max_retries=-1 is out of range"),
-        (["--names", "a", "--model", "m", "--num_descriptions", "0"], "num_descriptions=0 must be >= 1"),
-        (["--names", "a", "--model", "m", "--concurrency", "0"], "concurrency=0 is out of range"),
-        (["--names", "a", "--model", "m", "--input_price", "1"], "Give two prices"),
-        (["--names", "a", "--model", "m", "--prompt", "no.txt"], "There is no file 'no.txt'"),
-        (["--model", "m"], "give --relations FILE or --names NAME"),
-        (["--review"], "There is no file"),
+        (["--names", "a", "--max_retries", "-1"], "max_retries=-1 is out of range"),
+        (["--names", "a", "--num_descriptions", "0"], "num_descriptions=0 is out of range"),
+        (["--names", "a", "--concurrency", "0"], "concurrency=0 is out of range"),
+        (["--names", "a", "--input_price", "1"], "Give two prices"),
+        (["--names", "a", "--output_price", "1"], "Give two prices"),
+        (["--names", "a", "--input_price", "-1", "--output_price", "1"], "Give two prices"),
+        (["--names", "a", "--input_price", "1", "--output_price", "nan"], "Give two prices"),
+        (["--names", "a", "--prompt", "no.txt"], "There is no file 'no.txt'"),
+        ([], "give --relations FILE or --names NAME"),
     ],
 )
-def test_wrong_usage_is_one_line_and_leaves_no_file(
+def test_wrong_values_are_one_line_and_leave_no_file(
     run: Any, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    code, result, log = run("--output", str(tmp_path / "out.yaml"), *arguments)
+    code, result, log = run("--output", str(tmp_path / "out.yaml"), "--model", "m", *arguments)
     assert (code, result) == (1, None)
     assert message in log.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--names", "a"], "the following arguments are required: --model"),
+        (["--model", "m", "--names", "a", "--relations", "b.yaml"], "not allowed with argument"),
+    ],
+)
+def test_wrong_usage_has_exit_code_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        describe.main(["--output", str(tmp_path / "out.yaml"), *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_answers_without_the_libraries_that_take_seconds_to_import() -> None:
+    slow = {"torch", "transformers", "datasets", "huggingface_hub"}
+    program = "import sys; from roc.relations.describe import main\ntry: main(['--help'])\nexcept SystemExit: "
+    command = [sys.executable, "-c", f"{program}print(sorted({slow} & sys.modules.keys()), file=sys.stderr)"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr.strip()) == (0, "[]")
+    assert "--overwrite_unreviewed" in ran.stdout

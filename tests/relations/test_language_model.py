@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import huggingface_hub
 import pytest
 from language_server import ScriptedServer, completion
 
+from roc.relations import language_model
 from roc.relations.language_model import LanguageModel, Reply
 
 KEY = "sk-not-to-be-shown"
 QUESTION = [{"role": "user", "content": "hello"}]
 HTML = {"content-type": "text/html"}
-AT_ONCE = {"retry-after-ms": "1"}
+AT_ONCE = {"retry-after": "0"}
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Starts a server and has the environment name it."""
-    pytest.importorskip("openai")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with ExitStack() as running:
@@ -39,7 +41,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_reply_has_the_message_and_its_tokens(serve: Any) -> None:
     server = serve(completion("hi", usage=(7, 2)))
     assert LanguageModel("m").reply(QUESTION) == Reply("hi", True, 7, 2)
-    assert server.requests == [{"model": "m", "messages": QUESTION}]
+    assert server.requests == [{"model": "m", "messages": QUESTION, "stream": False}]
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
@@ -93,7 +95,7 @@ def test_a_server_at_its_limit_is_asked_again_when_it_says(serve: Any) -> None:
         ((400, {"detail": "pinned to another"}, {}), None, "fails .status 400: pinned to another"),
         ((500, "", AT_ONCE), None, "fails .status 500: no reason given"),
         ((200, "<html>hello</html>", HTML), None, "else than a chat completion: '<html>hello</html>'.*ends where"),
-        ((200, "hello", {}), None, "something else than JSON"),
+        ((200, "hello", {}), None, "else than a chat completion: 'hello'. Check that OPENAI_BASE_URL ends"),
         ((200, {"error": "no such route"}, {}), None, "else than a chat completion: .*no such route"),
         ((200, "[]", {}), None, "else than a chat completion"),
         ((200, "null", {}), None, "else than a chat completion"),
@@ -123,7 +125,7 @@ def test_a_server_that_is_not_there_is_named(serve: Any, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("OPENAI_BASE_URL", None, "OPENAI_BASE_URL is not set. Set it to the address"),
+        ("OPENAI_BASE_URL", None, "OPENAI_BASE_URL is not set. Set it to the address.* `hf auth login`"),
         ("OPENAI_BASE_URL", "localhost:8000/v1", "OPENAI_BASE_URL is no address"),
         ("OPENAI_BASE_URL", "http:///v1", "OPENAI_BASE_URL is no address"),
         ("OPENAI_BASE_URL", "http://host:secret/v1", "OPENAI_BASE_URL is no address"),
@@ -139,6 +141,7 @@ def test_a_variable_that_is_missing_or_malformed_is_named_without_its_value(
     serve: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None, message: str
 ) -> None:
     serve(completion("hi"))
+    monkeypatch.setattr(language_model, "get_token", lambda: None)
     monkeypatch.delenv(variable)
     if value is not None:
         monkeypatch.setenv(variable, value)
@@ -152,7 +155,64 @@ def test_a_negative_number_of_retries_is_refused(serve: Any) -> None:
         LanguageModel("m", max_retries=-1)
 
 
-def test_without_the_client_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ImportError, match=r"pip install 'roc\[llm\]'"):
+def test_in_the_hubs_offline_mode_it_is_said_what_to_unset(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(completion("hi"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"HF_HUB_OFFLINE forbids all requests.* unset it"):
         LanguageModel("m")
+    assert not server.requests
+
+
+def test_without_an_address_the_model_is_one_of_hugging_faces_providers(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve((401, {"error": "Invalid username or password."}, {}))
+    monkeypatch.setattr(language_model, "INFERENCE_PROVIDERS", os.environ["OPENAI_BASE_URL"])
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    monkeypatch.setattr(language_model, "get_token", lambda: "hf_mine")
+    with pytest.raises(ConnectionError, match=r"refuses the key in HF_TOKEN.*Invalid username or password"):
+        LanguageModel("org/name:provider").reply(QUESTION)
+    assert server.requests == [{"model": "org/name:provider", "messages": QUESTION, "stream": False}]
+    assert server.headers[0]["authorization"] == "Bearer hf_mine"
+
+
+def test_a_server_that_takes_too_long_is_named_without_the_password(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow() -> Any:
+        time.sleep(0.5)
+        return completion("hi")
+
+    serve(slow)
+    address = os.environ["OPENAI_BASE_URL"].replace("http://", "http://user:secret@")
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    monkeypatch.setattr(language_model, "TIMEOUT", 0.1)
+    with pytest.raises(ConnectionError, match="gives no answer: Inference call timed out") as caught:
+        LanguageModel("m", max_retries=0).reply(QUESTION)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_hubs_token_is_not_sent_to_another_server(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(completion("hi"))
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    LanguageModel("m").reply(QUESTION)
+    assert "hf_mine" not in str(server.headers[0])
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"):
+        LanguageModel("m")
+
+
+@pytest.mark.parametrize("path", ["", "/", "/openai", "/v1/"])
+def test_requests_go_below_the_address_as_it_is_given(serve: Any, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    server = serve(completion("hi"))
+    root = os.environ["OPENAI_BASE_URL"].removesuffix("/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", root + path)
+    assert LanguageModel("m").reply(QUESTION).text == "hi"
+    assert server.paths == [path.rstrip("/") + "/chat/completions"]
+
+
+def test_what_a_model_has_said_is_counted(serve: Any) -> None:
+    serve(completion("hi", usage=(7, 2)), completion("ho", usage=(8, 3)))
+    model = LanguageModel("m")
+    assert [model.reply(QUESTION), model.reply(QUESTION)] == model.replies
+    assert sum(reply.input_tokens for reply in model.replies) == 15

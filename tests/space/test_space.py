@@ -94,9 +94,9 @@ def test_a_box_is_an_entity_until_it_is_removed() -> None:
     assert visitor.with_boxes(["Ann", "box 1", "box 2"], 1) == ["Ann", "box 1"]
     with pytest.raises(ValueError, match="There is no box 2 on the picture any more"):
         visitor.find_entity("box 2", TEXT, RED["boxes"])
-    with pytest.raises(ValueError, match="'Zoe' is not in the text as a whole word"):
+    with pytest.raises(ValueError, match=r"The entity 'Zoe' does not occur in the text 'Ann met Bob, .* mark it"):
         visitor.find_entity("Zoe", TEXT, [])
-    with pytest.raises(ValueError, match="'Ann #3' is not in the text"):
+    with pytest.raises(ValueError, match="'Ann #3' does not occur in the text"):
         visitor.find_entity("Ann #3", TEXT, [])
 
 
@@ -149,7 +149,7 @@ def test_suggesting_without_spacy_says_what_to_install(monkeypatch: pytest.Monke
         (TEXT, [], "two entities"),
         (TEXT, None, "two entities"),
         (TEXT, ["Ann", " Ann ", ""], "two entities"),
-        (TEXT, list("abcdefg"), "7 entities; at most 6"),
+        (TEXT, list("abcdefg"), "7 entities were given; at most 6"),
     ],
 )
 def test_text_and_entities_are_limited(text: Any, entities: Any, message: str) -> None:
@@ -160,39 +160,45 @@ def test_text_and_entities_are_limited(text: Any, entities: Any, message: str) -
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ("https://example.org/a.png", "addresses and paths are not opened"),
-        ("file:///etc/passwd", "addresses and paths are not opened"),
-        ("/etc/passwd", "addresses and paths are not opened"),
-        ({"path": "/etc/passwd"}, "addresses and paths are not opened"),
-        ("data:image/svg+xml;base64,PHN2Zy8+", "addresses and paths are not opened"),
-        (data_uri(picture_bytes(tiny_picture(), "GIF")), "a GIF file in disguise"),
-        (data_uri(picture_bytes(tiny_picture(), "TIFF")), "a TIFF file in disguise"),
+        ("https://example.org/a.png", "not base64. Paths and addresses are never opened"),
+        ("file:///etc/passwd", "not base64. Paths and addresses are never opened"),
+        ("/etc/passwd", "not base64. Paths and addresses are never opened"),
+        ({"path": "/etc/passwd"}, "a picture is a base64 string; given a dict"),
+        ("data:image/svg+xml;base64,PHN2Zy8+", "no picture in one of the formats PNG, JPEG, WEBP"),
+        (data_uri(picture_bytes(tiny_picture(), "GIF")), "no picture in one of the formats PNG, JPEG, WEBP"),
+        (data_uri(picture_bytes(tiny_picture(), "TIFF")), "no picture in one of the formats PNG, JPEG, WEBP"),
         ("data:image/png;base64,iVBORw0KGgo=", "no picture in one of the formats"),
-        ("data:image/png;base64,%%%", "arrived damaged"),
-        (data_uri(b"x" * 4_000_010), "at most 4 MB"),
-        (data_uri(png_that_claims(5000, 4000)), "5000 x 4000 pixels; at most 16,000,000"),
+        ("data:image/png;base64,%%%", "not base64"),
+        (data_uri(b"x" * 4_000_100), "more than 4,000,000 bytes"),
+        (data_uri(png_that_claims(5000, 4000)), "5000 x 4000 pixels; between 1 and 16,000,000"),
         (data_uri(png_that_claims(60_000, 60_000)), "pixels"),
         (data_uri(white_png(16_000)), "pixels"),
     ],
 )
 def test_only_small_pictures_that_came_along_are_read(image: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        visitor.read_picture({"image": image, "boxes": []})
+        visitor.read_post(TEXT, {"image": image, "boxes": []}, ["Ann", "Bob"], None)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "MPO"])
 def test_pictures_of_the_usual_formats_are_read(kind: str) -> None:
-    image, boxes = visitor.read_picture({"image": data_uri(picture_bytes(tiny_picture(), kind), kind.lower())})
-    assert image is not None
-    assert (image.size, image.mode, boxes) == ((40, 24), "RGB", [])
-    assert visitor.read_picture(None) == (None, [])
-    assert visitor.read_picture({"image": None, "boxes": [[0, 0, 1, 1]]}) == (None, []), "a box without its picture"
+    """An MPO file is the JPEG of some cameras."""
+    given = {"image": data_uri(picture_bytes(tiny_picture(), kind), "jpeg")}
+    image = visitor.read_post(TEXT, given, ["Ann", "Bob"], None).image
+    assert (image.size, image.mode) == ((40, 24), "RGB")
+    assert visitor.read_post(TEXT, None, ["Ann", "Bob"], None).image is None
 
 
-@pytest.mark.parametrize("boxes", [[[0, 0, 1]], ["abcd"], 3, [None]])
-def test_a_box_is_four_numbers(boxes: Any) -> None:
-    with pytest.raises(ValueError, match="A box is four numbers"):
-        visitor.read_picture({**RED, "boxes": boxes})
+@pytest.mark.parametrize("picture", [{"image": None, "boxes": [[0, 0, 1, 1]]}, None, {**RED, "boxes": 3}])
+def test_there_is_no_box_without_its_picture(picture: Any) -> None:
+    with pytest.raises(ValueError, match="There is no box 1 on the picture any more"):
+        visitor.read_post(TEXT, picture, ["Ann", "box 1"], None)
+
+
+@pytest.mark.parametrize("box", [[0, 0, 1], "abcd", 3, None])
+def test_a_box_is_four_numbers(shared: answers.SharedModel, box: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"bbox must be four numbers|or give a bbox"):
+        shared.rank(visitor.read_post(TEXT, {**RED, "boxes": [box]}, ["Ann", "box 1"], None))
 
 
 @pytest.mark.parametrize("box", [[0.5, 0.5, 0.2, 0.9], [0, 0, 9, 9], [0, 0, float("nan"), 1]])
@@ -383,6 +389,6 @@ def test_the_server_refuses_requests_that_are_too_large() -> None:
 
 def test_a_question_of_the_largest_allowed_size_fits_into_a_request() -> None:
     rows = [{"name": "n" * 80, "descriptions": "\n".join(["d" * 400] * 2)}] * 100
-    picture = {"image": data_uri(b"x" * visitor.MAX_PICTURE_BYTES)}
+    picture = {"image": data_uri(b"x" * visitor.LIMITS.max_image_bytes)}
     asked = json.dumps([["t" * visitor.MAX_CHARACTERS, picture, rows]])
     assert len(asked) < serving.MAX_REQUEST_BYTES

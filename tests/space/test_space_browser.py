@@ -349,10 +349,10 @@ def test_nothing_is_asked_of_other_hosts(visitor: Visitor) -> None:
 
 def test_a_visitor_who_leaves_is_forgotten(browser: Any) -> None:
     sys.path.insert(0, str(SPACE))
-    app = importlib.import_module("app")
+    interface = importlib.import_module("interface")
     processor = tiny_processor()
-    page = app.build_app(importlib.import_module("answers").SharedModel(tiny_model(processor), processor))
-    _, address, _ = app.launch(page, prevent_thread_lock=True, quiet=True)
+    page = interface.build_app(importlib.import_module("answers").SharedModel(tiny_model(processor), processor))
+    _, address, _ = interface.launch(page, prevent_thread_lock=True, quiet=True)
     try:
         Visitor(browser, address.rstrip("/"), browser.roc_width).take_example(0)
         assert len(page.state_holder.session_data) == 1

@@ -14,6 +14,7 @@ SPACE = Path(__file__).resolve().parents[2] / "space"
 sys.path.insert(0, str(SPACE))  # the app's modules import each other as files of one folder
 
 import app  # noqa: E402
+import interface  # noqa: E402
 from answers import SharedModel  # noqa: E402
 from visitor import rows_of_relations  # noqa: E402
 
@@ -46,12 +47,12 @@ def test_the_model_is_named_on_the_command_line_by_the_environment_or_by_the_pag
 
 
 def test_every_example_is_answered_by_every_kind_of_model(shared: SharedModel) -> None:
-    examples = app.load_examples([], reads_images=shared.processor.reads_images)
+    examples = interface.load_examples([], reads_images=shared.processor.reads_images)
     assert len(examples) == (6 if shared.processor.reads_images else 5)
     for example in examples:
-        text, picture, entities, pair, *_ = app._fill(example)
+        text, picture, entities, pair, *_ = interface._fill(example)
         asked = (text, picture, entities["value"], pair["value"], rows_of_relations(shared.relations))
-        (ranks, nothing_yet), (same_ranks, explanation) = app._answer(shared, *asked)
+        (ranks, nothing_yet), (same_ranks, explanation) = interface._answer(shared, *asked)
         assert ranks.count("<li") == min(5, len(shared.relations))
         assert (nothing_yet, same_ranks) == ("", ranks)
         assert "roc-words" in explanation
@@ -60,7 +61,7 @@ def test_every_example_is_answered_by_every_kind_of_model(shared: SharedModel) -
 @pytest.mark.parametrize("name", ["synthetic", "mnre"])
 def test_each_released_inventory_has_its_own_examples(name: str) -> None:
     relations = load_relations(f"relations/{name}.yaml").names
-    examples = app.load_examples(relations, reads_images=True)
+    examples = interface.load_examples(relations, reads_images=True)
     assert len(examples) == 3
     assert {example["relation"] for example in examples} <= set(relations)
     assert all(bool(example["image"]) == (name == "synthetic") for example in examples)
@@ -68,23 +69,23 @@ def test_each_released_inventory_has_its_own_examples(name: str) -> None:
 
 def test_of_all_pairs_none_is_explained(shared: SharedModel) -> None:
     asked = ("Ann met Bob", None, ["Ann", "Bob"], "all pairs", rows_of_relations(shared.relations))
-    *_, (ranks, explanation) = app._answer(shared, *asked)
+    *_, (ranks, explanation) = interface._answer(shared, *asked)
     assert ranks.count("<section") == 2
     assert "Choose one pair" in explanation
 
 
 def test_a_new_box_or_name_keeps_the_chosen_pair() -> None:
-    entities, pair = app._entities_and_pairs(["Ann", "Bob", "Ann", "box 1"], "Bob → Ann")
+    entities, pair = interface._entities_and_pairs(["Ann", "Bob", "Ann", "box 1"], "Bob → Ann")
     assert entities["value"] == ["Ann", "Bob", "box 1"]
     assert pair["value"] == "Bob → Ann"
-    assert app._entities_and_pairs(["Ann"], "Bob → Ann")[1]["value"] is None
+    assert interface._entities_and_pairs(["Ann"], "Bob → Ann")[1]["value"] is None
 
 
 def test_an_error_is_shown_as_escaped_text_and_the_unexpected_is_not_told() -> None:
-    with pytest.raises(gr.Error) as shown, app._errors_shown():
+    with pytest.raises(gr.Error) as shown, interface._errors_shown():
         raise ValueError("no relation '<b>x</b>'")
     assert shown.value.message == "no relation &#x27;&lt;b&gt;x&lt;/b&gt;&#x27;"
-    with pytest.raises(RuntimeError), app._errors_shown():
+    with pytest.raises(RuntimeError), interface._errors_shown():
         raise RuntimeError("something of ours")
 
 
@@ -92,7 +93,7 @@ def test_an_error_is_shown_as_escaped_text_and_the_unexpected_is_not_told() -> N
 def test_no_component_fetches_an_address(path: str) -> None:
     """Gradio looks for files in the value of every component, the texts' too, before the app sees it."""
     processor = tiny_processor(vision=False)
-    page = app.build_app(SharedModel(tiny_model(processor, vision=False), processor))
+    page = interface.build_app(SharedModel(tiny_model(processor, vision=False), processor))
     blocks = [*page.blocks.values(), gr.Dropdown(render=False)]  # a session makes new ones of those that it updates
     for value in ({"path": path, "meta": FILE}, {"image": {"path": path, "meta": FILE}}):
         for block in blocks:
@@ -101,7 +102,7 @@ def test_no_component_fetches_an_address(path: str) -> None:
 
 
 def test_the_page_collects_nothing(shared: SharedModel) -> None:
-    page = app.build_app(shared)
+    page = interface.build_app(shared)
     assert page.analytics_enabled is False
     names = {block.get_block_name() for block in page.blocks.values()}
     assert not names & {"image", "file", "uploadbutton", "audio", "video", "gallery", "state", "browserstate"}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -25,9 +24,9 @@ from roc.modeling_roc import RocModel
 from roc.relations.files import load_relations
 from roc.studies import __main__ as study
 from roc.studies import runs as study_runs
-from roc.studies.plan import Study, load_study
+from roc.studies.plan import Study, _merged, load_study
 from roc.studies.report import SCORES, draw_report, summarise
-from roc.studies.runs import RECORD, RunResult, failure_reason, log_file, score_command, settings_file
+from roc.studies.runs import RECORD, RunResult, failure_reason, score_command
 from roc.support.resources import PACKAGE_ROOT
 from roc.training.building import build_model, build_processor
 from roc.training.settings import load_run_config
@@ -44,6 +43,7 @@ folder, seed, lr = Path(settings["output_dir"]), int(settings["seed"]), float(se
 with open(Path(__file__).with_name("ran.txt"), "a") as ran:
     ran.write(f"{folder.parent.name} {seed} {settings['num_threads']}\\n")
 print("INFO training", file=sys.stderr)
+Path(__file__).with_name("pid.txt").write_text(str(os.getpid()))
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "run_config.yaml").write_text("")
 if settings["max_steps"] == "1":
@@ -126,7 +126,7 @@ VARIANTS: dict[str, dict[str, Any]] = {"full": {}, "slow learner": {"learning_ra
 def test_every_shipped_study_is_made_of_valid_and_different_runs(path: Path) -> None:
     loaded = load_study(str(path))
     assert len({str(run.folder) for run in loaded.runs}) == len(loaded.runs) >= 2
-    settings = [{**load_run_config(loaded.base).__dict__, **variant.settings} for variant in loaded.variants]
+    settings = [load_run_config(loaded.base, variant.settings) for variant in loaded.variants]
     assert all(settings.count(own) == 1 for own in settings), "two variants are the same"
     assert loaded.output_dir == Path("outputs/studies") / path.stem
 
@@ -157,6 +157,14 @@ def test_runs_have_the_settings_of_base_study_and_variant_and_come_seed_by_seed(
         ("full", 1, 0.5, made.output / "full" / "seed_1"),
     ]
     assert {(run.config.batch_size, run.config.data_dir) for run in loaded.runs} == {(7, "elsewhere")}
+
+
+def test_settings_of_the_model_are_merged_one_by_one_and_others_are_replaced() -> None:
+    shared = {"batch_size": 7, "text_overrides": {"a": 1}, "model": {"head": "retrieval", "dropout": 0.1}}
+    own = {"text_overrides": {"b": 2}, "model": {"head": "classification"}}
+    merged = {"batch_size": 7, "text_overrides": {"b": 2}, "model": {"head": "classification", "dropout": 0.1}}
+    assert _merged(shared, own, {"seed": 1}) == merged | {"seed": 1}
+    assert shared["model"] == {"head": "retrieval", "dropout": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -202,6 +210,15 @@ def test_files_that_are_not_there_are_named_before_anything_runs(made: StudyFold
         load_study(made.write({"full": {}, "b": {"relations": "nowhere.yaml"}}))
 
 
+def test_help_answers_without_the_libraries_that_take_seconds_to_import() -> None:
+    slow = {"torch", "peft", "transformers", "datasets", "matplotlib", "PIL"}
+    program = "import sys; from roc.studies.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: "
+    command = [sys.executable, "-c", f"{program}print(sorted({slow} & sys.modules.keys()), file=sys.stderr)"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr.strip()) == (0, "[]")
+    assert "--dry_run" in ran.stdout
+
+
 # --- running, resuming, refusing ---------------------------------------------------------------------------------
 
 
@@ -222,7 +239,7 @@ def test_a_study_runs_everything_once_and_a_second_time_nothing(
 
 def test_the_table_has_mean_and_spread_in_the_order_of_the_file(made: StudyFolder) -> None:
     assert made.run(made.write(VARIANTS)) == 0
-    rows = [line for line in made.table().splitlines() if line.startswith("| ")]
+    rows = [line for line in made.table().splitlines() if line.startswith("| ") and "---" not in line]
     assert rows == [
         "| variant | seeds | accuracy | micro-F1 | macro-F1 | Δ micro-F1 | minutes | trainable parameters | memory |",
         "| full | 2 | 50.5 ± 0.7 | 50.5 ± 0.7 | 25.2 ± 0.4 |  | 2.0 | 2.50 M | 1,500 MiB |",
@@ -278,7 +295,7 @@ def test_settings_without_an_effect_and_settings_that_are_new_in_roc_repeat_noth
     there = json.loads(record.read_text(encoding="utf-8"))
     del there["picture_dropout"]  # as if the run had been made before the field existed
     record.write_text(json.dumps(there), encoding="utf-8")
-    assert made.run(made.write({"full": {}}, seeds=[0], settings={"num_threads": 1}), "--jobs", "2") == 0
+    assert made.run(made.write({"full": {}}, seeds=[0], settings={"num_threads": 1})) == 0
     assert made.ran() == []
 
 
@@ -300,11 +317,11 @@ def test_a_run_that_was_begun_goes_on_unless_its_settings_have_changed(made: Stu
     def resume(path: str, *more: str) -> str | None:
         made.run(path, *more)
         [run] = load_study(path, output_dir=str(made.output)).runs
-        return load_run_config(str(settings_file(run))).resume
+        return load_run_config(str(run.settings_file)).resume
 
     path = made.write({"killed": {"max_steps": 1}}, seeds=[0])
     assert resume(path) is None
-    assert resume(path) == resume(path, "--jobs", "2") == "auto"
+    assert resume(path) == resume(path) == "auto"
     assert resume(path, "--overwrite") is None
     made.relations.write_text("relations: [{name: a, descriptions: more about a}]", encoding="utf-8")
     assert resume(path) == "auto", "the checkpoint itself tells whether it was of other relations"
@@ -318,14 +335,6 @@ def test_a_study_of_which_nothing_finished_has_a_table_without_a_plot(made: Stud
     assert not (made.output / "study.png").exists()
 
 
-def test_runs_beside_each_other_share_the_cores_and_settings_win(
-    made: StudyFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(study_runs, "available_cores", lambda: 6)
-    assert made.run(made.write({"full": {}, "own": {"num_threads": 5}}), "--jobs", "2") == 0
-    assert sorted(made.ran()) == ["full 0 3", "full 1 3", "own 0 5", "own 1 5"]
-
-
 def test_a_dry_run_lists_what_would_run_and_writes_nothing(
     made: StudyFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,13 +346,6 @@ def test_a_dry_run_lists_what_would_run_and_writes_nothing(
     assert f"slow learner, seed 1: {sys.executable} -S {made.folder / 'train.py'}" in printed.err
     assert "--no-use_image" in printed.err
     assert set(made.folder.rglob("*")) == before
-
-
-@pytest.mark.parametrize("jobs", ["0", "-1", "many"])
-def test_a_number_of_jobs_below_one_is_wrong_usage(made: StudyFolder, jobs: str) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        made.run(made.write(VARIANTS), "--jobs", jobs)
-    assert stopped.value.code == 2
 
 
 # --- further scorings --------------------------------------------------------------------------------------------
@@ -382,128 +384,61 @@ def test_a_scoring_that_fails_is_tried_again_without_training(made: StudyFolder)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300  # on a busy machine
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a command still holds the log."""
-    with open(path) as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def is_under_way(made: StudyFolder) -> bool:
     return (made.output / "full" / "seed_0" / "run_config.yaml").exists()
 
 
-def pid_of_stand_in(made: StudyFolder) -> int:
-    """Of the process that is running in place of train.py."""
-    [found] = [
-        int(process.name)
-        for process in Path("/proc").iterdir()
-        if process.name.isdecimal() and str(made.folder / "train.py").encode() in command_line(process)
-    ]
-    return found
-
-
-def command_line(process: Path) -> bytes:
+def is_alive(process: int) -> bool:
     try:
-        return (process / "cmdline").read_bytes()
-    except OSError:
-        return b""  # it has ended
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.fixture
 def in_a_terminal() -> Iterator[None]:
-    """Signals as a terminal leaves them: under `nohup`, or in the background of a script, some are ignored."""
-    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    """Ctrl-C as a terminal leaves it: in the background of a script it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
-def signalled_once(
-    condition: Callable[[], bool], number: signal.Signals
-) -> Iterator[pytest.ExceptionInfo[SystemExit | KeyboardInterrupt]]:
-    """Send this process a signal as soon as a condition holds; the block ends by it."""
+def interrupted_once(condition: Callable[[], bool]) -> Iterator[None]:
+    """Send this process, and no child of it, what Ctrl-C sends as soon as a condition holds; the block ends by it."""
 
     def stop() -> None:
         wait_for(condition)
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGINT)
 
     stopping = threading.Thread(target=stop)
     stopping.start()
-    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:
-        yield stopped
+    with pytest.raises(KeyboardInterrupt):
+        yield
     stopping.join()
 
 
 @pytest.mark.usefixtures("in_a_terminal")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_study_that_is_stopped_stops_its_runs(made: StudyFolder, number: signal.Signals) -> None:
-    path = made.write({"full": {"max_steps": 3}}, seeds=[0, 1])
-    before = signal.getsignal(number)
-    with signalled_once(lambda: is_under_way(made), number) as stopped:
-        made.run(path)
-    if number != signal.SIGINT:
-        assert stopped.value.code == 128 + number
-    assert signal.getsignal(number) == before
-    assert not is_locked(made.output / "full" / "seed_0.log")
+def test_a_study_that_is_stopped_stops_its_run_and_goes_on_with_it_later(made: StudyFolder) -> None:
+    with interrupted_once(lambda: is_under_way(made)):
+        made.run(made.write({"full": {"max_steps": 3}}, seeds=[0, 1]))
     assert made.ran() == ["full 0 null"], "another run was started"
-
-
-def test_under_nohup_a_closed_terminal_stops_nothing(made: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran_with: list[Any] = []
-    monkeypatch.setattr(study, "draw_report", lambda *_: ran_with.append(signal.getsignal(signal.SIGHUP)))
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        assert made.run(made.write({"full": {}}, seeds=[0])) == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert ran_with == [signal.SIG_IGN]
-
-
-def test_what_outlives_a_killed_study_has_no_second_writer_beside_it_and_does_not_count(made: StudyFolder) -> None:
-    path = made.write({"full": {"max_steps": 3}}, seeds=[0])
-    killed = multiprocessing.get_context("fork").Process(target=made.run, args=(path,))
-    killed.start()
-    wait_for(lambda: is_under_way(made))
-    killed.kill()
-    killed.join()
-    log = made.output / "full" / "seed_0.log"
-    assert made.run(path) == 1
-    assert f"another process still writes {log}" in made.table()
-    assert made.ran() == ["full 0 null"]
-    os.kill(pid_of_stand_in(made), signal.SIGKILL)
-    wait_for(lambda: not is_locked(log))
-    assert made.run(made.write({"full": {}}, seeds=[0])) == 0
-    assert made.ran() == ["full 0 null"], "what the killed run left counted as finished"
-
-
-LAUNCHER = """Traceback (most recent call last):
-  File "launch.py", line 999, in simple_launcher
-    raise subprocess.CalledProcessError(returncode=process.returncode, cmd=cmd)
-subprocess.CalledProcessError: Command '['python', 'train.py', 'a.yaml']' """
+    assert not is_alive(int((made.folder / "pid.txt").read_text(encoding="utf-8")))
+    assert made.run(made.write({"full": {"num_threads": 1}}, seeds=[0])) == 0
+    assert made.ran() == ["full 0 1"], "what the stopped run left counted as finished"
 
 
 @pytest.mark.parametrize(
     ("log", "code", "reason"),
     [
-        (f"INFO a\nerror: no such data\n{LAUNCHER}returned non-zero exit status 1.\n", 1, "no such data"),
-        (
-            f"INFO a\nTraceback (most recent call last):\n  x\nKeyError: 'a'\n{LAUNCHER}returned non-zero exit",
-            1,
-            "KeyError: 'a'",
-        ),
-        (f"INFO a\n{LAUNCHER}died with <Signals.SIGKILL: 9>.\n", 1, "killed by SIGKILL"),
+        ("INFO a\nerror: no such data\n", 1, "no such data"),
         ("INFO a\nTraceback (most recent call last):\n  x\nKeyError: 'a'\n", 1, "KeyError: 'a'"),
         ("INFO a", -9, "killed by SIGKILL"),
         ("\n", 3, "exit code 3, no message"),
@@ -567,12 +502,12 @@ def test_a_real_study_trains_and_reports(inputs: Path, tmp_path: Path, monkeypat
     [variant] = json.loads((tmp_path / "out" / "study.json").read_text(encoding="utf-8"))["variants"]
     assert variant["scorings"]["in training"]["micro_f1"]["values"] == [metrics["val"]["micro_f1"]]
     assert load_run_config(str(run.folder / "run_config.yaml")).described_by == "labels"
-    assert load_run_config(str(settings_file(run))).seed == 3
+    assert load_run_config(str(run.settings_file)).seed == 3
     with Image.open(tmp_path / "out" / "study.png") as plot:
         assert min(plot.size) > 100
-    written = log_file(run).stat().st_mtime_ns
+    written = run.log_file.stat().st_mtime_ns
     assert study.main(options) == 0
-    assert log_file(run).stat().st_mtime_ns == written, "a finished run ran again"
+    assert run.log_file.stat().st_mtime_ns == written, "a finished run ran again"
 
 
 @pytest.mark.slow
@@ -583,9 +518,8 @@ def test_a_real_study_that_was_stopped_goes_on_within_its_run(
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     options = write_real_study(tmp_path, run_settings(inputs) | {"num_epochs": 60}, {"name": "all"})
     [run] = load_study(options[0], output_dir=options[2]).runs
-    with signalled_once(lambda: bool(list(run.folder.parent.glob("*.checkpoints/epoch-*"))), signal.SIGTERM) as stopped:
+    with interrupted_once(lambda: bool(list(run.folder.parent.glob("*.checkpoints/epoch-*")))):
         study.main(options)
-    assert stopped.type is SystemExit
     assert study.main(options) == 0
-    assert "going on from" in log_file(run).read_text(encoding="utf-8")
+    assert "going on from" in run.log_file.read_text(encoding="utf-8")
     assert {path.name for path in run.folder.parent.iterdir()} == {"seed_3", "seed_3.log", "seed_3.yaml"}

@@ -20,7 +20,7 @@ from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.training.adapters import add_lora, has_adapter, save_model, without_adapter
-from roc.training.building import parameter_groups
+from roc.training.optimizer import parameter_groups
 from roc.training.settings import RunConfig
 
 PROCESSOR = tiny_processor()
@@ -198,10 +198,10 @@ def test_a_loaded_adapter_leaves_everything_a_model_does_as_it_is(folder: Path) 
         each.set_relations(relations, PROCESSOR)
     ranked, expected = (each.rank_relations(each(**batch), batch["pair_mask"]) for each in (model, plain))
     assert [[entry["relation"] for entry in row] for row in ranked] == [["visits"]] * len(expected)
-    explained, evidence = (each.explain(batch, num_steps=4) for each in (model, plain))
-    torch.testing.assert_close(explained.token_relevance, evidence.token_relevance, rtol=1e-3, atol=1e-4)
+    explained, expected = (each.explain(batch, num_steps=4) for each in (model, plain))
+    torch.testing.assert_close(explained.token_relevance, expected.token_relevance, rtol=1e-3, atol=1e-4)
     assert explained.patch_relevance is not None
-    torch.testing.assert_close(explained.patch_relevance, evidence.patch_relevance, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(explained.patch_relevance, expected.patch_relevance, rtol=1e-3, atol=1e-4)
 
 
 def test_merged_it_is_a_plain_model_that_computes_the_same(learnt: RocModel, tmp_path: Path) -> None:
@@ -222,7 +222,11 @@ def test_a_model_without_an_adapter_is_saved_as_ever(tmp_path: Path) -> None:
 
 
 def test_without_peft_an_adapter_is_refused_rather_than_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("roc.modeling_roc", "transformers.integrations.peft", "transformers.models.auto.auto_factory"):
+    for module in (
+        "roc.modeling_backbones_roc",
+        "transformers.integrations.peft",
+        "transformers.models.auto.auto_factory",
+    ):
         monkeypatch.setattr(f"{module}.is_peft_available", lambda: False)
     with pytest.raises(ImportError, match=r"has an adapter\. Type `pip install peft`"):
         AutoModel.from_pretrained(folder)

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import logging
 import re
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,21 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging as transformers_logging
 
+from roc.configuration_fields_roc import LIMITS, ModelSettings
 from roc.support.programs import run_program, shows_progress
 from roc.support.resources import PACKAGE_ROOT
-from roc.training.settings import RunConfig, _field_help, load_run_config, parse_run_config
+from roc.training.settings import (
+    DEFAULTS,
+    FILE_SETTINGS,
+    LOCAL_SETTINGS,
+    MODEL_FIELDS,
+    RUN_FIELDS,
+    WITHOUT_EFFECT,
+    RunConfig,
+    load_run_config,
+    parse_command_line,
+    settings_by_name,
+)
 
 CONFIGS = sorted(path for path in (PACKAGE_ROOT / "configs").glob("**/*.yaml") if path.parent.name != "accelerate")
 
@@ -26,6 +40,19 @@ def write(tmp_path: Path, content: str) -> str:
     path = tmp_path / "run.yaml"
     path.write_text(content, encoding="utf-8")
     return str(path)
+
+
+def parse_run_config(arguments: Sequence[str]) -> RunConfig:
+    return load_run_config(*parse_command_line(arguments))
+
+
+def value_of(config: RunConfig, name: str) -> Any:
+    return getattr(config.model if name in MODEL_FIELDS else config, name)
+
+
+def given(name: str, value: Any) -> dict[str, Any]:
+    """One setting where it belongs."""
+    return {"model": {name: value}} if name in MODEL_FIELDS else {name: value}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -82,10 +109,19 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         (["--text_overrides", '{"num_hidden_layers": 2}'], "text_overrides", {"num_hidden_layers": 2}),
         (["--learn_temperature"], "learn_temperature", True),
         (["--no-learn_temperature"], "learn_temperature", False),
+        (["--no-model.learn_temperature"], "learn_temperature", False),
+        (["--head", "classification"], "head", "classification"),
+        (["--dropout", "0.2"], "dropout", 0.2),
+        (["--model.dropout", "0.2"], "dropout", 0.2),
+        (["--held_out_relations", "A", "1"], "held_out_relations", ["A", "1"]),
+        (["--held_out_relations", "A", "B", "--seed", "1"], "held_out_relations", ["A", "B"]),
+        (["--held_out_relations", "null"], "held_out_relations", None),
+        (["--trackers", "tensorboard", "trackio"], "trackers", ["tensorboard", "trackio"]),
+        (["--entity_types", "person", "animal"], "entity_types", ["person", "animal"]),
     ],
 )
 def test_values_of_the_command_line(arguments: list[str], field: str, value: Any) -> None:
-    parsed = getattr(parse_run_config(arguments), field)
+    parsed = value_of(parse_run_config(arguments), field)
     assert parsed == value
     assert type(parsed) is type(value)
 
@@ -95,14 +131,16 @@ def test_values_of_the_command_line(arguments: list[str], field: str, value: Any
     [
         ("learning_rate: 3e-5", "learning_rate", 3e-5),  # a text for YAML 1.1
         ("learning_rate: 3.0e-5", "learning_rate", 3e-5),
-        ("dropout: 0", "dropout", 0.0),
+        ("model: {dropout: 0}", "dropout", 0.0),
+        ("model:", "dropout", 0.1),
+        ("held_out_relations: [A, B]", "held_out_relations", ["A", "B"]),
         ("mixed_precision: no", "mixed_precision", "no"),  # false for YAML 1.1
         ("vision_model: {model_type: vit}", "vision_model", {"model_type": "vit"}),
         ("max_train_samples: null", "max_train_samples", None),
     ],
 )
 def test_values_of_a_file(tmp_path: Path, content: str, field: str, value: Any) -> None:
-    parsed = getattr(load_run_config(write(tmp_path, content)), field)
+    parsed = value_of(load_run_config(write(tmp_path, content)), field)
     assert parsed == value
     assert type(parsed) is type(value)
 
@@ -112,13 +150,48 @@ def test_a_misspelt_key_of_a_file_is_refused_with_the_right_one(tmp_path: Path) 
         load_run_config(write(tmp_path, "leraning_rate: 1"))
     with pytest.raises(ValueError, match=r"no setting 'colour'\. `--help` lists all settings"):
         load_run_config(write(tmp_path, "colour: red"))
+    with pytest.raises(ValueError, match=r"no setting 'dropot'\. Did you mean 'dropout'\?"):
+        load_run_config(write(tmp_path, "model: {dropot: 0}"))
+
+
+def test_a_key_in_the_wrong_place_is_refused_with_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'head' is a setting of the model: write it in the section `model:`"):
+        load_run_config(write(tmp_path, "head: classification"))
+    with pytest.raises(ValueError, match="'seed' is a setting of the run: write it outside of the section `model:`"):
+        load_run_config(write(tmp_path, "model: {seed: 1}"))
+    with pytest.raises(ValueError, match=r"model=\[1\] is not allowed: give a mapping"):
+        load_run_config(write(tmp_path, "model: [1]"))
 
 
 def test_a_misspelt_option_is_refused_with_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, near in {
+        "--leraning_rate=1": "learning_rate",
+        "--model.dropot": "dropout",
+        "--no-use_imag": "use_image",
+    }.items():
+        with pytest.raises(SystemExit) as stopped:
+            parse_run_config([option])
+        assert stopped.value.code == 2
+        assert f"there is no option {option}. Did you mean '{near}'?" in capsys.readouterr().err
+
+
+def test_a_word_too_many_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        parse_run_config(["--leraning_rate=1"])
+        parse_run_config(["configs/demo.yaml", "--data_dir", "my", "data"])
     assert stopped.value.code == 2
-    assert "there is no option --leraning_rate=1. Did you mean 'learning_rate'?" in capsys.readouterr().err
+    assert "'data' belongs to no option" in capsys.readouterr().err
+
+
+def test_the_file_may_come_after_options() -> None:
+    config = parse_run_config(["--seed", "3", "configs/demo.yaml"])
+    assert (config.seed, config.dataset) == (3, "synthetic")
+
+
+def test_of_several_overrides_the_last_wins_field_by_field(tmp_path: Path) -> None:
+    path = write(tmp_path, "seed: 1\nmodel: {dropout: 0.2, projection_dim: 8, head: classification}")
+    config = load_run_config(path, {"seed": 2, "model": {"dropout": 0.3, "projection_dim": 9}}, given("dropout", 0.4))
+    model = config.model
+    assert (config.seed, model.dropout, model.projection_dim, model.head) == (2, 0.4, 9, "classification")
 
 
 @pytest.mark.parametrize(
@@ -142,11 +215,15 @@ def test_a_misspelt_option_is_refused_with_the_right_one(capsys: pytest.CaptureF
         ("vision_model", 5, "str or dict or null"),
         ("text_overrides", "{}", "dict or null"),
         ("data_dir", 2024, "str"),
+        ("held_out_relations", "A", "list of str or null"),
+        ("held_out_relations", ["A", 1], "list of str or null"),
+        ("trackers", ["wandb"], 'list of "tensorboard" or "trackio" or null'),
+        ("entity_types", "person", "list of str"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(field: str, value: Any, allowed: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{field}={value!r} is not allowed: give {allowed}")):
-        load_run_config(None, {field: value})
+        load_run_config(None, given(field, value))
 
 
 @pytest.mark.parametrize(
@@ -164,18 +241,27 @@ def test_a_value_of_the_wrong_type_is_refused(field: str, value: Any, allowed: s
         ("max_grad_norm", 0.0, "give a number > 0"),
         ("warmup_ratio", 1.0, "give a number in [0, 1)"),
         ("warmup_ratio", -0.1, "give a number in [0, 1)"),
+        *((name, 0, "give a number in (0, 1") for name in ("val_share", "train_share", "average_decay")),
+        ("train_share", 1.5, "give a number in (0, 1]"),
+        ("max_regions", -1, "give a number >= 0"),
+        ("dropout", 1, "give a number in [0, 1)"),
+        ("projection_dim", 0, "give a number >= 1"),
+        ("max_temperature", 0.01, "Temperatures must satisfy"),
         ("val_split", "test", "nothing is ever trained or chosen on the test split"),
         ("train_split", "test", "nothing is ever trained or chosen on the test split"),
     ],
 )
 def test_a_value_out_of_range_is_refused(field: str, value: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=f"{field}=.*{re.escape(message)}"):
-        load_run_config(None, {field: value})
+    named = "" if message.startswith("Temp") else f"{field}=.*"
+    with pytest.raises(ValueError, match=f"{named}{re.escape(message)}"):
+        load_run_config(None, given(field, value))
 
 
-@pytest.mark.parametrize("lacking", [{"freeze_vision": False}, {"vision_model": None}, {"use_image": False}], ids=str)
+@pytest.mark.parametrize(
+    "lacking", [{"model": {"freeze_vision": False}}, {"vision_model": None}, {"use_image": False}], ids=str
+)
 def test_a_vision_cache_needs_a_frozen_vision_encoder(lacking: dict[str, Any]) -> None:
-    settings = {"vision_cache": "cache", "freeze_vision": True, "vision_model": "org/vit"}
+    settings = {"vision_cache": "cache", "model": {"freeze_vision": True}, "vision_model": "org/vit"}
     assert load_run_config(None, settings).vision_cache == "cache"
     with pytest.raises(ValueError, match=r"vision_cache='cache' needs a vision encoder .* add --freeze_vision"):
         load_run_config(None, settings | lacking)
@@ -216,6 +302,7 @@ def test_all_settings_survive_writing_and_reading(tmp_path: Path) -> None:
         learning_rate=3e-5,
         entity_typer="null",
         use_image=False,
+        model=ModelSettings(max_temperature=0.5, entity_types=("person", "animal")),
     )
     assert load_run_config(write(tmp_path, config.to_yaml())) == config
     assert list(yaml.safe_load(config.to_yaml())) == [field.name for field in dataclasses.fields(RunConfig)]
@@ -226,17 +313,40 @@ def test_a_run_is_not_changed_after_it_was_checked() -> None:
         RunConfig().seed = 1  # type: ignore[misc]
 
 
-def test_the_docstring_documents_every_setting_and_help_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
-    documented = _field_help()
-    assert list(documented) == [field.name for field in dataclasses.fields(RunConfig)]
-    assert all(documented.values())
+def test_every_setting_says_what_it_means_and_help_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse_run_config(["--help"])
     assert stopped.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "--use_image, --no-use_image" in shown
-    assert all(f"--{name}" in shown for name in documented)
-    assert documented["output_dir"].split(";")[0] in shown
+    for name, own in {**RUN_FIELDS, **MODEL_FIELDS}.items():
+        assert f"--{name} " in shown or f"--{name}, " in shown
+        first_words = " ".join(own.metadata["about"].split()[:3])
+        assert first_words in shown
+        assert own.metadata.keys() <= {"about", *LIMITS, "effect", "local", "file"}, "a mark that nothing reads"
+    assert "Label smoothing of the loss. (float in [0, 1); default: 0.0)" in shown
+
+
+def test_help_needs_no_pytorch() -> None:
+    code = "import sys, roc.train\ntry:\n roc.train.main(['--help'])\nfinally:\n print([*sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "--learning_rate" in done.stdout
+    loaded = done.stderr.splitlines()[-1]
+    assert "'roc.training.settings'" in loaded
+    assert not [name for name in ("torch", "transformers", "datasets", "accelerate") if f"'{name}'" in loaded]
+
+
+def test_no_setting_of_the_model_is_one_of_the_run_too() -> None:
+    assert not RUN_FIELDS.keys() & MODEL_FIELDS.keys()
+    assert settings_by_name(dataclasses.asdict(RunConfig())) == DEFAULTS
+    assert DEFAULTS.keys() == RUN_FIELDS.keys() | MODEL_FIELDS.keys()
+
+
+def test_what_settings_do_is_told_where_they_are_declared() -> None:
+    assert {"output_dir", "num_threads", "resume", "dry_run"} <= WITHOUT_EFFECT < LOCAL_SETTINGS
+    assert {"data_dir", "vision_cache"} == LOCAL_SETTINGS - WITHOUT_EFFECT
+    assert {"relations", "negative_relations"} == FILE_SETTINGS
+    assert not {"seed", "batch_size", "learning_rate", "mixed_precision"} & LOCAL_SETTINGS
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import roc.training.building
 import roc.training.loop
 from roc.modeling_roc import RocModel
 from roc.samples.batching import SampleCollator
-from roc.training.building import check_output_dir
+from roc.training.run_folder import check_output_dir
 from roc.training.settings import RUN_FILE, RunConfig
 
 pytestmark = pytest.mark.usefixtures("fresh_state")

@@ -26,10 +26,10 @@ from transformers import (
 import roc.score
 from roc.modeling_roc import RocModel
 from roc.training.adapters import has_adapter
-from roc.training.building import build_optimizer
 from roc.training.costs import peak_memory_mib
 from roc.training.freezing import freeze_lower_layers
 from roc.training.learner import Learner
+from roc.training.optimizer import build_optimizer
 from roc.training.settings import RunConfig, load_run_config
 
 pytestmark = pytest.mark.usefixtures("fresh_state")
@@ -75,7 +75,10 @@ def test_a_run_with_an_adapter_scores_as_reported_whatever_is_saved(
         ({"lora_rank": 4, "freeze_text_layers": 1}, "Leave freeze_text_layers out"),
         ({"lora_rank": 4, "lora_encoders": "vision"}, "needs a vision encoder that may learn: give a vision_model"),
         ({"lora_rank": 4, "lora_encoders": "both", "vision_model": "org/vit", "use_image": False}, "--use_image"),
-        ({"lora_rank": 4, "lora_encoders": "both", "vision_model": "org/vit", "freeze_vision": True}, "--no-freeze"),
+        (
+            {"lora_rank": 4, "lora_encoders": "both", "vision_model": "org/vit", "model": {"freeze_vision": True}},
+            "--no-freeze",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -8,8 +8,7 @@ import io
 import itertools
 import json
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,6 @@ from roc.evaluation.zero_shot import unseen_relations
 from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory
 from roc.samples.batching import SampleCollator
-from roc.support.machine import set_num_threads
 from roc.training.building import build_processor
 from roc.training.settings import RUN_FILE, RunConfig, load_run_config
 
@@ -191,7 +189,7 @@ def test_a_run_tells_its_trackers_every_step_every_validation_and_the_result(inp
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folders = {"output_dir": tmp_path / "model", "tracking_dir": tmp_path / "tracking"}
-    assert main(arguments(inputs, **folders, trackers="[tensorboard]")) == 0
+    assert main(arguments(inputs, **folders, trackers="tensorboard")) == 0
     [folder] = {path.parent for path in (tmp_path / "tracking").rglob("*tfevents*")}
     events = EventAccumulator(str(folder)).Reload()
     steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -439,29 +437,3 @@ def test_training_stops_after_so_many_epochs_without_a_better_score(
     options = {"num_epochs": 6, "batch_size": 12, "early_stopping_patience": patience}
     assert main(arguments(inputs, tmp_path / "model", **options), validate=Scripted(*scores)) == 0
     assert len(history(tmp_path / "model")) == epochs
-
-
-# --- threads -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Gives the process its number of threads back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize(
-    ("num_threads", "processes", "expected"), [(3, 1, 3), (None, 1, 4), (None, 2, 2), (None, 8, 1), (1, 2, 1)]
-)
-def test_a_process_computes_on_its_share_of_the_cores_whatever_accelerate_left_it(
-    num_threads: int | None, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    torch.set_num_threads(2)
-    set_num_threads(num_threads)
-    assert torch.get_num_threads() == expected

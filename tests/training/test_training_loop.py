@@ -15,11 +15,10 @@ from tiny_runs import NAMES
 from tiny_samples import RED, ROWS, grouped, row, training_run
 from torch import Tensor, nn
 
-from roc.configuration_roc import RocConfig
 from roc.evaluation.predictions import Predictions, predict_relations, score_predictions
 from roc.samples.batching import SampleCollator
-from roc.training.building import parameter_groups
 from roc.training.loop import TrainingRun
+from roc.training.optimizer import parameter_groups
 from roc.training.settings import RunConfig
 
 pytestmark = pytest.mark.usefixtures("fresh_state")
@@ -191,7 +190,7 @@ def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
 def test_the_learning_rate_that_is_reported_is_the_text_encoders(head: str) -> None:
     processor = tiny_processor()
     rates = {"learning_rate": 1e-5, "vision_learning_rate": 2e-5, "head_learning_rate": 3e-4}
-    run = training_run(tiny_model(processor, head=head), processor, head=head, warmup_ratio=0.0, **rates)
+    run = training_run(tiny_model(processor, head=head), processor, warmup_ratio=0.0, **rates)
     assert run.learner.learning_rate == pytest.approx(1e-5)
 
 
@@ -336,10 +335,3 @@ def test_the_relation_that_means_none_counts_in_the_accuracy_only() -> None:
     scores = score_predictions(predictions, "None")
     assert (scores["accuracy"], scores["micro_f1"]) == (0.5, 0.0)
     assert score_predictions(predictions, None)["micro_f1"] == 0.5
-
-
-def test_configuration_and_run_have_the_same_defaults() -> None:
-    shared = RocConfig.__dataclass_fields__.keys() & RunConfig.__dataclass_fields__.keys()
-    assert shared >= {"dropout", "projection_dim", "initial_temperature", "label_smoothing", "fusion_num_heads"}
-    for name in shared - {"relations"}:
-        assert RocConfig.__dataclass_fields__[name].default == RunConfig.__dataclass_fields__[name].default, name

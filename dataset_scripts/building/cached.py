@@ -1,0 +1,50 @@
+"""The rows of a source as `datasets` keeps them on disk: built once, and anew when anything they depend on changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+from datasets.exceptions import DatasetGenerationError
+
+from roc.dataset_scripts.building.builder import RocDatasetBuilder
+from roc.dataset_scripts.features import FEATURES
+from roc.dataset_scripts.schema import Row
+
+
+class CachedRows(datasets.GeneratorBasedBuilder):
+    """The builder of `datasets` behind a builder of ROC.
+
+    Args:
+        source: The builder that reads the raw files.
+    """
+
+    VERSION = datasets.Version("1.0.0")
+
+    def __init__(self, source: RocDatasetBuilder) -> None:
+        self._source = source
+        cache_dir = None if source.cache_dir is None else str(source.cache_dir)
+        super().__init__(cache_dir=cache_dir, dataset_name=source.NAME, hash=source.fingerprint())
+
+    def build(self) -> datasets.DatasetDict:
+        """Build the splits, or load them from the cache.
+
+        Raises:
+            ValueError: If a picture cannot be decoded.
+        """
+        try:
+            self.download_and_prepare()
+        except DatasetGenerationError as error:
+            # The wrapper says only "An error occurred"; what happened is its cause.
+            raise error.__cause__ or error from None
+        return self.as_dataset()
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(description=self._source.DESCRIPTION, features=FEATURES)
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator(name=split, gen_kwargs={"split": split}) for split in self._source.split_files]
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, Row]]:
+        yield from enumerate(self._source.rows(split))

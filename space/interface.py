@@ -1,0 +1,278 @@
+"""The page that `app.py` serves: what is on it, and what its buttons do."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+from answers import SharedModel, explanation_as_html, ranks_as_html
+from parts import picture_with_boxes, relation_list
+from serving import RefusingMiddleware
+from starlette.middleware import Middleware
+from visitor import (
+    MAX_CHARACTERS,
+    MAX_ENTITIES,
+    check_text,
+    name_of_selection,
+    pair_labels,
+    read_post,
+    relations_of_rows,
+    rows_of_relations,
+    suggest_entities,
+    with_boxes,
+)
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parent / "examples") if folder.is_dir()), HERE)
+MAX_WAITING = 30  # requests; further visitors are told to come back
+MAX_SESSIONS = 200  # open pages whose last values Gradio remembers
+
+HEAD = """
+<div class="roc-head"><h1>Which relation holds between the two?</h1>
+<p>ROC reads a text with its picture and retrieves the description of a relation that fits two entities best. Reword the
+descriptions, or add relations of your own: nothing is trained for it.</p>
+<details class="roc-share"><summary>Nothing you enter is stored or shared.</summary>
+It is sent to this Space to be answered, is in its memory while this page is open, and is then gone: no text, picture or
+relation is written to disk, logged, published or used for training, no other visitor sees it, and the app has no
+analytics. Whoever hosts this page may keep its usual access logs. The pictures of the examples are generated.</details>
+</div>
+"""
+EMPTY = "<p class='roc-note'>Ranked relations appear here.</p>"
+SELECTION = """(text, entities, selection) => {
+  const area = document.querySelector("#post textarea");
+  const characters = (units) => [...area.value.slice(0, units)].length;  // as Python counts them
+  return [area.value, entities, `${characters(area.selectionStart)}:${characters(area.selectionEnd)}`];
+}"""
+
+
+def launch(app: gr.Blocks, **options: Any) -> Any:
+    """Start the web server, which stores nothing; further options and what comes back as `gradio.Blocks.launch`."""
+    app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+    fonts = ["ui-sans-serif", "system-ui", "sans-serif"]  # none from elsewhere
+    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
+    settings: dict[str, Any] = {
+        "theme": theme.set(block_info_text_color="*neutral_500", body_text_color_subdued="*neutral_500"),
+        "css_paths": HERE / "style.css",
+        "footer_links": ["gradio"],
+        "run_history": False,
+        "share": False,
+        "enable_monitoring": False,
+        "ssr_mode": False,
+        "max_file_size": "1b",
+        "state_session_capacity": MAX_SESSIONS,
+        "app_kwargs": {"middleware": [Middleware(RefusingMiddleware)]},
+    }
+    return app.launch(**settings | options)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page
+
+
+@dataclass(frozen=True)
+class Page:
+    """The parts of the page that do something."""
+
+    examples: list[gr.Button]
+    text: gr.Textbox
+    mark: gr.Button
+    suggest: gr.Button
+    picture: gr.HTML
+    entities: gr.Dropdown
+    pair: gr.Dropdown
+    ask: gr.Button
+    ranks: gr.HTML
+    explanation: gr.HTML
+    relations: gr.HTML
+    restore: gr.Button
+    selection: gr.Textbox  # hidden: what the browser says is selected in the text
+
+
+def build_app(shared: SharedModel) -> gr.Blocks:
+    """The page and what its buttons do.
+
+    Args:
+        shared: The model that answers all visitors.
+    """
+    reads_images = shared.processor.reads_images
+    examples = load_examples(shared.model.config.relation_names, reads_images=reads_images)
+    own_rows = rows_of_relations(shared.relations)
+    with gr.Blocks(title="ROC: relations in text and picture", analytics_enabled=False) as app:
+        page = _lay_out([example["title"] for example in examples], own_rows, reads_images=reads_images)
+        _connect(page, shared, examples, own_rows)
+        forget_visitors(app)
+    refuse_files()
+    return app
+
+
+def _lay_out(titles: Sequence[str], own_rows: list[dict[str, str]], *, reads_images: bool) -> Page:
+    """Question and answer side by side, or one above the other on a phone; the relations below."""
+    gr.HTML(HEAD)
+    with gr.Row():
+        with gr.Column(min_width=300):
+            gr.HTML("<span class='roc-label'>Try an example</span>", elem_id="try", apply_default_css=False)
+            with gr.Row(elem_id="examples"):
+                examples = [gr.Button(title, size="sm", min_width=150) for title in titles]
+            hint = "Select a name in it, then mark it"
+            text = gr.Textbox(label="Text", info=hint, lines=3, max_length=MAX_CHARACTERS, elem_id="post")
+            with gr.Row(elem_id="marking"):
+                mark = gr.Button("Mark the selected words", size="sm", min_width=140, elem_id="mark")
+                suggest = gr.Button("Suggest names", size="sm", min_width=140, elem_id="suggest")
+            picture = picture_with_boxes(elem_id="picture", visible=reads_images)
+            several: dict[str, Any] = {"multiselect": True, "allow_custom_value": True, "max_choices": MAX_ENTITIES}
+            hint = "Names as the text has them, and boxes"
+            entities = gr.Dropdown([], label="Entities", info=hint, elem_id="entities", **several)
+            pair = gr.Dropdown([], label="Relation from … to …", allow_custom_value=True, elem_id="pair")
+            ask = gr.Button("Rank the relations", variant="primary", elem_id="ask")
+        with gr.Column(min_width=300):
+            ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)
+            explanation = gr.HTML("", elem_id="explanation", apply_default_css=False)
+    with gr.Accordion("The relations to choose from; your changes are yours alone", elem_id="inventory"):
+        relations = relation_list(own_rows, elem_id="relations")
+        restore = gr.Button("Restore the model's own relations", size="sm", elem_id="restore")
+    selection = gr.Textbox(visible=False)
+    shown = (examples, text, mark, suggest, picture, entities, pair, ask, ranks, explanation, relations, restore)
+    return Page(*shown, selection)
+
+
+def _connect(
+    page: Page, shared: SharedModel, examples: Sequence[dict[str, Any]], own_rows: list[dict[str, str]]
+) -> None:
+    """Connect the buttons with what they do. Calls of the model wait in one queue and run one at a time."""
+    quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    slow: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
+    answer: dict[str, Any] = {
+        "fn": functools.partial(_answer, shared),
+        "inputs": [page.text, page.picture, page.entities, page.pair, page.relations],
+        "outputs": [page.ranks, page.explanation],
+        "trigger_mode": "always_last",
+        **slow,
+    }
+    fields = [page.text, page.picture, page.entities, page.pair, page.ranks, page.explanation]
+    marked = [page.entities, page.pair]
+    for button, example in zip(page.examples, examples):
+        button.click(functools.partial(_fill, example), None, fields, **quick).then(**answer)
+    page.mark.click(_mark, [page.text, page.entities, page.selection], marked, js=SELECTION, **quick)
+    page.suggest.click(functools.partial(_suggest, shared), [page.text, page.entities], marked, **slow)
+    page.picture.boxes(_change_boxes, page.entities, marked, **quick)
+    page.entities.input(_pairs, marked, page.pair, **quick)
+    page.ask.click(**answer)
+    page.restore.click(lambda: own_rows, None, page.relations, **quick)
+
+
+def refuse_files() -> None:
+    """Take away what every Gradio component does with a file or an address in what it is sent: fetch and store it.
+
+    For the whole process: each session has components of its own.
+    """
+
+    async def refuse(self: Any, url_or_file_path: Any) -> str | None:
+        raise gr.Error("This Space takes no files and opens no addresses.", print_exception=False)
+
+    kinds: Any = gr.blocks.Block
+    kinds.async_move_resource_to_block_cache = refuse
+
+
+def forget_visitors(app: gr.Blocks) -> None:
+    """Forget a session when its page is closed: Gradio keeps the last values of thousands in memory."""
+
+    def forget(request: gr.Request) -> None:
+        session = request.session_hash or ""
+        app.state_holder.session_data.pop(session, None)
+        app.state_holder.time_last_used.pop(session, None)
+
+    app.unload(forget)
+
+
+def load_examples(relation_names: Sequence[str], *, reads_images: bool) -> list[dict[str, Any]]:
+    """The examples that fit a model, with their pictures as data URIs.
+
+    Args:
+        relation_names: The model's relations: an example is for models that know its `relation`. All are shown for a
+            model that knows none of theirs.
+        reads_images: Whether it reads pictures; without, examples have none, and those with boxes are left out.
+    """
+    examples = json.loads((HERE / "examples.json").read_text(encoding="utf-8"))
+    fitting = [example for example in examples if example["relation"] in relation_names] or examples
+    return [_with_image(example, reads_images) for example in fitting if reads_images or not example["boxes"]]
+
+
+def _with_image(example: dict[str, Any], reads_images: bool) -> dict[str, Any]:
+    if not (reads_images and example["image"]):
+        return {**example, "image": None}
+    data = base64.b64encode((EXAMPLES / example["image"]).read_bytes()).decode()
+    return {**example, "image": f"data:image/png;base64,{data}"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the buttons do
+
+
+def _fill(example: dict[str, Any]) -> tuple[Any, ...]:
+    picture = {"image": example["image"], "boxes": example["boxes"]}
+    return example["text"], picture, *_entities_and_pairs(example["entities"], None), EMPTY, ""
+
+
+def _mark(text: str, entities: list[str], selection: str) -> tuple[Any, Any]:
+    with _errors_shown():
+        check_text(text)
+        start, end = map(int, selection.split(":"))
+        return _entities_and_pairs([*entities, name_of_selection(text, start, end)], None)
+
+
+def _suggest(shared: SharedModel, text: str, entities: list[str]) -> tuple[Any, Any]:
+    with _errors_shown():
+        return _entities_and_pairs([*suggest_entities(text, shared.processor), *entities], None)
+
+
+def _change_boxes(entities: list[str], event: gr.EventData) -> tuple[Any, Any]:
+    return _entities_and_pairs(with_boxes(entities, int(event.count)), None)
+
+
+def _pairs(entities: list[str], pair: str | None) -> Any:
+    return _entities_and_pairs(entities, pair)[1]
+
+
+def _entities_and_pairs(entities: Sequence[str], pair: str | None) -> tuple[Any, Any]:
+    """Update the lists of entities and of pairs after the entities have changed."""
+    names = list(dict.fromkeys(entities))[:MAX_ENTITIES]
+    labels = pair_labels(names)
+    chosen = pair if pair in labels else next(iter(labels), None)
+    return gr.update(choices=names, value=names), gr.update(choices=labels, value=chosen)
+
+
+def _answer(
+    shared: SharedModel, text: str, picture: Any, entities: Any, pair: Any, rows: Any
+) -> Iterator[tuple[str, str]]:
+    """Yield the ranks, then the ranks with their explanation."""
+    with _errors_shown():
+        post = read_post(text, picture, entities, pair)
+        own = shared.with_relations(relations_of_rows(rows, shared.relations))
+        result = own.rank(post)
+        ranks = ranks_as_html(result)
+        yield ranks, ""
+        if len(post.pairs) > 1:
+            yield ranks, "<p class='roc-note'>Choose one pair to see what decides.</p>"
+        else:
+            yield ranks, explanation_as_html(post, result, own.explain(post))
+
+
+@contextlib.contextmanager
+def _errors_shown() -> Iterator[None]:
+    """Show an expected error to the visitor as text; of another error Gradio says only that there was one."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError) as error:
+        raise gr.Error(escape(str(error)), duration=15, print_exception=False) from None

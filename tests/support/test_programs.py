@@ -1,0 +1,116 @@
+"""All command-line programs behave alike: `--help` answers at once, and what goes wrong is one line."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import roc.support.programs
+from roc.support.resources import PACKAGE_ROOT
+
+# They run by themselves in a process that has nothing of ours; their errors are for the process that asked.
+STRANGERS = {"publishing/stranger.py", "dataset_scripts/exporting/row_digests.py"}
+NOT_PROGRAMS = {"tests", "benchmarks", "outputs", "build", "build_space", ".venv"}
+
+# What each needs to be told before it begins its work.
+DATA = ["--data_dir", "somewhere", "--output_dir", "elsewhere"]
+ARGUMENTS: dict[str, list[str]] = {
+    "train.py": ["configs/demo.yaml"],
+    "score.py": ["--model", "a", "--dataset", "mnre", "--data_dir", "b"],
+    "predict.py": ["--model", "a", "--text", "Ann met Bob"],
+    "publish.py": ["--model", "a", "--repo_id", "user/roc"],
+    "space/app.py": [],
+    "studies/__main__.py": ["studies/mnre_ablations.yaml"],
+    "relations/describe.py": ["--output", "a.yaml"],
+    "publishing/small_checkpoints.py": ["--model", "a", "--output_dir", "b"],
+    "publishing/space_folder.py": ["--output_dir", "a", "--model", "user/roc"],
+    **{f"dataset_scripts/{name}.py": DATA for name in ("mnre", "more", "fewrel", "jsonl")},
+    **{f"dataset_scripts/{name}.py": ["--output_dir", "a"] for name in ("synthetic", "scenes")},
+    "dataset_scripts/leak_audit.py": ["--data_dir", "a", "--objects", "b", "--split", "val"],
+    "dataset_scripts/wikidata.py": ["--data_dir", "a", "--output", "b"],
+    "dataset_scripts/publish.py": ["--dataset", "mnre", "--data_dir", "a", "--repo_id", "user/posts"],
+}
+
+
+def code() -> Iterator[tuple[str, str]]:
+    """Path and text of each Python file, but for tests and measurements."""
+    for path in sorted(PACKAGE_ROOT.rglob("*.py")):
+        name = path.relative_to(PACKAGE_ROOT)
+        if name.parts[0] not in NOT_PROGRAMS:
+            yield name.as_posix(), path.read_text(encoding="utf-8")
+
+
+PROGRAMS = [name for name, text in code() if '\nif __name__ == "__main__":' in text and name not in STRANGERS]
+
+
+def test_all_programs_are_known_here() -> None:
+    assert set(PROGRAMS) == set(ARGUMENTS)
+    with_main = {name for name, text in code() if re.search(r"^def main\(", text, re.M)} - STRANGERS
+    assert with_main - {"dataset_scripts/building/command_line.py"} <= set(PROGRAMS)
+
+
+def command_of(program: str) -> list[str]:
+    """How a user starts it."""
+    if "/" not in program or program.startswith("space/"):
+        return [program]
+    return ["-m", "roc." + program.removesuffix(".py").removesuffix("/__main__").replace("/", ".")]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_answers_without_what_takes_seconds_to_import(program: str) -> None:
+    command = [sys.executable, "-X", "importtime", *command_of(program), "--help"]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE_ROOT.parent)} if PACKAGE_ROOT.name == "roc" else os.environ
+    done = subprocess.run(command, cwd=PACKAGE_ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "usage: " in done.stdout
+    imported = set(re.findall(r"\| +(\S+)$", done.stderr, re.M))
+    assert "argparse" in imported, "the imports were not listed"
+    assert not imported & {"torch", "transformers", "datasets", "accelerate", "gradio", "pandas"}
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, ImportError])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_goes_wrong_is_one_line(
+    program: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error("it is not there:\n  look elsewhere")
+
+    monkeypatch.setattr(roc.support.programs, "_set_up_logging", fail)  # the first that every program does
+    monkeypatch.setattr(sys, "argv", [program, *ARGUMENTS[program]])
+    monkeypatch.syspath_prepend(PACKAGE_ROOT / "space")
+    monkeypatch.chdir(PACKAGE_ROOT)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PACKAGE_ROOT / program), run_name="__main__")
+    assert ended.value.code == 1
+    assert capsys.readouterr() == ("", "error: it is not there: look elsewhere\n")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_wrong_usage_is_exit_code_2(
+    program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if program == "train.py":
+        pytest.skip("its options are the fields of the settings, which its own tests misspell")
+    monkeypatch.setattr(sys, "argv", [program, *ARGUMENTS[program], "--no_such_option"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PACKAGE_ROOT / program), run_name="__main__")
+    assert ended.value.code == 2
+    assert "--no_such_option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name, text in code() if "subprocess.run(" in text])
+def test_no_process_is_waited_for_without_a_limit(name: str) -> None:
+    if name == "relations/review.py":
+        pytest.skip("it waits for the user's own editor")
+    calls = [node for node in ast.walk(ast.parse((PACKAGE_ROOT / name).read_text())) if isinstance(node, ast.Call)]
+    started = [call for call in calls if ast.unparse(call.func) == "subprocess.run"]
+    assert started
+    assert all("timeout" in {keyword.arg for keyword in call.keywords} for call in started)
