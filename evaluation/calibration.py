@@ -37,7 +37,7 @@ def calibrate(
         model: The model; its configuration is changed.
         predictions: Its predictions on the validation split, whose pairs without a relation carry `none_relation`.
         by_label: The same with relations described by their labels (`predict_by_label`); None to choose no threshold.
-        seed: Of the halves.
+        seed: Decides which pairs are in which half.
 
     Returns:
         `probability_temperature`, `calibration_error` (`before` and `after`: see `expected_calibration_error`),
@@ -82,7 +82,7 @@ def predict_by_label(
     batch_size: int = 64,
     accelerator: Accelerator | None = None,
 ) -> Predictions:
-    """Predictions of a model whose relations are described by their labels alone.
+    """Predict with relations that are described by their labels alone.
 
     Args:
         model: A model that retrieves; it has its own descriptions again afterwards.
@@ -120,7 +120,7 @@ class _Abstention:
         self.none_relation, self.expected = none_relation, expected
 
     def decide(self, way: str, threshold: float, rows: Tensor) -> list[str]:
-        """The relations of `rows`."""
+        """Return the relations that are decided for `rows`."""
         is_none = torch.zeros(len(rows), dtype=torch.bool)
         if way in ("described", "both"):
             is_none = self.none_is_nearest[rows]
@@ -129,7 +129,7 @@ class _Abstention:
         return [self.none_relation if no else self.candidates[row] for row, no in zip(rows.tolist(), is_none.tolist())]
 
     def fit(self, way: str, rows: Tensor) -> float:
-        """The threshold with the best micro-F1 on `rows`, half-way between two cosines; the lowest of the best."""
+        """Find the lowest threshold with the best micro-F1 on `rows`, half-way between two cosines."""
         rows = rows[self.best[rows].argsort(descending=True)]
         kept = rows[~self.none_is_nearest[rows]] if way == "both" else rows
         if not len(kept):
@@ -143,7 +143,7 @@ class _Abstention:
         return cosines[last : last + 2].mean().item()
 
     def scores_of_halves(self, way: str, halves: Tensor) -> dict[str, float]:
-        """The scores with thresholds that the other half of the pairs chose."""
+        """Score each half of the pairs with the threshold that the other half chose."""
         rows = [torch.nonzero(halves == half)[:, 0] for half in range(NUM_HALVES)]
         decided = [self.decide(way, self.fit(way, rows[1 - half]), rows[half]) for half in range(NUM_HALVES)]
         predicted = [name for own in decided for name in own]
@@ -153,7 +153,7 @@ class _Abstention:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature t that minimises the cross-entropy of `softmax(logits / t)`.
+    """Find the temperature t that minimises the cross-entropy of `softmax(logits / t)`.
 
     Args:
         logits: `(pairs, relations)`.
@@ -176,7 +176,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def reliability(confidences: Tensor, is_right: Tensor) -> list[dict[str, float]]:
-    """How often predictions of like confidence are right.
+    """Measure how often predictions of like confidence are right.
 
     Args:
         confidences: `(pairs,)` in [0, 1], the probability of the predicted relation.
@@ -197,11 +197,11 @@ def reliability(confidences: Tensor, is_right: Tensor) -> list[dict[str, float]]
 
 
 def expected_calibration_error(confidences: Tensor, is_right: Tensor) -> float:
-    """The mean distance between confidence and accuracy: sum over bins of `share * |accuracy - confidence|`.
+    """Measure the mean distance between confidence and accuracy: sum over bins of `share * |accuracy - confidence|`.
 
     Args:
-        confidences: As for `reliability`.
-        is_right: As for `reliability`.
+        confidences: `(pairs,)` in [0, 1], the probability of the predicted relation.
+        is_right: `(pairs,)` bool.
 
     Source:
         Guo et al. (2017), equation 3, with their 15 bins.

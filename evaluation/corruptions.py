@@ -66,7 +66,7 @@ class CorruptedSamples(GroupedSamples):
         self._corrupt = corrupt
 
     def __getitem__(self, index: int) -> Item:
-        """The corrupted sample and picture."""
+        """Return the corrupted sample and its picture."""
         return self._corrupt(self._intact[index])
 
 
@@ -100,7 +100,7 @@ def input_conditions(samples: GroupedSamples, *, entity_types: Sequence[str], se
 
 
 def share_changed(samples: GroupedSamples, condition: Condition) -> float:
-    """The share of the pairs whose text or picture a condition changes. Pictures are not decoded for that."""
+    """Compute the share of the pairs whose text or picture a condition changes, without decoding pictures."""
     changed = 0
     for index in range(len(samples)):
         item = samples[index]
@@ -186,7 +186,7 @@ _REWRITING = (cropped, blurred, as_jpeg)
 
 
 def share_inside(bbox: Box, *, border: float = CROPPED_BORDER) -> float:
-    """The share of a box's area that is left when a border of the picture is cut away."""
+    """Compute the share of a box's area that is left when a border of the picture is cut away."""
     x0, y0, x1, y1 = bbox
     across, down = (max(0.0, min(end, 1 - border) - max(start, border)) for start, end in ((x0, x1), (y0, y1)))
     return across * down / ((x1 - x0) * (y1 - y0))
@@ -287,7 +287,7 @@ def _typo(word: str, generator: random.Random) -> str:
 
 
 def _moved(entity: Entity, typos: Sequence[tuple[tuple[int, int], str]]) -> Entity:
-    """The entity where it is after words around it have become longer or shorter."""
+    """Move an entity to where it is after words before it have become longer or shorter."""
     assert entity.start is not None
     assert entity.end is not None
     shift = sum(len(typo) - (end - start) for (start, end), typo in typos if end <= entity.start)

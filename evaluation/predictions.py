@@ -26,7 +26,7 @@ ABSTAINED = ""  # what is predicted below `none_threshold`, where no relation of
 
 @dataclass(frozen=True)
 class Predictions:
-    """One entry per row of the split, in the order in which the samples list them.
+    """The predictions for a split: one entry per row, in the order in which the samples list them.
 
     Args:
         row_ids: Ids of the rows.
@@ -57,7 +57,7 @@ def predict_relations(
         processor: Its processor.
         samples: The split.
         batch_size: Samples per forward pass.
-        accelerator: Of the processes that share the batches; all call this, and get all predictions. None where this
+        accelerator: The processes that share the batches; all call this, and get all predictions. None where this
             process works alone.
 
     Returns:
@@ -86,7 +86,7 @@ def predict_relations(
 
 
 def _rows_of(samples: GroupedSamples, batches: Sequence[Sequence[int]]) -> list[int]:
-    """The place of each pair of the batches among all pairs of the samples."""
+    """Return the place of each pair of the batches among all pairs of the samples."""
     ends = list(itertools.accumulate(len(sample.pairs) for sample in samples.samples))
     return [
         row
@@ -97,7 +97,7 @@ def _rows_of(samples: GroupedSamples, batches: Sequence[Sequence[int]]) -> list[
 
 
 def _gather_in_order(rows: Tensor, values: Tensor, accelerator: Accelerator | None) -> Tensor:
-    """The values `(n, ...)` of all processes together, in the order of their `rows` `(n,)`."""
+    """Gather the values `(n, ...)` of all processes, in the order of their `rows` `(n,)`."""
     if accelerator is not None:
         rows, values = accelerator.gather(accelerator.pad_across_processes((rows, values), pad_index=-1))
         rows, values = rows[rows >= 0], values[rows >= 0]

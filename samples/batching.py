@@ -24,7 +24,7 @@ class SampleCollator:
         processor: The model's processor.
         relations: Names of the relations, in the order of the logits; None for batches without labels.
         type_noise: Probability with which a typed text entity gets another type or none.
-        seed: Of the noise, which depends on it, the sample and the epoch only: not on who makes the batch, and when.
+        seed: Decides the noise, with the sample and the epoch alone: it does not matter who makes the batch, and when.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class SampleCollator:
         self._epoch = epoch
 
     def __call__(self, items: Sequence[tuple[Sample, bytes | Tensor | None]]) -> tuple[list[str], BatchFeature]:
-        """Collate.
+        """Make a batch of samples.
 
         Args:
             items: Samples and their pictures, as `GroupedSamples` gives them.
@@ -97,9 +97,9 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
     """Batches of samples of about the same length, so that little is padded, in an order that changes each epoch.
 
     Args:
-        lengths: About how long each sample is.
+        lengths: The approximate length of each sample.
         batch_size: Samples per batch; the last one may be smaller.
-        seed: Of the shuffling; the order depends on it and on the epoch only.
+        seed: Decides the order, with the epoch alone.
         shuffle: Whether to shuffle; without it batches go from short to long.
         pool_size: How many batches' worth of shuffled samples are sorted together. Larger pads less, smaller mixes
             more; 32 is our choice.

@@ -40,7 +40,7 @@ class Sample:
 
     @property
     def approximate_length(self) -> int:
-        """About proportional to the number of tokens: characters, and what marking an entity adds."""
+        """A number that grows with the number of tokens: the characters, and what marking each entity adds."""
         return len(self.text) + 12 * len(self.entities)
 
 
@@ -62,7 +62,7 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Sample, bytes | Tensor | None]:
-        """The sample and the bytes of its picture file (None where it has none, or pictures are not used).
+        """Return the sample and the bytes of its picture file (None where it has none, or pictures are not used).
 
         Where `features` are set, they come instead of bytes; see `roc.samples.vision_cache`.
         """
@@ -75,7 +75,7 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
 
     @property
     def num_pairs(self) -> int:
-        """Pairs of all samples: the rows."""
+        """The number of pairs of all samples, which is that of the rows."""
         return sum(len(sample.pairs) for sample in self.samples)
 
     def _group(self, rows: datasets.Dataset) -> list[Sample]:
@@ -109,14 +109,14 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
 
 
 def _place(entity: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Where an entity is; sorts text entities by position, before objects."""
+    """Return where an entity is, so that text entities sort by position, before objects."""
     if entity["bbox"] is not None:
         return (1, *entity["bbox"])
     return (0, entity["start"], entity["end"])
 
 
 def _entity(entity: Mapping[str, Any]) -> Entity:
-    """The processor's entity. Types were settled when the data set was built: `""` keeps the processor from asking."""
+    """Make the processor's entity. The type `""` keeps the processor from asking a tagger: types are settled."""
     bbox = entity["bbox"]
     if bbox is not None:
         return Entity(type=entity["type"] or "", bbox=tuple(bbox), name=entity["name"])

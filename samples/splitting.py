@@ -13,7 +13,7 @@ from roc.samples.grouping import GroupedSamples
 
 
 def split_rows(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Part the rows of one split in two; rows of one text stay together, and go the same way in every run.
+    """Part the rows of one split in two. Rows of one text stay together, and every run parts them alike.
 
     Args:
         rows: Rows of the schema.
@@ -40,7 +40,7 @@ def sample_rows(rows: datasets.Dataset, share: float, *, seed: int = 0) -> datas
     Args:
         rows: Rows of the schema.
         share: In (0, 1]; of each relation, the number is rounded to the nearest.
-        seed: Of the draw. With one seed, a larger share holds the smaller ones.
+        seed: Decides which rows are drawn. With one seed, a larger share holds the smaller ones.
 
     Returns:
         The drawn rows, in their order.

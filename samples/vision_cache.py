@@ -43,7 +43,7 @@ def use_vision_cache(
     batch_size: int = 64,
     num_workers: int = 0,
 ) -> None:
-    """Have splits give features instead of pictures; those that the cache lacks are encoded first.
+    """Make splits give features instead of pictures; features that the cache lacks are computed first.
 
     Features are computed in float32 and stored as float16. They are found by the SHA-256 of a picture's file, in a
     subfolder for the `backbone_revision`. Each process encodes its share; several runs may use one folder at the same
@@ -54,7 +54,7 @@ def use_vision_cache(
         model: A model whose vision encoder is frozen. The encoder is moved to the accelerator's device.
         processor: Its processor.
         splits: Their `features` are set.
-        accelerator: Of the run.
+        accelerator: The processes of the run and their device.
         batch_size: Pictures that are encoded together, and share a file.
         num_workers: Processes that decode pictures; 0 for none.
 
@@ -92,7 +92,7 @@ def use_vision_cache(
 
 
 def backbone_revision(model: RocModel, processor: RocProcessor) -> str:
-    """SHA-256 over what a picture's features depend on: the vision encoder, the image processor, the format."""
+    """Compute a SHA-256 over what features depend on: the vision encoder, the image processor, the format."""
     assert model.vision_model is not None
     settings = {name: value for name, value in processor.image_processor.to_dict().items() if name != "auto_map"}
     parts = [FORMAT, encoder_fingerprint(model.vision_model), settings]
@@ -103,7 +103,7 @@ def write_features(folder: Path, digests: Sequence[bytes], features: Tensor) -> 
     """Write the features of some pictures: the whole file or none.
 
     Args:
-        folder: Of one backbone, named by its revision; made where it is missing.
+        folder: The folder of one backbone, named by its revision; made where it is missing.
         digests: SHA-256 of each picture's file.
         features: `(len(digests), rows, columns, vision_hidden)`.
 
@@ -120,10 +120,10 @@ def write_features(folder: Path, digests: Sequence[bytes], features: Tensor) -> 
 
 
 def read_features(folder: Path) -> dict[bytes, Tensor]:
-    """All features of one backbone, by the SHA-256 of the picture's file.
+    """Read all features of one backbone, by the SHA-256 of the picture's file.
 
     Args:
-        folder: As for `write_features`; may be missing.
+        folder: The folder of one backbone, named by its revision; it may be missing.
 
     Returns:
         Each `(rows, columns, vision_hidden)` float16, a part of the file mapped into memory: read from disk when it is
@@ -163,7 +163,7 @@ def _checksum(content: Mapping[str, Tensor]) -> int:
 
 
 def _distinct_pictures(splits: Sequence[GroupedSamples]) -> dict[bytes, int]:
-    """The SHA-256 of each picture, and the number of a sample that shows it, counted over all splits."""
+    """Map the SHA-256 of each picture to the number of a sample that shows it, counted over all splits."""
     pictures: dict[bytes, int] = {}
     for number, sample in enumerate(itertools.chain.from_iterable(split.samples for split in splits)):
         if sample.image_digest is not None:
@@ -172,7 +172,7 @@ def _distinct_pictures(splits: Sequence[GroupedSamples]) -> dict[bytes, int]:
 
 
 def _decode(processor: RocProcessor, items: Sequence[tuple[Sample, bytes]]) -> tuple[list[bytes], Tensor]:
-    """The SHA-256 of the bytes that are decoded, and `(len(items), channels, height, width)`."""
+    """Return the SHA-256 of each file, and the pixels `(len(items), channels, height, width)`."""
     digests = [hashlib.sha256(image).digest() for _, image in items]
     return digests, torch.cat([processor.pixels(image, f"row {sample.row_ids[0]!r}") for sample, image in items])
 

@@ -71,12 +71,12 @@ def add_lora(
 
 
 def has_adapter(model: RocModel) -> bool:
-    """Whether the model has an adapter, trained or loaded."""
+    """Return whether the model has an adapter, trained or loaded."""
     return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 def without_adapter(model: RocModel, *, merge: bool) -> RocModel:
-    """A copy of a model that has an adapter, as a plain model.
+    """Copy a model that has an adapter as a plain model.
 
     Args:
         model: The model; it is not changed.

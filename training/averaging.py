@@ -45,7 +45,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the parameters hold their averages; after it, their own values again."""
+        """Give the parameters their averages within the block, and their own values again after it."""
         self._exchange()
         try:
             yield

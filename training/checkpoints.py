@@ -10,8 +10,10 @@ epoch is better than all before. It holds:
   take no space.
 - `checksums.json`: of all these files.
 
-It is written under a temporary name and renamed when all of it has reached the disk, so what has a checkpoint's name is
-whole, unless it was damaged later. When the run has ended well, its checkpoints are removed.
+accelerate's own checkpoints are not used: they delete the oldest before they write, and load custom objects as pickles.
+
+A checkpoint is written under a temporary name and renamed when all of it has reached the disk, so what has a
+checkpoint's name is whole, unless it was damaged later. When the run has ended well, its checkpoints are removed.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Checkpoint:
 
     Args:
         path: Its folder.
-        run: What describes the run that it is of; see `run_state.describe_run`.
+        run: The description of its run, by `roc.training.state.describe_run`.
         progress: How far the run was.
     """
 
@@ -95,21 +97,21 @@ class Checkpoint:
 
 
 def checkpoint_folder(config: RunConfig) -> Path:
-    """Where a run's checkpoints lie: beside its folder."""
+    """Return where a run's checkpoints lie: beside its folder."""
     output_dir = Path(config.output_dir).resolve()
     return output_dir.with_name(output_dir.name + ".checkpoints")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, whole or damaged, the oldest first."""
+    """List the checkpoints in a folder, whole or damaged, the oldest first."""
     return sorted(folder.glob("epoch-*"))
 
 
 def find_checkpoint(config: RunConfig) -> Checkpoint | None:
-    """The checkpoint that the settings ask to go on from, or None to start afresh.
+    """Find the checkpoint that the settings ask to go on from; None to start afresh.
 
     Raises:
-        ValueError: If the one that they name is not whole, or of several none is.
+        ValueError: If the named checkpoint is not whole, or none of those that are there is.
     """
     if config.resume is None or config.dry_run:
         return None
@@ -127,13 +129,13 @@ def find_checkpoint(config: RunConfig) -> Checkpoint | None:
 
 
 class Checkpoints:
-    """Those that a run writes. All processes call its methods; the main one writes.
+    """The checkpoints that a run writes. All processes call the methods; the main process writes.
 
     Args:
         config: The settings.
-        accelerator: Of the run.
-        run: What describes it.
-        resumed: The checkpoint that it goes on from, if it does.
+        accelerator: The processes of the run and their device.
+        run: The description of the run, by `roc.training.state.describe_run`.
+        resumed: The checkpoint that the run goes on from, or None.
     """
 
     def __init__(
@@ -148,7 +150,7 @@ class Checkpoints:
 
     @contextmanager
     def kept(self, state: RunState) -> Iterator[None]:
-        """Put the run where its checkpoint was; in the block, SIGTERM waits for `after_step` or `after_epoch`.
+        """Put the run where its checkpoint was. In the block, SIGTERM waits for `after_step` or `after_epoch`.
 
         Args:
             state: The parts of the run that change.
@@ -172,10 +174,10 @@ class Checkpoints:
             yield
 
     def after_step(self) -> None:
-        """Write one where it is time to, or after SIGTERM.
+        """Write a checkpoint where `checkpoint_steps` says so, or after SIGTERM.
 
         Raises:
-            OSError: If it cannot be written; those before are as they were.
+            OSError: If it cannot be written; earlier checkpoints are as they were.
             SystemExit: After SIGTERM.
         """
         is_asked_to_stop = self._termination.requested()
@@ -185,18 +187,18 @@ class Checkpoints:
             self._stop()
 
     def after_epoch(self) -> None:
-        """Write one.
+        """Write a checkpoint.
 
         Raises:
-            OSError: As `after_step`.
-            SystemExit: As `after_step`.
+            OSError: If it cannot be written; earlier checkpoints are as they were.
+            SystemExit: After SIGTERM.
         """
         self._save()
         if self._termination.requested():
             self._stop()
 
     def remove(self) -> None:
-        """Remove all: the run has ended well."""
+        """Remove all checkpoints: the run has ended well."""
         if self._accelerator.is_main_process and self.folder.is_dir():
             remove_folder(self.folder)
 
@@ -245,7 +247,10 @@ class Checkpoints:
         logger.info("going on from %s: %d steps done", checkpoint.path, checkpoint.progress.step)
 
     def _check_space(self) -> None:
-        """Those that are kept and a new one, in the worst case each with a best epoch of its own, and the next best."""
+        """Check that the disk has room for the most that a run may write.
+
+        That is the checkpoints that are kept and a new one, each with a best epoch of its own, and the next best epoch.
+        """
         model = sum(tensor.nbytes for tensor in self._state.model.state_dict().values())
         needed = (self._num_kept + 1) * (self._state.num_bytes() + model) + model
         replaced = sum(_bytes_on_disk(folder) for folder in (self.folder, self._output_dir))
@@ -283,6 +288,6 @@ def _checksum(path: Path) -> int:
 
 
 def _bytes_on_disk(folder: Path) -> int:
-    """Files with several names count once, in equal parts."""
+    """Add up the sizes of files; one with several names counts once, in equal parts."""
     found = (entry.stat() for entry in folder.rglob("*") if entry.is_file())
     return sum(stat.st_size // stat.st_nlink for stat in found)

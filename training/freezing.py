@@ -36,7 +36,7 @@ def _layers(encoder: PreTrainedModel) -> nn.ModuleList:
 
 
 def _embeddings(encoder: PreTrainedModel) -> nn.Module:
-    """What turns tokens into the first layer's input: the token embeddings, with positions and norm where they are."""
+    """Return what makes the first layer's input: token embeddings, with positions and norm where there are such."""
     tokens = encoder.get_input_embeddings()
     name = next(name for name, module in encoder.named_modules() if module is tokens)
     parent = name.rpartition(".")[0]

@@ -38,13 +38,13 @@ class Termination:
         self._received = True
 
     def requested(self) -> bool:
-        """Whether any process has received it. To be called by all of them."""
+        """Return whether any process has received SIGTERM. All processes call this together."""
         received = torch.tensor(int(self._received), device=self._accelerator.device)
         return bool(self._accelerator.reduce(received, "sum"))
 
 
 def ignore_termination(worker: int) -> None:
-    """For the processes that prepare batches: a signal to the whole group must not take them from the main one."""
+    """Ignore SIGTERM in a process that prepares batches: sent to the whole group, it is for the main process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 

@@ -41,7 +41,7 @@ def prepare_for_sharding(model: RocModel, accelerator: Accelerator) -> RocModel:
 
     Args:
         model: The model, not yet handed to `accelerator.prepare`. It is changed.
-        accelerator: Of the run.
+        accelerator: The processes of the run and their device.
 
     Returns:
         A copy that stays whole, for what is not training; see `gather_weights`.

@@ -46,9 +46,9 @@ class Progress:
         step: Optimizer steps done.
         history: Per finished epoch: step, loss, learning rate, samples per second, and the validation scores.
         best_epoch: Epoch with the best validation micro-F1, counted from 1.
-        best_val: Its scores.
-        calibration: What `calibrate` reports of it, at the end.
-        losses: Of each optimizer step of the running epoch.
+        best_val: The scores of that epoch.
+        calibration: The report of the calibration at the end of the run.
+        losses: The loss of each optimizer step of the running epoch.
         num_samples: Samples that the running epoch has seen.
         epoch_started: `seconds` when the running epoch began.
         seconds: How long the run has been computing, all its parts together.
@@ -65,7 +65,7 @@ class Progress:
     seconds: float = 0.0
 
     def improves(self, val: dict[str, Any]) -> bool:
-        """Whether these validation scores beat the best so far."""
+        """Return whether these validation scores beat the best so far."""
         return not self.best_val or val["micro_f1"] > self.best_val["micro_f1"]
 
     def end_epoch(self, record: dict[str, Any]) -> None:
@@ -81,10 +81,10 @@ class RunState:
     There is no gradient scaler among them: none of the precisions of `RunConfig` has one.
 
     Args:
-        accelerator: Of the run.
+        accelerator: The processes of the run and their device.
         model: The model, unwrapped.
-        optimizer: Its optimizer.
-        scheduler: Of the learning rates.
+        optimizer: The model's optimizer.
+        scheduler: What sets the learning rates.
         average: The moving average of the weights, if there is one.
         progress: How far the run is.
     """
@@ -140,7 +140,7 @@ class RunState:
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
-    """Of this process, as plain numbers and tensors."""
+    """Return the random states of this process, as plain numbers and tensors."""
     name, keys, *position = typing.cast(tuple[Any, ...], np.random.get_state())
     return {
         "python": random.getstate(),
@@ -166,11 +166,11 @@ def describe_run(
     train_set: GroupedSamples,
     val_set: GroupedSamples,
 ) -> dict[str, dict[str, Any]]:
-    """What decides a run's result: two runs with the same description are the same run.
+    """Describe what decides a run's result: two runs with the same description are the same run.
 
     Args:
         config: The settings.
-        accelerator: Of the run.
+        accelerator: The processes of the run and their device.
         model: The model, before it is prepared.
         inventory: The relations to train on.
         train_set: Samples to learn from.
@@ -203,7 +203,7 @@ def describe_run(
 
 
 def differences(saved: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
-    """In which settings and contents two descriptions differ, in words."""
+    """Say in words in which settings and contents two descriptions differ."""
     found = []
     for name in sorted(saved["settings"].keys() | now["settings"].keys()):
         before, after = (described["settings"].get(name, "not known") for described in (saved, now))

@@ -48,13 +48,13 @@ def check_trackers(config: RunConfig) -> None:
 
 @contextlib.contextmanager
 def tracked(accelerator: Accelerator, config: RunConfig, *, step: int = 0) -> Iterator[None]:
-    """Have a run tracked: within, `accelerator.log` reaches the trackers of the settings.
+    """Track a run: within the block, `accelerator.log` reaches the trackers of the settings.
 
     TensorBoard's files are in `tracking_dir/tensorboard`, trackio's in `tracking_dir/trackio` or where the environment
     variable `TRACKIO_DIR` says. A run is called like its output folder. Only the main process has trackers.
 
     Args:
-        accelerator: The run's.
+        accelerator: The processes of the run and their trackers.
         config: The settings.
         step: Optimizer steps done before: 0 begins the record anew, more continues it from there.
     """
@@ -70,10 +70,10 @@ def tracked(accelerator: Accelerator, config: RunConfig, *, step: int = 0) -> It
 
 
 def track_step(accelerator: Accelerator, *, step: int, loss: float, learning_rate: float) -> None:
-    """The curves of training.
+    """Log the curves of training.
 
     Args:
-        accelerator: The run's.
+        accelerator: The processes of the run and their trackers.
         step: The optimizer step, counted from 1.
         loss: Its loss.
         learning_rate: The text encoder's.
@@ -82,10 +82,10 @@ def track_step(accelerator: Accelerator, *, step: int, loss: float, learning_rat
 
 
 def track_epoch(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
-    """The curves of validation.
+    """Log the curves of validation.
 
     Args:
-        accelerator: The run's.
+        accelerator: The processes of the run and their trackers.
         record: What the run's history has of a validated epoch.
     """
     scores = {f"val/{name}": score for name, score in record["val"].items()}
@@ -93,10 +93,10 @@ def track_epoch(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
 
 
 def track_result(accelerator: Accelerator, scores: Mapping[str, Any], *, step: int) -> None:
-    """The final table: the scores of the saved model, altogether and per relation.
+    """Log the final table: the scores of the saved model, altogether and per relation.
 
     Args:
-        accelerator: The run's.
+        accelerator: The processes of the run and their trackers.
         scores: As `relation_scores` gives them.
         step: Optimizer steps done.
     """
@@ -107,7 +107,7 @@ def track_result(accelerator: Accelerator, scores: Mapping[str, Any], *, step: i
 
 
 class _TensorBoard(TensorBoardTracker):
-    """accelerate's tracker, with the settings as text, and as what TensorBoard compares runs by."""
+    """accelerate's tracker, which also gives TensorBoard the settings, as text and to compare runs by."""
 
     def __init__(self, config: RunConfig, step: int) -> None:
         super().__init__(_run_name(config), Path(config.tracking_dir) / "tensorboard", purge_step=step + 1)
@@ -129,7 +129,7 @@ class _TensorBoard(TensorBoardTracker):
 
 
 class _Trackio(TrackioTracker):
-    """accelerate's tracker, where it alone would write to stdout, ask the Hub, or run on every process."""
+    """accelerate's tracker, kept from writing to stdout, asking the Hub and running on every process."""
 
     main_process_only = True
 
@@ -167,7 +167,7 @@ TRACKERS: dict[str, Callable[[RunConfig, int], GeneralTracker]] = {"tensorboard"
 
 @contextlib.contextmanager
 def _quiet_and_offline() -> Iterator[None]:
-    """Stdout is for a program's result, and trackio would ask the Hub for the name of a user who has logged in."""
+    """Send what trackio prints to stderr, and keep it from asking the Hub for the user's name."""
     was_offline = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
@@ -178,7 +178,7 @@ def _quiet_and_offline() -> Iterator[None]:
 
 
 def _run_name(config: RunConfig) -> str:
-    """The output folder, relative to the working folder where it lies there, so that no two runs share a name."""
+    """Name a run by its whole output folder, so that no two runs share a name."""
     folder = Path(config.output_dir).resolve()
     base = Path.cwd() if folder.is_relative_to(Path.cwd()) else Path(folder.anchor)
     return folder.relative_to(base).as_posix()

@@ -84,6 +84,7 @@ def run(
     data: Path,
 ) -> Run:
     """Run the suite, or another program, on the data: exit code, the JSON line, stderr."""
+    pytest.importorskip("matplotlib")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
 
     def run_main(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import sys
 from typing import Any
@@ -17,7 +18,9 @@ from roc.processing_roc import RocProcessor
 from roc.relations_index_roc import RelationIndex
 
 POOLINGS = pytest.mark.parametrize("pooling", ["mean", "max"])
-KINDS = pytest.mark.parametrize("exact", [True, False], ids=["exact", "approximate"])
+HAS_USEARCH = importlib.util.find_spec("usearch") is not None
+APPROXIMATE = pytest.param(False, id="approximate", marks=pytest.mark.skipif(not HAS_USEARCH, reason="needs usearch"))
+KINDS = pytest.mark.parametrize("exact", [pytest.param(True, id="exact"), APPROXIMATE])
 
 
 def inventory(count: int, *, most: int = 3) -> list[dict[str, Any]]:
@@ -97,6 +100,7 @@ def test_equal_scores_come_in_the_order_of_the_names(pooling: Any, exact: bool) 
 
 @POOLINGS
 def test_the_approximate_index_finds_nearly_all_and_scores_exactly(pooling: Any) -> None:
+    pytest.importorskip("usearch")
     relations = inventory(3_000)
     embeds, pairs = embeds_of(relations), vectors(100, seed=2)
     exact = RelationIndex(relations, embeds, pooling=pooling, exact=True).search(pairs)
@@ -166,6 +170,7 @@ def test_an_index_stays_as_it_was_when_the_model_is_edited(processor: RocProcess
 def test_few_vectors_are_compared_one_by_one_and_many_are_looked_up(
     pooling: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("usearch")
     relations = inventory(50)
     embeds = embeds_of(relations)
     number = 50 if pooling == "mean" else len(embeds)
