@@ -61,7 +61,7 @@ def _publish(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _build(options: argparse.Namespace) -> tuple[dict[str, int], dict[str, Any]]:
-    """Build the folder; returns its files with their sizes, and what the model has to answer."""
+    """Build the folder; returns its files with their sizes, and the answers that the model has to give."""
     from roc.inference.posts import load_model
     from roc.publishing.check import expected_answers
     from roc.publishing.folder import build_hub_folder

@@ -130,15 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _audit(args: argparse.Namespace) -> dict[str, Any]:
-    report = audit_visual_objects(args.objects, _relations(Path(args.data_dir), args.split))
-    return {"objects": args.objects, "split": args.split, **report}
-
-
-def _relations(data_dir: Path, split: str) -> list[str]:
-    path = find_text_file(data_dir, split)
+    path = find_text_file(Path(args.data_dir), args.split)
     if path is None:
-        raise FileNotFoundError(f"{data_dir} has no text file of the split {split!r}.")
-    return [instance["relation"] for _, _, instance in read_instances(path)]
+        raise FileNotFoundError(f"{args.data_dir} has no text file of the split {args.split!r}.")
+    relations = [instance["relation"] for _, _, instance in read_instances(path)]
+    return {"objects": args.objects, "split": args.split, **audit_visual_objects(args.objects, relations)}
 
 
 if __name__ == "__main__":

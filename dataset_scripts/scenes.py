@@ -201,7 +201,8 @@ class _TeamSentence(_Sentence):
     relations: Sequence[Sequence[str]]
 
     def draw(self, canvas: Canvas, index: int, rng: Random) -> list[_View]:
-        other, views = self.other_colour(rng), []
+        other = self.other_colour(rng)
+        views: list[_View] = []
         for box, relations in zip(self.boxes, self.relations, strict=True):
             in_team, item = FIGURES[relations[index]]
             _draw_figure_with_item(canvas, box, SHIRTS[self.colour if in_team else other], item, rng)
@@ -258,10 +259,11 @@ def _examples(num_pictures: int, rng: Random, split: str) -> Iterator[Example]:
         canvas = empty_scene(IMAGE_SIZE, rng)
         views = sentence.draw(canvas, index, rng)
         image = {"bytes": to_png(canvas), "path": None}
-        for position, ((head, tail), (relation, *known)) in enumerate(zip(sentence.pairs, views, strict=True)):
+        for position, ((head, tail), view) in enumerate(zip(sentence.pairs, views, strict=True)):
+            relation, evidence, seen = view
             row = {"id": f"{split}-{number}-{position}", "text": sentence.text, "image": image}
             row |= {"head": dict(head), "tail": dict(tail), "relation": relation}
-            yield Example(row, *known)
+            yield Example(row, evidence, seen)
 
 
 def _plan_team(rng: Random) -> _TeamSentence:
@@ -360,12 +362,8 @@ def build_scenes(
 ) -> dict[str, Any]:
     """Generate the set, check it, and write it as a folder of Parquet files with a card, a marker and the evidence.
 
-    Args:
-        output_dir: The folder to write. An existing one is replaced only if it is such a dataset.
-        num_train: Pictures of the split `train`; a multiple of `PICTURES_PER_SENTENCE`, as are the next two.
-        num_val: Pictures of the split `val`.
-        num_test: Pictures of the split `test`.
-        seed: The same seed and numbers give the same rows.
+    `output_dir` is replaced only if it is such a dataset. The numbers of pictures are multiples of
+    `PICTURES_PER_SENTENCE`; the same numbers and seed give the same rows.
 
     Returns:
         `output_dir`, `builder`, `seed`, under `splits` per split the counts of the folder's marker, and under `audit`

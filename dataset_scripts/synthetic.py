@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -106,6 +107,9 @@ Each sentence comes with {PICTURES_PER_SENTENCE} pictures, with the same boxes, 
 of its pair kind exactly once. So a rule that does not see the pixels is right on 1/{PICTURES_PER_SENTENCE} of the rows
 at best, the share of `none`; the builder checks that on every split. Pictures are {IMAGE_SIZE} x {IMAGE_SIZE} PNG.
 """
+
+
+_box_in_cell = partial(box_in_cell, side=CELL, width=(16, 20), height=(16, 20))  # sizes from and to, in pixels
 
 
 @dataclass(frozen=True)
@@ -229,24 +233,13 @@ def _draw(sentence: _Sentence, index: int, *, rng: Random) -> bytes:
     return to_png(canvas)
 
 
-def _box_in_cell(
-    cell: int, rng: Random, *, width: tuple[int, int] = (16, 20), height: tuple[int, int] = (16, 20)
-) -> Box:
-    """Choose a box of random size at a random place inside a cell of the grid; sizes are (smallest, largest) pixels."""
-    return box_in_cell(cell, rng, side=CELL, width=width, height=height)
-
-
 def build_synthetic(
     output_dir: str | Path, *, num_train: int = 3000, num_val: int = 600, num_test: int = 600, seed: int = 13
 ) -> dict[str, Any]:
     """Generate the set, check it, and write it as a folder of Parquet files with a card and a marker.
 
-    Args:
-        output_dir: The folder to write. An existing one is replaced only if it is such a dataset.
-        num_train: Pictures of the split `train`; a multiple of `PICTURES_PER_SENTENCE`, as are the next two.
-        num_val: Pictures of the split `val`.
-        num_test: Pictures of the split `test`.
-        seed: The same seed and numbers give the same rows.
+    `output_dir` is replaced only if it is such a dataset. The numbers of pictures are multiples of
+    `PICTURES_PER_SENTENCE`; the same numbers and seed give the same rows.
 
     Returns:
         `output_dir`, `builder`, `seed` and, under `splits`, per split the counts of the folder's marker,

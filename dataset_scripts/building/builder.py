@@ -174,9 +174,7 @@ class RocDatasetBuilder(ABC):
     def _select_splits(self, wanted: Sequence[str] | None) -> dict[str, list[Path]]:
         found = self.find_splits()
         if not found:
-            raise FileNotFoundError(
-                f"No split found in {self.raw_dir}: looked for raw files of {', '.join(SPLITS)}."
-            )
+            raise FileNotFoundError(f"No split found in {self.raw_dir}: looked for raw files of {', '.join(SPLITS)}.")
         if missing := [split for split in wanted or () if split not in found]:
             raise FileNotFoundError(
                 f"{self.raw_dir} has no split {missing[0]!r}; it has {list(found)}. Ask for those with splits=."

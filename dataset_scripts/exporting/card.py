@@ -66,10 +66,8 @@ def _card_data(marker: Mapping[str, Any], num_bytes: Mapping[str, Mapping[str, i
 
 
 def _info(splits: Mapping[str, Mapping[str, Any]], num_bytes: Mapping[str, int]) -> DatasetInfo:
-    split_dict = SplitDict()
-    for name, counts in splits.items():
-        split_dict.add(SplitInfo(name, num_bytes=num_bytes[name], num_examples=counts["rows"]))
-    return DatasetInfo(features=FEATURES, splits=split_dict)
+    infos = {name: SplitInfo(name, num_bytes[name], counts["rows"]) for name, counts in splits.items()}
+    return DatasetInfo(features=FEATURES, splits=SplitDict(infos))
 
 
 def _count_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
@@ -79,9 +77,7 @@ def _count_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _relation_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
-    totals: Counter[str] = Counter()
-    for counts in splits.values():
-        totals.update(counts["relations"])
+    totals = sum((Counter(counts["relations"]) for counts in splits.values()), Counter[str]())
     rows = [
         (code(relation), *(counts["relations"].get(relation, 0) for counts in splits.values()))
         for relation, _ in totals.most_common()

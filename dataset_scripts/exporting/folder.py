@@ -61,7 +61,12 @@ def export_dataset(
     configs = {name: _checked(config) for name, config in {DEFAULT: splits, **(variants or {})}.items()}
     check_output_dir(output_dir)
     with replace_folder(output_dir) as folder:
-        num_bytes = {name: _write_config(config, folder / _folder_of(name)) for name, config in configs.items()}
+        num_bytes = {
+            name: {
+                split: _write_parquet(rows, folder / _folder_of(name), split=split) for split, rows in config.items()
+            }
+            for name, config in configs.items()
+        }
         marker = _marker(configs, provenance, folder=folder, side_files=side_files)
         card = dataset_card(marker, num_bytes=num_bytes, repo_id=repo_id)
         about_it = {"README.md": card, MARKER: json.dumps(marker, indent=2, ensure_ascii=False) + "\n"}
@@ -85,14 +90,9 @@ def _checked(splits: Splits) -> dict[str, Dataset]:
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def _write_config(splits: Splits, folder: Path) -> dict[str, int]:
-    """Write one configuration; returns the number of bytes of the rows of each split."""
-    folder.mkdir()
-    return {split: _write_parquet(dataset, folder, split=split) for split, dataset in splits.items()}
-
-
 def _write_parquet(dataset: Dataset, folder: Path, *, split: str) -> int:
     """Write one split; returns the number of bytes of its rows with their pictures."""
+    folder.mkdir(exist_ok=True)
     num_shards = min(max(1, len(dataset)), 1 + _picture_bytes(dataset) // SHARD_BYTES)
     num_bytes = 0
     for index in range(num_shards):

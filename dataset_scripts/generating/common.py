@@ -182,7 +182,7 @@ def run_generator(
     about: str,
     pictures_per_sentence: int,
 ) -> int:
-    """Generate a set with the given command line and print what was written as one JSON line.
+    """Generate a set with the given command line and print what was written as one JSON line; returns the exit code.
 
     Args:
         build: Writes the set; its keyword arguments and their defaults are the options.
@@ -190,15 +190,11 @@ def run_generator(
         builder: The module's name.
         about: What it generates.
         pictures_per_sentence: The numbers of pictures are multiples of it.
-
-    Returns:
-        The exit code.
     """
     parser = argparse.ArgumentParser(prog=f"python -m roc.dataset_scripts.{builder}", description=about)
     parser.add_argument("--output_dir", required=True, help="folder to write; an older dataset there is replaced")
     for name, default in (build.__kwdefaults__ or {}).items():
-        split = name.removeprefix("num_")
-        what = f"pictures of the split {split}, a multiple of {pictures_per_sentence}"
+        what = f"pictures of the split {name.removeprefix('num_')}, a multiple of {pictures_per_sentence}"
         what = "the same seed gives the same rows" if name == "seed" else what
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
     options = vars(parser.parse_args(argv))
