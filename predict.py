@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roc.processing_images_roc import open_image
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.support.programs import run_program
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
     if options.image is not None and not processor.reads_images:
         raise ValueError(f"The model {options.model!r} reads text only: leave --image out, or name another model.")
     if options.relations is not None:
-        inventory = load_relations(options.relations)
+        inventory = read_relation_file(options.relations)
         model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
     image = _read_image(options.image)
     entities, pairs = _entities(options, processor)

@@ -64,13 +64,13 @@ def _take_type_constraints(model: RocModel, options: argparse.Namespace) -> None
 def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.Namespace) -> list[str]:
     """Give the model the relations that were asked for; returns those to which scoring is restricted, if any."""
     from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
-    from roc.relations.files import load_relations
+    from roc.relations.files import read_relation_file
 
     if options.relations is None:
         if options.held_out_relations or options.num_unseen:
             raise ValueError("--held_out_relations and --num_unseen need --relations FILE, which describes them.")
         return []
-    inventory = load_relations(options.relations)
+    inventory = read_relation_file(options.relations)
     unseen = unseen_relations(
         inventory, held_out_relations=options.held_out_relations, num_unseen=options.num_unseen, seed=options.seed
     )

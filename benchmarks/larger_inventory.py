@@ -18,7 +18,7 @@ from roc.evaluation.predictions import predict_relations, score_predictions
 from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.samples.grouping import GroupedSamples
 from roc.training.building import unrelated_descriptions
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _of_file(path: str) -> list[str]:
-    return list(dict.fromkeys(relation["descriptions"][0] for relation in load_relations(path).relations))
+    return list(dict.fromkeys(relation["descriptions"][0] for relation in read_relation_file(path).relations))
 
 
 def _of_words(processor: RocProcessor) -> list[str]:

@@ -32,7 +32,7 @@ from common import alternate, build, report
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.relations_bank_roc import descriptions_of
 from roc.relations_index_roc import RelationIndex
 
@@ -105,7 +105,7 @@ def made_relations(data_dir: Path | None, count: int, generator: random.Random) 
 
 def shipped_words() -> list[str]:
     """The words of MNRE's descriptions."""
-    texts = descriptions_of(load_relations("relations/mnre.yaml").relations)
+    texts = descriptions_of(read_relation_file("relations/mnre.yaml").relations)
     return sorted({word for text in texts for word in text.split()})
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 from common import collate, post, report
 
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.training.building import build_model, build_processor
 from roc.training.costs import count_parameters, peak_memory_mib
 from roc.training.optimizer import build_optimizer
@@ -79,7 +79,7 @@ def main() -> None:
 def measure(config: RunConfig, num_steps: int, *, is_compiled: bool) -> dict[str, float]:
     """The cost of training steps in this process."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    inventory = load_relations(config.relations)
+    inventory = read_relation_file(config.relations)
     processor = build_processor(config)
     posts = [post(random.Random(number)) for number in range(config.batch_size)]
     size = config.batch_size // config.gradient_accumulation_steps

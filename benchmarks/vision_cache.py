@@ -31,7 +31,7 @@ from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.schema import text_entity
 from roc.modeling_roc import RocModel
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.samples.batching import SampleCollator
 from roc.samples.grouping import GroupedSamples
 from roc.samples.vision_cache import use_vision_cache
@@ -126,7 +126,7 @@ def training_run(config: RunConfig, samples: GroupedSamples) -> TrainingRun:
     """A run as `train` makes it."""
     torch.manual_seed(0)
     accelerator = Accelerator(mixed_precision=choose_precision(config.mixed_precision))
-    inventory, processor = load_relations(config.relations), build_processor(config)
+    inventory, processor = read_relation_file(config.relations), build_processor(config)
     model = build_model(config, processor, inventory)
     return TrainingRun(config, accelerator, processor, model, inventory, samples, samples)
 

@@ -1,4 +1,4 @@
-"""Whether a published model works where `roc` is not installed, and computes there what it computes here."""
+"""Check that a published model works where `roc` is not installed, and computes there what it computes here."""
 
 from __future__ import annotations
 
@@ -23,29 +23,26 @@ STRANGER = Path(__file__).with_name("stranger.py")
 CHECK_SECONDS = 1800.0  # a large model is loaded three times, perhaps from a slow disk; a minute is usual
 
 
-def check_posts(model: RocModel, processor: RocProcessor) -> list[dict[str, Any]]:
-    """Posts to compare answers on: with two entities and with three, and with a picture where the model sees any.
-
-    Their entities have types, so that no tagger need be installed.
-    """
+def _check_posts(model: RocModel, processor: RocProcessor) -> list[dict[str, Any]]:
+    """Return posts with two and with three entities, typed, so that no tagger need be installed; one has a picture."""
     pair = [{"start": 0, "end": 3, "type": "person"}, {"start": 11, "end": 14, "type": "person"}]
     three = [*pair, {"start": 18, "end": 23, "type": "location"}]
-    posts: list[dict[str, Any]] = [{"text": "Ann kissed Bob.", "entities": pair}]
-    posts.append({"text": "Ann kissed Bob in Paris today!", "entities": three})
+    posts: list[dict[str, Any]] = [
+        {"text": "Ann kissed Bob.", "entities": pair},
+        {"text": "Ann kissed Bob in Paris today!", "entities": three},
+    ]
     if model.config.vision_config is not None:
         things = [{"bbox": [0.1, 0.2, 0.6, 0.9], "type": "object"}][: processor.max_regions]
-        posts.append({"text": posts[0]["text"], "image": _gradient(), "entities": [*pair, *things]})
+        picture = io.BytesIO()
+        Image.linear_gradient("L").convert("RGB").save(picture, "PNG")  # no two patches of it are the same
+        image = base64.b64encode(picture.getvalue()).decode()
+        posts.append({"text": "Ann kissed Bob.", "image": image, "entities": [*pair, *things]})
     return posts
 
 
 def expected_answers(model: RocModel, processor: RocProcessor) -> dict[str, Any]:
-    """What a published model has to answer: `stranger.answers` of the trained one, and the `posts`.
-
-    Args:
-        model: The trained model.
-        processor: Its processor.
-    """
-    posts = check_posts(model, processor)
+    """Return what a published model has to answer: `stranger.answers` of the trained one, and the `posts`."""
+    posts = _check_posts(model, processor)
     pipe = RocPipeline(model=model, processor=processor, device="cpu")
     return {"posts": posts, **answers(posts, model, processor, pipe, lambda data: pipe(data["inputs"]))}
 
@@ -56,17 +53,17 @@ def check_in_clean_process(
     """Load a model as a stranger does, where `roc` is not installed, offline, and compare its answers.
 
     Args:
-        source: A folder; or a Hub id.
-        expected: From `expected_answers`.
-        revision: The commit, of a Hub id.
-        cache: Where it was downloaded.
+        source: The model's folder, or its Hub id where `revision` is given.
+        expected: The answers that `expected_answers` gave.
+        revision: The commit on the Hub.
+        cache: The folder into which that commit was downloaded.
 
     Raises:
-        ValueError: If it does not load, or answers otherwise.
+        ValueError: If the model does not load, or answers otherwise.
     """
     where = str(source) if revision is None else f"{source} at {revision}"
-    folder = str(Path(source).resolve() if revision is None else source)
-    request = {"source": folder, "revision": revision, "posts": expected["posts"]}
+    place = str(Path(source).resolve() if revision is None else source)
+    request = {"source": place, "revision": revision, "posts": expected["posts"]}
     try:
         given = ask_stranger(
             STRANGER, request, environment=lambda empty: _environment(empty, cache or empty), timeout=CHECK_SECONDS
@@ -79,27 +76,19 @@ def check_in_clean_process(
 
 
 def _environment(empty: str, cache: str | Path) -> dict[str, str]:
-    """The environment of somebody who is offline, not logged in, and has downloaded what is in the cache alone."""
+    """Return environment variables under which a process is offline, not logged in, and sees only this cache."""
     settings = {"HF_HOME": empty, "HF_HUB_CACHE": str(cache), "HF_MODULES_CACHE": f"{empty}/modules"}
     settings |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return {name: value for name, value in os.environ.items() if not name.endswith("TOKEN")} | settings
 
 
 def _agree(given: Any, expected: Any) -> bool:
-    """Whether two answers are the same, but for rounding."""
+    """Tell whether two answers are the same, but for rounding."""
     if isinstance(expected, float):
         return isinstance(given, float) and math.isclose(given, expected, abs_tol=TOLERANCE)
     if isinstance(expected, (list, tuple)):
-        is_as_long = isinstance(given, (list, tuple)) and len(given) == len(expected)
-        return is_as_long and all(map(_agree, given, expected))
+        return isinstance(given, (list, tuple)) and len(given) == len(expected) and all(map(_agree, given, expected))
     if isinstance(expected, dict):
         has_same_keys = isinstance(given, dict) and given.keys() == expected.keys()
         return has_same_keys and all(_agree(given[key], expected[key]) for key in expected)
     return given == expected
-
-
-def _gradient() -> str:
-    """A picture in which no two patches are the same, in base64."""
-    file = io.BytesIO()
-    Image.linear_gradient("L").convert("RGB").save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -36,20 +37,20 @@ def build_hub_folder(
     add: Callable[[Path], Any],
     language: str | None = None,
 ) -> dict[str, int]:
-    """Build the folder anew: complete, or as it was before.
+    """Build the folder anew. If that fails, an earlier folder stays as it was.
 
     Args:
-        output_dir: Where. A folder that an earlier call made is replaced.
+        output_dir: The folder to write; one that an earlier call made is replaced.
         model: The trained model; an adapter is merged into its encoders.
-        processor: Its processor.
-        add: Is given the folder at the end, to add the card and what that shows.
-        language: Code of the language of the descriptions, where it is known.
+        processor: The model's processor.
+        add: Called with the folder at the end, to add the card and its pictures.
+        language: Code of the language of the descriptions; None if it is not known.
 
     Returns:
-        As `hub_files`.
+        Sizes in bytes of all files by their paths, which are relative to the folder.
 
     Raises:
-        FileExistsError: If there is another folder with something in it.
+        FileExistsError: If there is a folder with something in it that no earlier call made.
         NotADirectoryError: If there is a file.
         ValueError: If the model needs a folder of this machine, or a file could hold more than data and text.
     """
@@ -75,28 +76,14 @@ def build_hub_folder(
 
 
 def check_safe(folder: str | os.PathLike[str]) -> None:
-    """Refuse files that could run code when they are loaded, other than the Python files that everybody can read.
-
-    Raises:
-        ValueError: Naming them.
-    """
+    """Refuse, with a ValueError, files that could run code when they are loaded; Python files are for all to read."""
     unsafe = [path for path in hub_files(folder) if not path.endswith((*SAFE_SUFFIXES, LICENSE))]
     if unsafe:
         raise ValueError(f"{unsafe} may not be published: a folder for the Hub holds safetensors, settings and text.")
 
 
 def code_files(modules: Iterable[str]) -> list[Path]:
-    """The Python files that travel to the Hub: these modules of ROC, and what they import of each other.
-
-    Args:
-        modules: Names of files, without `.py`.
-
-    Returns:
-        Their paths, sorted.
-
-    Raises:
-        FileNotFoundError: If there is no such module.
-    """
+    """Return the sorted paths of these modules of ROC (file names without `.py`), and of what they import of ROC."""
     found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
@@ -108,27 +95,22 @@ def code_files(modules: Iterable[str]) -> list[Path]:
 
 
 def pinned(code: Iterable[Path]) -> list[str]:
-    """What the code needs, pinned to the versions that are installed here: lines of `requirements.txt`.
+    """Return the lines of `requirements.txt`: what Python files import, pinned to the versions that are installed here.
 
-    Args:
-        code: Python files. Their imports count, and not those inside functions and `try`, which are optional.
+    Imports inside functions and `try` are optional and do not count.
     """
     owners = packages_distributions()
-    modules = {name.split(".")[0] for path in code for name in _third_party_imports(path)}
-    packages = {owners[module][0] for module in modules if module in owners} | set(NER_PACKAGES)
-    lines = (_pinned(package) for package in sorted(packages, key=str.lower))
-    return [line for line in lines if line is not None]
-
-
-def _pinned(package: str) -> str | None:
-    try:
-        return f"{package}=={version(package).partition('+')[0]}"  # no package index has a local version such as +cpu
-    except PackageNotFoundError:
-        return None  # an optional one
+    packages = {owners[name][0] for path in code for name in _imported_modules(path) if name in owners}
+    lines = []
+    for package in sorted({*packages, *NER_PACKAGES}, key=str.lower):
+        with suppress(PackageNotFoundError):  # the taggers are optional
+            # no package index has a local version such as +cpu
+            lines.append(f"{package}=={version(package).partition('+')[0]}")
+    return lines
 
 
 def forget_paths(file: Path) -> None:
-    """Take out of a `config.json` the folders from which encoders were loaded, which tell strangers of this machine."""
+    """Take out of a `config.json` the folders from which encoders were loaded: they describe this machine."""
     config = json.loads(file.read_text(encoding="utf-8"))
     for part in config.values():
         if isinstance(part, dict):
@@ -137,7 +119,7 @@ def forget_paths(file: Path) -> None:
 
 
 def _entry_modules(folder: Path) -> list[str]:
-    """The modules that the settings in a folder name, for Transformers to load."""
+    """Return the modules that the settings in a folder name, for Transformers to load."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     processor = json.loads((folder / PROCESSOR).read_text(encoding="utf-8"))
     pipelines = [entry["impl"] for entry in config["custom_pipelines"].values()]
@@ -146,23 +128,21 @@ def _entry_modules(folder: Path) -> list[str]:
 
 
 def _own_imports(path: Path) -> list[str]:
-    """The modules of ROC that a file imports, which is always relatively, as `from .modeling_roc import RocModel`."""
+    """Return the modules of ROC that a file imports; it does so relatively, as `from .modeling_roc import RocModel`."""
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     return [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level and node.module]
 
 
-def _third_party_imports(path: Path) -> list[str]:
-    names = []
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.append(node.module)
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-    return [name for name in names if name.split(".")[0] not in sys.stdlib_module_names]
+def _imported_modules(path: Path) -> set[str]:
+    """Return the packages that a file imports at its top level, without ROC's and Python's own."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    names = {node.module or "" for node in body if isinstance(node, ast.ImportFrom) and not node.level}
+    names |= {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names
 
 
 def _write_relations(path: Path, model: RocModel, language: str | None) -> None:
-    """The model's relations as `--relations` of the programs takes them; a model may have none."""
+    """Write the model's relations, if it has any, as `--relations` of the programs takes them."""
     if model.config.relations:
         header = {"version": 1} | ({"language": language} if language else {})
         relations = [dict(relation) for relation in model.config.relations]

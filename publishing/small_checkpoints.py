@@ -8,12 +8,29 @@ had them. What is left, the adapter and what joins the encoders, is written in h
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from roc.support.files import replace_folder
 from roc.support.programs import run_program
+from roc.training.settings import ENVIRONMENT_FILE, LOCAL_SETTINGS, METRICS_FILE, RUN_FILE, load_run_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LEFT_OUT = ("text_model", "relation_model")  # the vision encoder may have been trained, or started at random
+COPIED = (
+    *("processor_config.json", "tokenizer.json", "tokenizer_config.json", ADAPTER_CONFIG),
+    *(METRICS_FILE, ENVIRONMENT_FILE),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,16 +40,92 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", required=True, help="folder of a run with an adapter")
     parser.add_argument("--output_dir", required=True, help="where to write the checkpoint")
-    parser.add_argument("--data_note", help="file with Markdown about the data, for the card")
+    parser.add_argument("--data_note", type=Path, help="file with Markdown about the data, for the card")
     options = parser.parse_args(arguments)
-    return run_program(lambda: _save(options))
+    return run_program(lambda: save_small_checkpoint(options.model, options.output_dir, data_note=options.data_note))
 
 
-def _save(options: argparse.Namespace) -> dict[str, Any]:
-    from roc.publishing.small_folder import save_small_checkpoint  # here: PyTorch takes seconds to import
+def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Path | None = None) -> dict[str, Any]:
+    """Write a run's model without its text encoders, and its model card.
 
-    note = None if options.data_note is None else Path(options.data_note).read_text(encoding="utf-8")
-    return save_small_checkpoint(options.model, options.output_dir, data_note=note)
+    Args:
+        run: The folder of a run of `train.py` with `lora_rank`.
+        folder: The folder to write; an earlier small checkpoint there is replaced.
+        data_note: File with Markdown that says where the data come from, for the card.
+
+    Returns:
+        `output_dir`, `bytes` in all files and `encoders`, the names of the encoders that are not in them.
+
+    Raises:
+        ValueError: If the run has no adapter, or its encoders are not what its settings name; or the folder holds
+            something else.
+    """
+    from safetensors.torch import load_file  # here, as below: PyTorch takes seconds to import
+    from transformers import AutoConfig
+
+    import roc.register  # noqa: F401  (AutoConfig knows ROC)
+    from roc.publishing.card import write_model_card
+    from roc.publishing.folder import forget_paths
+
+    run, folder = Path(run), Path(folder)
+    if not (run / ADAPTER_WEIGHTS).is_file():
+        raise ValueError(f"{run} is no run with an adapter. Train one with `--lora_rank 16`, without --merge_adapter.")
+    if folder.exists() and not _is_small_checkpoint(folder):
+        raise ValueError(f"{folder} exists and is no small checkpoint. Choose another folder.")
+    weights = load_file(run / WEIGHTS)
+    name = load_run_config(str(run / RUN_FILE)).text_model
+    sources = _encoder_sources(weights, name)
+    rest = {key: tensor for key, tensor in weights.items() if key.split(".")[0] not in sources}
+    config = AutoConfig.from_pretrained(run)
+    config.encoder_sources = sources
+    with replace_folder(folder) as new:
+        _save_half(rest, new / WEIGHTS)
+        _save_half(load_file(run / ADAPTER_WEIGHTS), new / ADAPTER_WEIGHTS)
+        (new / CONFIG).write_text(config.to_json_string(), encoding="utf-8")
+        forget_paths(new / CONFIG)
+        settings = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
+        kept = {name: value for name, value in settings.items() if name not in LOCAL_SETTINGS}
+        (new / RUN_FILE).write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        for file in COPIED:
+            if (run / file).is_file():
+                shutil.copy(run / file, new / file)
+        note = None if data_note is None else data_note.read_text(encoding="utf-8")
+        write_model_card(new, [new], repo_id="/".join(folder.resolve().parts[-2:]), data_note=note)
+    num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    return {"output_dir": str(folder), "bytes": num_bytes, "encoders": dict.fromkeys(sources, name)}
+
+
+def _encoder_sources(weights: Mapping[str, Tensor], name: str) -> dict[str, dict[str, str]]:
+    """Return name and digest of the source of each encoder among the weights, which must equal that source."""
+    import torch
+
+    from roc.modeling_backbones_roc import load_backbone, resolve_model, weights_digest
+
+    given = load_backbone(resolve_model(name)).state_dict()
+    source = {"name": name, "sha256": weights_digest(given)}
+    parts = [part for part in LEFT_OUT if any(key.startswith(f"{part}.") for key in weights)]
+    for part in parts:
+        for key, tensor in given.items():
+            own = weights.get(f"{part}.{key}")
+            # behind the embeddings of known tokens are those of the markers, which the adapter has
+            if own is None or not torch.equal(own[: len(tensor)], tensor):
+                raise ValueError(f"{part}.{key} is not that of {name!r}: a small checkpoint could not bring it back.")
+    return dict.fromkeys(parts, source)
+
+
+def _save_half(tensors: Mapping[str, Tensor], file: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    if unsafe := [name for name, tensor in halved.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{unsafe} do not fit into half precision.")
+    save_file(halved, file, metadata={"format": "pt"})
+
+
+def _is_small_checkpoint(folder: Path) -> bool:
+    file = folder / CONFIG
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("encoder_sources") is not None
 
 
 if __name__ == "__main__":

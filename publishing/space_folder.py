@@ -13,9 +13,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -32,7 +31,7 @@ def build_space(folder: str | os.PathLike[str], *, model: str) -> list[str]:
     """Build a Space's folder: complete, or not at all.
 
     Args:
-        folder: Where; a folder that is not there yet, or empty.
+        folder: A folder that is not there yet, or empty.
         model: Hub id of the model that the Space shows.
 
     Returns:
@@ -52,37 +51,24 @@ def build_space(folder: str | os.PathLike[str], *, model: str) -> list[str]:
         raise FileExistsError(f"The folder {folder} is not empty. Remove it, or name another one.")
     with replace_folder(folder) as new:
         for pattern in APP_FILES:
-            _copy(sorted(source.glob(pattern)), new)
-        _copy(sorted(PACKAGE_ROOT.glob("*.py")), new / "roc")
+            _copy(source.glob(pattern), new)
+        _copy(PACKAGE_ROOT.glob("*.py"), new / "roc")
         (new / "roc" / "__init__.py").touch()  # so that this copy, and no installed one, is the package
         for part in PACKAGES:
             for pattern in ("*.py", "*.yaml"):
-                _copy(sorted((PACKAGE_ROOT / part).glob(pattern)), new / "roc" / part)
-        _copy([PACKAGE_ROOT / "examples" / name for name in _example_pictures(source)], new / "examples")
+                _copy((PACKAGE_ROOT / part).glob(pattern), new / "roc" / part)
+        examples = json.loads((source / "examples.json").read_text(encoding="utf-8"))
+        pictures = {PACKAGE_ROOT / "examples" / example["image"] for example in examples if example["image"]}
+        _copy(pictures, new / "examples")
         _copy([PACKAGE_ROOT / "LICENSE"], new)
-        page = (source / "README.md").read_text(encoding="utf-8")
-        (new / "README.md").write_text(name_model(page, model), encoding="utf-8")
+        # its front matter names the model, for `app.py` and for the Hub
+        _, front_matter, body = (source / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+        fields = yaml.safe_dump(yaml.safe_load(front_matter) | {"models": [model]}, sort_keys=False, allow_unicode=True)
+        (new / "README.md").write_text(f"---\n{fields}---\n{body}", encoding="utf-8")
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def name_model(page: str, model: str) -> str:
-    """The page of a Space with the model in its front matter, where `app.py` and the Hub read it.
-
-    Args:
-        page: `README.md`, front matter first.
-        model: Hub id of the model.
-    """
-    _, front_matter, body = page.split("---\n", 2)
-    fields = yaml.safe_load(front_matter) | {"models": [model]}
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n{body}"
-
-
-def _example_pictures(source: Path) -> list[str]:
-    examples = json.loads((source / "examples.json").read_text(encoding="utf-8"))
-    return sorted({example["image"] for example in examples if example["image"]})
-
-
-def _copy(files: Sequence[Path], folder: Path) -> None:
+def _copy(files: Iterable[Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         shutil.copyfile(file, folder / file.name)
@@ -90,21 +76,14 @@ def _copy(files: Sequence[Path], folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build with the given command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    return run_program(lambda: _build(options))
-
-
-def _build(options: argparse.Namespace) -> dict[str, Any]:
-    return {"output_dir": options.output_dir, "files": build_space(options.output_dir, model=options.model)}
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m roc.publishing.space_folder", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--output_dir", required=True, help="folder to build, new or empty")
     parser.add_argument("--model", required=True, help="Hub id of the model that the Space shows")
-    return parser
+    options = parser.parse_args(arguments)
+    folder = options.output_dir
+    return run_program(lambda: {"output_dir": folder, "files": build_space(folder, model=options.model)})
 
 
 if __name__ == "__main__":

@@ -7,15 +7,12 @@ model's answers as one JSON line. `check.py` starts it, and takes `answers` from
 from __future__ import annotations
 
 import base64
-import importlib.util
+import importlib
 import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-TASK = "multimodal-relation-extraction"
 
 
 def main() -> None:
@@ -30,7 +27,7 @@ def main() -> None:
     options = {"trust_remote_code": True} | ({"revision": revision} if revision else {})
     processor = AutoProcessor.from_pretrained(source, **options)
     model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options).eval()
-    pipe = pipeline(TASK, model=source, device="cpu", **options)
+    pipe = pipeline("multimodal-relation-extraction", model=source, device="cpu", **options)
     folder = snapshot_download(source, revision=revision) if revision else source
     print(json.dumps(answers(request["posts"], model, processor, pipe, _load_handler(folder))))
 
@@ -42,44 +39,35 @@ def answers(
     pipe: Callable[..., Any],
     handler: Callable[[dict[str, Any]], Any],
 ) -> dict[str, Any]:
-    """What model, pipeline and handler say about posts.
+    """Ask model, pipeline and Inference Endpoints' handler about posts.
 
     Args:
         posts: Mappings of `text`, `entities` and perhaps `image`, in base64.
         model: The model.
-        processor: Its processor.
+        processor: The model's processor.
         pipe: The pipeline.
-        handler: That of the Inference Endpoints.
+        handler: The handler of the Inference Endpoints.
 
     Returns:
-        `logits`: per post and pair a row; `pipeline` and `handler`: their results.
+        `logits`, a row for each pair of each post, and the results of `pipeline` and `handler`.
     """
     import torch
+    from PIL import Image
 
     logits = []
     for post in posts:
-        batch = processor(text=post["text"], images=_picture(post.get("image")), entities=post["entities"])
+        picture = Image.open(io.BytesIO(base64.b64decode(post["image"]))) if "image" in post else None
+        batch = processor(text=post["text"], images=picture, entities=post["entities"])
         with torch.no_grad():
             logits.append(model(**batch).logits[batch["pair_mask"].bool()].tolist())
     given = [dict(post) for post in posts]
     return {"logits": logits, "pipeline": pipe(given), "handler": handler({"inputs": given})}
 
 
-def _picture(encoded: str | None) -> Any:
-    from PIL import Image
-
-    return None if encoded is None else Image.open(io.BytesIO(base64.b64decode(encoded)))
-
-
 def _load_handler(folder: str) -> Any:
-    """As the Inference Endpoints do it: the folder is on the path, and the handler is given the folder."""
+    """Load the handler as Inference Endpoints do: its folder is on the path, and the handler is given that folder."""
     sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location("handler", Path(folder) / "handler.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.EndpointHandler(folder)
+    return importlib.import_module("handler").EndpointHandler(folder)
 
 
 if __name__ == "__main__":

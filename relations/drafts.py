@@ -1,4 +1,4 @@
-"""Relation files that are not finished: which descriptions stay, which are still to be written or to be reviewed."""
+"""Relation files that are not finished: which descriptions stay, and which are still to be reviewed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def start_drafts(
 ) -> dict[str, Any]:
     """Gather what a file of descriptions starts from: what it holds already, and the relations that are given.
 
-    Described relations of `output` stay as they are, and its others are taken from what is given where it names them.
-    Given relations that it lacks come last.
+    Described relations of `output` stay as they are; the others are replaced by given relations of the same name.
+    Given relations that `output` lacks come last.
 
     Args:
         output: The file that will be written; it may exist.
         relations: A relation file (`.yaml`, `.yml`), which may lack descriptions, or a text file with one name a line.
-        names: Instead, the names. With neither, the relations of `output`.
-        language: Code of the descriptions' language; as the files say if not given, else `en`.
+        names: Names of relations, an alternative to `relations`. With neither, the relations of `output`.
+        language: Code of the descriptions' language; None takes that of the files, or `en`.
 
     Returns:
-        As `roc.relations.files.load_drafts`.
+        The content of the file, as `roc.relations.files.load_drafts` returns it.
 
     Raises:
         FileNotFoundError: If there is no such file, or nothing is given and there is no `output`.
@@ -60,21 +60,14 @@ def start_drafts(
     return {**drafts, "language": _agreed("language", language, drafts["language"]) or "en"}
 
 
-def to_be_written(relation: dict[str, Any], *, overwrite_unreviewed: bool = False) -> bool:
-    """Whether a relation lacks descriptions, or has some that may be replaced: neither a person's nor reviewed."""
-    return not relation["descriptions"] or (
-        overwrite_unreviewed and "provenance" in relation and to_be_reviewed(relation)
-    )
-
-
 def to_be_reviewed(relation: dict[str, Any]) -> bool:
-    """Whether a relation has descriptions that nobody has reviewed; a person's own, without provenance, need it not."""
+    """Tell whether nobody has reviewed a relation's descriptions; those without provenance are a person's own."""
     marked = "provenance" in relation or "reviewed" in relation
     return bool(relation["descriptions"]) and marked and not relation.get("reviewed", False)
 
 
 def without_model_text(relation: dict[str, Any]) -> dict[str, Any]:
-    """A relation without what a language model wrote: descriptions, and types if it added them."""
+    """Return a relation without what a language model wrote: descriptions, and types if it added them."""
     provenance = relation.get("provenance")
     written = provenance.get("written", ["descriptions"]) if isinstance(provenance, dict) else []
     return {
@@ -83,7 +76,7 @@ def without_model_text(relation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_comments(text: str) -> bool:
-    """Whether a `#` stands between the tokens of a YAML text."""
+    """Tell whether a `#` stands between the tokens of a YAML text."""
     end = 0
     for token in yaml.scan(text):
         if "#" in text[end : token.start_mark.index]:

@@ -26,40 +26,34 @@ Content = TypeVar("Content")
 
 @dataclass(frozen=True)
 class RelationInventory:
-    """The relations of one file.
-
-    Args:
-        relations: As `RocConfig.relations`.
-        none_relation: Name of the relation that means "none of these", or None.
-    """
+    """The relations of one file, as in `RocConfig`; `none_relation` names the one that means "none of these"."""
 
     relations: list[dict[str, Any]]
     none_relation: str | None
 
     @property
     def names(self) -> list[str]:
-        """Names in the order of the file."""
+        """The relations' names in the order of the file."""
         return [relation["name"] for relation in self.relations]
 
     def described_by_labels(self) -> RelationInventory:
-        """The same relations, each described by its name alone: `/per/org/member_of` as "per org member of".
+        """Describe each relation by its name alone: `/per/org/member_of` as "per org member of".
 
-        It is the whole name, so that no two relations read alike: MNRE has two kinds of `alternate_names`.
+        The whole name is taken, so that no two relations read alike: MNRE has two kinds of `alternate_names`.
         """
         relations = [{**own, "descriptions": [_in_words(own["name"])]} for own in self.relations]
         return replace(self, relations=relations)
 
 
-def load_relations(path: str | os.PathLike[str], *, entity_types: Sequence[str] = ENTITY_TYPES) -> RelationInventory:
+def read_relation_file(
+    path: str | os.PathLike[str], *, entity_types: Sequence[str] = ENTITY_TYPES
+) -> RelationInventory:
     """Read and check a relation file.
 
     Args:
         path: A YAML file with `version`, `language`, `none_relation` and `relations`; a relative path is looked for
             in the working folder, then among the files that ROC brings (`relations/mnre.yaml`).
         entity_types: The words that relations may use for types.
-
-    Returns:
-        The inventory.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -72,8 +66,8 @@ def load_drafts(path: str | os.PathLike[str], *, only_names: bool = False) -> di
     """Read a relation file that may be unfinished, with what it says about where its descriptions come from.
 
     Args:
-        path: As `load_relations`; a relation may lack descriptions.
-        only_names: Whether it is a text file instead, with one name a line.
+        path: A relation file, in which relations may lack descriptions; it is looked for as by `read_relation_file`.
+        only_names: Whether the file is a text file with one name a line.
 
     Returns:
         What `write_relation_file` takes: the keys `version`, `language` (None if not given), `none_relation` and
@@ -82,8 +76,8 @@ def load_drafts(path: str | os.PathLike[str], *, only_names: bool = False) -> di
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: As `load_relations`, or if `language` is no text, or `reviewed` neither true nor false, or true
-            without descriptions.
+        ValueError: If the file is malformed, `language` is no text, or `reviewed` is neither true nor false, or true
+            where there are no descriptions.
     """
     return _read(path, check_drafts, _names if only_names else yaml.safe_load)
 
@@ -112,7 +106,7 @@ def _inventory(content: Any, entity_types: Sequence[str]) -> RelationInventory:
 
 
 def check_drafts(content: Any) -> dict[str, Any]:
-    """Check the content of a relation file that may be unfinished; returns and raises as `load_drafts`."""
+    """Check the content of a relation file that may be unfinished, and return it as `load_drafts` does."""
     _check_header(content)
     none_relation = content.get("none_relation")
     if not isinstance(content.get("language"), str | None):

@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,25 +21,8 @@ ADDRESS = re.compile(r"https?://(\S+@)?(\[[\d:A-Fa-f.]+\]|[^\s/@:\[\]]+)(:\d+)?(
 CHECK_ADDRESS = "Check that OPENAI_BASE_URL ends where the server's paths begin, mostly in /v1."
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What a model said.
-
-    Args:
-        text: Its message; empty where it sent none.
-        complete: False if the server cut the message off at its limit.
-        input_tokens: Tokens of the request, as the server counts them; 0 where it does not tell.
-        output_tokens: Tokens of the message, likewise.
-    """
-
-    text: str
-    complete: bool
-    input_tokens: int
-    output_tokens: int
-
-
 class LanguageModel:
-    """A chat model on a server, which several threads may ask.
+    """A chat model on a server.
 
     The server is the one whose address and key stand in `OPENAI_BASE_URL` and `OPENAI_API_KEY`. Without an address it
     is Hugging Face's Inference Providers, with the token of `HF_TOKEN` or `hf auth login`. The key is never shown or
@@ -50,12 +32,8 @@ class LanguageModel:
     Args:
         name: Name of the model, as the server knows it.
         max_retries: How often a request is sent again that got no answer, or status 408, 409, 429 or at least 500.
-            Before it the client waits as the server asks (`Retry-After`), else 0.5 s, doubled each time up to 8 s. So
-            many times, too, may an answer be asked for again that is no use.
-
-    Attributes:
-        host: The server, without password and path.
-        replies: Everything that the model has said.
+            Before it the client waits as the server asks (`Retry-After`), else 0.5 s, doubled each time up to 8 s.
+            Callers may ask as often for an answer again that is no use.
 
     Raises:
         ValueError: If a variable is not set or malformed, the Hub's offline mode forbids requests, or `max_retries` is
@@ -69,17 +47,20 @@ class LanguageModel:
             raise ValueError("HF_HUB_OFFLINE forbids all requests of huggingface_hub: unset it to ask a server.")
         self._base_url, self._key, self._key_source = _endpoint(os.environ)
         self.name, self.max_retries = name, max_retries
+        # without password and path
         self.host = urlsplit(self._base_url).netloc.rpartition("@")[2]
-        self.replies: list[Reply] = []
         # with its last part, to which the client adds nothing: not every address has a /v1
         address = f"{self._base_url}/chat/completions"
         self._client = InferenceClient(base_url=address, api_key=self._key, timeout=TIMEOUT)
 
-    def reply(self, messages: list[dict[str, str]]) -> Reply:
+    def reply(self, messages: list[dict[str, str]]) -> tuple[str, bool]:
         """Send the chat so far and return the model's next message.
 
         Args:
-            messages: The chat so far: mappings with `role` (`"user"`, `"assistant"`) and `content`.
+            messages: Mappings with `role` (`"user"`, `"assistant"`) and `content`.
+
+        Returns:
+            The message, empty where the model sent none, and whether it is complete, not cut off at the server's limit.
 
         Raises:
             ConnectionError: If the server cannot be reached, refuses, or does not speak the protocol; the message says
@@ -90,13 +71,10 @@ class LanguageModel:
             completion = self._send(messages)
             [choice, *_] = completion.choices
             text = choice.message.content or choice.message.get("refusal") or ""
-            tokens = (getattr(completion.usage, key, None) or 0 for key in ("prompt_tokens", "completion_tokens"))
-            reply = Reply(str(text), choice.finish_reason != "length", *tokens)
+            return str(text), choice.finish_reason != "length"
         except (ValueError, TypeError, AttributeError) as error:
             said = shorten(str(getattr(error, "doc", completion)), 200)
             raise self._failure(f"answers something else than a chat completion: {said!r}. {CHECK_ADDRESS}") from error
-        self.replies.append(reply)
-        return reply
 
     def _send(self, messages: list[dict[str, str]], attempt: int = 0) -> Any:
         try:
@@ -116,7 +94,7 @@ class LanguageModel:
         return ConnectionError(message.replace(self._base_url, self.host).replace(self._key, "***"))
 
     def _explain(self, error: Exception, response: Any) -> str:
-        """What an error means, and what to do about it."""
+        """Say what an error means, and what to do about it."""
         if response is None:
             return f"gives no answer: {error}. Is it running, and is the address right?"
         status = response.status_code
@@ -130,7 +108,7 @@ class LanguageModel:
         return f"fails ({said})."
 
     def _models(self) -> str:
-        """The models that the server tells of."""
+        """Say which models the server has."""
         try:
             headers = {"authorization": f"Bearer {self._key}"}
             listed = get_session().get(f"{self._base_url}/models", headers=headers, timeout=30).json()
@@ -141,7 +119,7 @@ class LanguageModel:
 
 
 def _endpoint(environment: Mapping[str, str]) -> tuple[str, str, str]:
-    """The server's address, the key, and where the key stands."""
+    """Return the server's address, the key, and the name of the variable that has the key."""
     base_url, key = (environment.get(name, "").strip() for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"))
     if not base_url:
         token = get_token()
@@ -162,7 +140,7 @@ def _endpoint(environment: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 def _message(response: Any) -> str:
-    """What the server says in an error's body, in the forms that servers use."""
+    """Return what the server says in an error's body, in the forms that servers use."""
     try:
         body = response.json()
     except ValueError:

@@ -18,41 +18,48 @@ from tqdm.auto import tqdm
 
 from roc.studies.plan import TRAINED, Study, StudyRun, load_study
 from roc.studies.report import draw_report, summarise, write_report
-from roc.studies.runs import (
-    RunResult,
-    changed_settings,
-    is_finished,
-    read_result,
-    score_command,
-    train_and_score,
-    train_command,
-)
+from roc.studies.runs import changed_settings, read_result, score_command, train_and_score, train_command
+from roc.support.programs import run_program
 
 logger = logging.getLogger("roc.studies.__main__")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study with the given command line; returns the exit code, 1 if a run failed."""
-    options = _parser().parse_args(arguments)
-    from roc.support.programs import run_program  # here: `--help` answers at once
-
+    parser = argparse.ArgumentParser(prog="python -m roc.studies", description=__doc__, allow_abbrev=False)
+    parser.add_argument("study", help="YAML file, for example studies/mnre_ablations.yaml")
+    parser.add_argument("--data_dir", help="folder of the data; if not given, what the runs' settings say")
+    parser.add_argument("--output_dir", help="folder of the table and of all runs; outputs/studies/NAME if not given")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only the runs with these of the study's seeds")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="run anew what has finished with settings that have changed since, and what was under way",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="check everything, list what would run, run nothing")
+    options = parser.parse_args(arguments)
     return run_program(lambda: _study(options), incomplete=lambda result: bool(result.get("failed")))
 
 
 def _study(options: argparse.Namespace) -> dict[str, Any]:
     study = load_study(options.study, data_dir=options.data_dir, output_dir=options.output_dir)
-    runs = _chosen(study, options.seeds)
-    if not options.overwrite:
-        _refuse_changed(runs)
-    missing = [run for run in runs if not is_finished(run, study.scorings)]
-    if options.dry_run:
-        return _plan(study, runs, missing)
-    logger.info("%d of %d runs have finished already", len(runs) - len(missing), len(runs))
+    runs = _chosen(study, options)
     results = {str(run): read_result(run, study.scorings) for run in study.runs}
+    missing = [run for run in runs if results[str(run)].metrics is None]
+    if options.dry_run:
+        for run in missing:
+            print(f"{run}: {shlex.join(train_command(run))}", file=sys.stderr)
+            for arguments in study.scorings.values():
+                print(f"  {shlex.join(score_command(run, arguments))}", file=sys.stderr)
+        return {"dry_run": True, "finished": len(runs) - len(missing), "to_run": len(missing)}
+    logger.info("%d of %d runs have finished already", len(runs) - len(missing), len(runs))
     for run in tqdm(missing, unit="run", disable=not sys.stderr.isatty()):
-        results[str(run)] = train_and_score(run, study.scorings, resume=not options.overwrite)
+        results[str(run)] = result = train_and_score(run, study.scorings, resume=not options.overwrite)
         write_report(study, summarise(study, [*results.values()]))
-        _log_result(results[str(run)])
+        if result.failure is not None:
+            logger.warning("%s failed: %s (see %s)", run, result.failure, run.log_file)
+        else:
+            logger.info("%s: micro-F1 %.4f", run, result.scores[TRAINED]["micro_f1"])
     summary = summarise(study, [*results.values()])
     write_report(study, summary)
     draw_report(study, summary)
@@ -65,52 +72,19 @@ def _study(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _log_result(result: RunResult) -> None:
-    if result.failure is not None:
-        logger.warning("%s failed: %s (see %s)", result.run, result.failure, result.run.log_file)
-    else:
-        logger.info("%s: micro-F1 %.4f", result.run, result.scores[TRAINED]["micro_f1"])
-
-
-def _chosen(study: Study, seeds: Sequence[int] | None) -> list[StudyRun]:
-    chosen = [run for run in study.runs if seeds is None or run.seed in seeds]
+def _chosen(study: Study, options: argparse.Namespace) -> list[StudyRun]:
+    """Return the runs with the given seeds; refuse those that would replace a finished run with other settings."""
+    chosen = [run for run in study.runs if options.seeds is None or run.seed in options.seeds]
     if not chosen:
         known = sorted({run.seed for run in study.runs})
-        raise ValueError(f"--seeds {seeds}: the study has no run with one of them; its seeds are {known}.")
-    return chosen
-
-
-def _refuse_changed(runs: Sequence[StudyRun]) -> None:
-    for run in runs:
+        raise ValueError(f"--seeds {options.seeds}: the study has no run with one of them; its seeds are {known}.")
+    for run in [] if options.overwrite else chosen:
         if changed := changed_settings(run):
             raise ValueError(
                 f"{run.folder} holds a finished run with other settings: {', '.join(changed)}. Choose another "
                 "--output_dir, or add --overwrite to run anew what has changed."
             )
-
-
-def _plan(study: Study, runs: Sequence[StudyRun], missing: Sequence[StudyRun]) -> dict[str, Any]:
-    """What would run, each with its command on stderr."""
-    for run in missing:
-        print(f"{run}: {shlex.join(train_command(run))}", file=sys.stderr)
-        for arguments in study.scorings.values():
-            print(f"  {shlex.join(score_command(run, arguments))}", file=sys.stderr)
-    return {"dry_run": True, "finished": len(runs) - len(missing), "to_run": len(missing)}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m roc.studies", description=__doc__, allow_abbrev=False)
-    parser.add_argument("study", help="YAML file, for example studies/mnre_ablations.yaml")
-    parser.add_argument("--data_dir", help="in place of the runs' own")
-    parser.add_argument("--output_dir", help="folder of the table and of all runs; outputs/studies/NAME if not given")
-    parser.add_argument("--seeds", type=int, nargs="+", help="only the runs with these of the study's seeds")
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="run anew what has finished with settings that have changed since, and what was under way",
-    )
-    parser.add_argument("--dry_run", action="store_true", help="check everything, list what would run, run nothing")
-    return parser
+    return chosen
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""What a study is made of: named variants of one run's settings, each with some seeds, out of a YAML file."""
+"""Studies as YAML files: named variants of one run's settings, each with some seeds."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,28 +23,8 @@ TRAINED = "in training"  # the scoring that training itself does on the validati
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One row of a study's table.
-
-    Args:
-        name: What it is called.
-        settings: Fields of `RunConfig` in which it differs from the other variants.
-        seeds: Its seeds.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class StudyRun:
-    """One run of a study.
-
-    Args:
-        variant: The name of its variant.
-        config: Its settings; `output_dir` is the folder that `train.py` writes.
-    """
+    """One run of a study: the name of its variant, and its settings."""
 
     variant: str
     config: RunConfig
@@ -62,12 +41,12 @@ class StudyRun:
 
     @property
     def settings_file(self) -> Path:
-        """The file with the run's settings, beside the folder."""
+        """The file with the run's settings, beside its folder."""
         return self.folder.with_name(self.folder.name + ".yaml")
 
     @property
     def log_file(self) -> Path:
-        """The file with what the run's commands wrote to stderr, likewise."""
+        """The file with what the run's commands wrote to stderr, beside its folder."""
         return self.folder.with_name(self.folder.name + ".log")
 
     def __str__(self) -> str:
@@ -80,18 +59,19 @@ class Study:
 
     Args:
         name: The file's name without its ending.
-        base: The run whose settings all variants share.
-        variants: In the order of the file; the others are compared with the first.
-        scorings: Per name, arguments with which `score.py` scores each trained model once more; `{seed}` in them
+        base: The YAML file with the settings that all variants share.
+        variants: Mappings of `name`, `settings` (fields of `RunConfig` in which the variant differs) and `seeds`, in
+            the order of the file; the others are compared with the first.
+        scorings: Names, and arguments with which `score.py` scores each trained model once more; `{seed}` in them
             stands for the run's seed.
-        runs: All runs: every variant with its first seed, then every variant with its second, and so on, so that a
-            study that was stopped early compares all variants on some seeds.
+        runs: Every variant with its first seed, then every variant with its second, and so on, so that a study that
+            was stopped early compares all variants on some seeds.
         output_dir: Folder of the table, the plot and all runs.
     """
 
     name: str
     base: str
-    variants: list[Variant]
+    variants: list[dict[str, Any]]
     scorings: dict[str, list[str]]
     runs: list[StudyRun]
     output_dir: Path
@@ -104,11 +84,8 @@ def load_study(path: str, *, data_dir: str | None = None, output_dir: str | None
         path: A YAML file, looked for in the working folder, then among ROC's own, with `base` (a run's YAML file),
             `seeds`, `variants` (each with a `name`, and where it differs `settings` and `seeds` of its own), and
             optionally `settings` (of all runs) and `scorings` (see `Study`).
-        data_dir: In place of the runs' own.
-        output_dir: In place of `outputs/studies/NAME`.
-
-    Returns:
-        The study; every run's settings are valid.
+        data_dir: Folder of the data; None for what the runs' settings say.
+        output_dir: Folder of the table, the plot and all runs; None for `outputs/studies/NAME`.
 
     Raises:
         FileNotFoundError: If there is no such file, or a file that it names does not exist.
@@ -133,7 +110,7 @@ def load_study(path: str, *, data_dir: str | None = None, output_dir: str | None
 
 
 def effective_settings(config: RunConfig) -> dict[str, Any]:
-    """What decides about a run's result: its settings, and the content of the relation files that they name.
+    """Return the settings that decide about a run's result, and digests of the relation files that they name.
 
     Data are known by their folder's name only.
     """
@@ -145,35 +122,34 @@ def effective_settings(config: RunConfig) -> dict[str, Any]:
     return settings
 
 
-def _runs(base: str, shared: Mapping[str, Any], variants: Sequence[Variant], folder: Path) -> list[StudyRun]:
-    folders = Counter(_folder_name(variant.name) for variant in variants)
-    if repeated := [variant.name for variant in variants if folders[_folder_name(variant.name)] > 1]:
+def _runs(base: str, shared: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], folder: Path) -> list[StudyRun]:
+    folders = [_folder_name(variant["name"]) for variant in variants]
+    if repeated := [variant["name"] for variant, own in zip(variants, folders) if folders.count(own) > 1]:
         raise ValueError(f"names of variants must differ in letters and digits; given {repeated}")
     runs = []
-    for number in range(max(len(variant.seeds) for variant in variants)):
-        for variant in variants:
-            for seed in variant.seeds[number : number + 1]:
-                own = {"output_dir": str(folder / _folder_name(variant.name) / f"seed_{seed}"), "seed": seed}
-                try:
-                    config = load_run_config(base, shared, variant.settings, own)
-                    effective_settings(config)  # the files are there
-                except ValueError as error:
-                    raise ValueError(f"variant {variant.name!r}: {error}") from error
-                runs.append(StudyRun(variant.name, config))
+    numbered = [(number, seed, variant) for variant in variants for number, seed in enumerate(variant["seeds"])]
+    for _, seed, variant in sorted(numbered, key=lambda entry: entry[0]):
+        own = {"output_dir": str(folder / _folder_name(variant["name"]) / f"seed_{seed}"), "seed": seed}
+        try:
+            config = load_run_config(base, shared, variant["settings"], own)
+            effective_settings(config)  # the files are there
+        except ValueError as error:
+            raise ValueError(f"variant {variant['name']!r}: {error}") from error
+        runs.append(StudyRun(variant["name"], config))
     return runs
 
 
-def _variant(given: Any, seeds: tuple[int, ...]) -> Variant:
+def _variant(given: Any, seeds: Sequence[int]) -> dict[str, Any]:
     _check_keys("a variant", given, VARIANT_KEYS, required=("name",))
     name = given["name"]
     if not isinstance(name, str) or not _folder_name(name):
         raise ValueError(f"a variant's name is a text with letters or digits; given {name!r}")
-    own_seeds = _seeds(given["seeds"]) if "seeds" in given else seeds
-    return Variant(name, _settings(f"variant {name!r}", given.get("settings")), own_seeds)
+    settings = _settings(f"variant {name!r}", given.get("settings"))
+    return {"name": name, "settings": settings, "seeds": _seeds(given.get("seeds", seeds))}
 
 
 def _settings(where: str, given: Any) -> dict[str, Any]:
-    """Fields of a run, which `load_run_config` checks, without those that the study chooses."""
+    """Return the given fields of a run, which `load_run_config` checks; refuse those that the study chooses."""
     if not isinstance(given, dict | None):
         raise ValueError(f"settings of {where} are a mapping of a run's fields; given {given!r}")
     if chosen := [name for name in OF_THE_STUDY if name in (given or {})]:
@@ -181,13 +157,12 @@ def _settings(where: str, given: Any) -> dict[str, Any]:
     return given or {}
 
 
-def _seeds(given: Any) -> tuple[int, ...]:
-    numbers = _list("seeds", given)
-    if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in numbers):
+def _seeds(given: Any) -> list[int]:
+    if not all(type(seed) is int for seed in _list("seeds", given)):
         raise ValueError(f"seeds are whole numbers; given {given!r}")
-    if len(set(numbers)) < len(numbers):
+    if len(set(given)) < len(given):
         raise ValueError(f"seeds must differ; given {given!r}")
-    return tuple(numbers)
+    return given
 
 
 def _scorings(given: Any) -> dict[str, list[str]]:

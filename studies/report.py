@@ -1,4 +1,4 @@
-"""What a study found: per variant the mean and spread over seeds, as a table, as JSON and as a plot."""
+"""What a study found: mean and spread over the seeds of every variant, as a table, as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from roc.studies.plan import TRAINED, Study, Variant
+from roc.studies.plan import TRAINED, Study
 from roc.studies.runs import RunResult
 from roc.support.files import atomic_write
 from roc.support.markdown import table
 
 logger = logging.getLogger("roc.studies.__main__")
 
-# What a run costs, as `metrics.json` has it: column, divisor, format.
+# What a run costs, by its name in `metrics.json`: column, divisor, format.
 COSTS = {
     "seconds": ("minutes", 60, "{:.1f}"),
     "trainable_parameters": ("trainable parameters", 1e6, "{:.2f} M"),
@@ -25,27 +25,23 @@ SCORES = {"accuracy": "accuracy", "micro_f1": "micro-F1", "macro_f1": "macro-F1"
 
 
 def summarise(study: Study, results: Sequence[RunResult]) -> dict[str, Any]:
-    """Mean and spread of every variant.
-
-    Args:
-        study: The study.
-        results: What is known about its runs.
+    """Compute mean and spread of every variant.
 
     Returns:
         `study`, `base`, `commits` (of the finished runs) and `variants`, in the order of the file. A variant has
-        `name`, `settings`, `seeds`, of these `finished` and `failed` (per seed the reason); and where a seed has
-        finished, spreads of what `COSTS` names (if recorded), and `scorings`: per scoring spreads of `accuracy`,
-        `micro_f1`, `macro_f1` and `difference`, the micro-F1 less that of the first variant with the same seed. A
-        spread has `mean`, `std` (sample standard deviation; None for one seed) and `values`.
+        `name`, `settings`, `seeds`, the `finished` and the `failed` of them (the latter with reasons); and if a seed
+        has finished, spreads of what `COSTS` names (if recorded), and `scorings`: spreads of `accuracy`, `micro_f1`,
+        `macro_f1` and `difference`, the micro-F1 less that of the first variant with the same seed. A spread has
+        `mean`, `std` (sample standard deviation; None for one seed) and `values`.
     """
     finished = [result for result in results if result.metrics is not None]
-    firsts = {result.run.seed: result for result in finished if result.run.variant == study.variants[0].name}
-    variants = []
-    for variant in study.variants:
-        own = [result for result in results if result.run.variant == variant.name]
-        variants.append(_of_variant(variant, study, own, firsts))
-    commits = sorted({result.commit or "unknown" for result in finished})
-    return {"study": study.name, "base": study.base, "commits": commits, "variants": variants}
+    firsts = {result.run.seed: result for result in finished if result.run.variant == study.variants[0]["name"]}
+    return {
+        "study": study.name,
+        "base": study.base,
+        "commits": sorted({result.commit or "unknown" for result in finished}),
+        "variants": [_summary(variant, study, results, firsts) for variant in study.variants],
+    }
 
 
 def write_report(study: Study, summary: Mapping[str, Any]) -> None:
@@ -57,45 +53,41 @@ def write_report(study: Study, summary: Mapping[str, Any]) -> None:
 
 
 def draw_report(study: Study, summary: Mapping[str, Any]) -> None:
-    """Draw the micro-F1 of what has finished as `study.png`, where there is something to draw, and matplotlib."""
-    variants = [own for own in summary["variants"] if own["finished"]]
-    scores = {own["name"]: own["scorings"][TRAINED]["micro_f1"]["values"] for own in variants}
-    if not scores:
+    """Draw the micro-F1 of the variants that have finished as `study.png`, if there are any and matplotlib is there."""
+    finished = [own for own in summary["variants"] if own["finished"]]
+    if not finished:
         return
     from roc.evaluation.plots import plot_scores_by_variant  # here: `--help` needs no drawing
 
+    scores = {own["name"]: own["scorings"][TRAINED]["micro_f1"]["values"] for own in finished}
     try:
         plot_scores_by_variant(scores, study.output_dir / "study.png", score="validation micro-F1")
     except ImportError as error:
         logger.warning("no plot: %s", error)
 
 
-def _of_variant(
-    variant: Variant, study: Study, results: Sequence[RunResult], firsts: Mapping[int, RunResult]
+def _summary(
+    variant: Mapping[str, Any], study: Study, results: Sequence[RunResult], firsts: Mapping[int, RunResult]
 ) -> dict[str, Any]:
-    finished = sorted((own for own in results if own.metrics is not None), key=lambda own: own.run.seed)
-    summary: dict[str, Any] = {
-        "name": variant.name,
-        "settings": variant.settings,
-        "seeds": list(variant.seeds),
-        "finished": [own.run.seed for own in finished],
-        "failed": {own.run.seed: own.failure for own in results if own.failure is not None},
-    }
+    own = sorted((own for own in results if own.run.variant == variant["name"]), key=lambda own: own.run.seed)
+    finished = {result.run.seed: result for result in own if result.metrics is not None}
+    failed = {result.run.seed: result.failure for result in own if result.failure is not None}
+    summary: dict[str, Any] = {**variant, "finished": [*finished], "failed": failed}
     if not finished:
         return summary
     for name in COSTS:
-        costs = [(own.metrics or {}).get(name) for own in finished]
+        costs = [(result.metrics or {}).get(name) for result in finished.values()]
         if None not in costs:
             summary[name] = _spread(costs)
-    summary["scorings"] = {scoring: _scores(finished, firsts, scoring) for scoring in (TRAINED, *study.scorings)}
+    summary["scorings"] = {}
+    for scoring in (TRAINED, *study.scorings):
+        scores = {seed: result.scores[scoring] for seed, result in finished.items()}
+        base = {seed: firsts[seed].scores[scoring]["micro_f1"] for seed in scores.keys() & firsts.keys()}
+        summary["scorings"][scoring] = {
+            **{score: _spread([given[score] for given in scores.values()]) for score in SCORES},
+            "difference": _spread([scores[seed]["micro_f1"] - base[seed] for seed in sorted(base)]),
+        }
     return summary
-
-
-def _scores(finished: Sequence[RunResult], firsts: Mapping[int, RunResult], scoring: str) -> dict[str, Any]:
-    spreads = {score: _spread([own.scores[scoring][score] for own in finished]) for score in SCORES}
-    pairs = [(own, firsts[own.run.seed]) for own in finished if own.run.seed in firsts]
-    differences = [own.scores[scoring]["micro_f1"] - first.scores[scoring]["micro_f1"] for own, first in pairs]
-    return {**spreads, "difference": _spread(differences)}
 
 
 def _spread(values: Sequence[Any]) -> dict[str, Any]:
@@ -108,7 +100,7 @@ def _markdown(study: Study, summary: Mapping[str, Any]) -> str:
     parts = [
         f"# {study.name}",
         f"Variants of `{study.base}`, validation, in percent: mean ± sample standard deviation over seeds.\n"
-        f"Δ is the micro-F1 less that of {study.variants[0].name!r} with the same seed.\n"
+        f"Δ is the micro-F1 less that of {study.variants[0]['name']!r} with the same seed.\n"
         f"Commit: {', '.join(summary['commits'])}.",
     ]
     for scoring in (TRAINED, *study.scorings):
@@ -121,34 +113,25 @@ def _markdown(study: Study, summary: Mapping[str, Any]) -> str:
 
 
 def _table(variants: Sequence[Mapping[str, Any]], scoring: str) -> str:
-    costs = [name for name in COSTS if any(name in own for own in variants)]
-    columns = [*SCORES.values(), "Δ micro-F1", *(COSTS[name][0] for name in costs)]
+    costs = {name: cost for name, cost in COSTS.items() if any(name in own for own in variants)}
+    columns = [*SCORES.values(), "Δ micro-F1", *(column for column, *_ in costs.values())]
     rows = []
     for own in variants:
+        seeds = len(own["finished"])
+        of_planned = "" if seeds == len(own["seeds"]) else f" of {len(own['seeds'])}"
+        failed = f", {len(own['failed'])} failed" if own["failed"] else ""
         cells = [""] * len(columns)
-        if own["finished"]:
+        if seeds:
             scores = own["scorings"][scoring]
-            difference = "" if own is variants[0] else _percent(scores["difference"], signed=True)
-            cells = [*(_percent(scores[score]) for score in SCORES), difference, *(_cost(own, name) for name in costs)]
-        rows.append([own["name"].replace("|", "\\|"), _seeds(own), *cells])
+            difference = "" if own is variants[0] else _percent(scores["difference"], "+.1f")
+            cells = [*(_percent(scores[score]) for score in SCORES), difference]
+            for name, (_, divisor, layout) in costs.items():
+                cells.append(layout.format(own[name]["mean"] / divisor) if name in own else "")
+        rows.append([own["name"].replace("|", "\\|"), f"{seeds}{of_planned}{failed}", *cells])
     return table(["variant", "seeds", *columns], rows)
 
 
-def _cost(own: Mapping[str, Any], name: str) -> str:
-    _, divisor, layout = COSTS[name]
-    return layout.format(own[name]["mean"] / divisor) if name in own else ""
-
-
-def _seeds(own: Mapping[str, Any]) -> str:
-    """How many seeds, and where some lack, of how many and why."""
-    finished, failed, planned = len(own["finished"]), len(own["failed"]), len(own["seeds"])
-    if finished == planned:
-        return str(finished)
-    return f"{finished} of {planned}" + (f", {failed} failed" if failed else "")
-
-
-def _percent(spread: Mapping[str, Any], *, signed: bool = False) -> str:
+def _percent(spread: Mapping[str, Any], layout: str = ".1f") -> str:
     if spread["mean"] is None:
         return ""
-    text = f"{100 * spread['mean']:{'+' if signed else ''}.1f}"
-    return text if spread["std"] is None else f"{text} ± {100 * spread['std']:.1f}"
+    return f"{100 * spread['mean']:{layout}}" + ("" if spread["std"] is None else f" ± {100 * spread['std']:.1f}")

@@ -22,7 +22,7 @@ from roc.training.settings import DEFAULTS, ENVIRONMENT_FILE, METRICS_FILE, WITH
 TRAIN = (sys.executable, str(PACKAGE_ROOT / "train.py"))
 SCORE = (sys.executable, str(PACKAGE_ROOT / "score.py"))
 RECORD = "study_run.json"  # in a run's folder once it has ended well: the settings that it ended with
-SCORINGS = "study_scorings.json"  # likewise, what `score.py` said afterwards
+SCORINGS = "study_scorings.json"  # beside it: what `score.py` said afterwards
 
 
 class RunFailed(Exception):
@@ -34,10 +34,9 @@ class RunResult:
     """What is known about one run.
 
     Args:
-        run: The run.
-        metrics: What `train.py` recorded of it in `metrics.json`; None if it has not finished.
-        scores: Per scoring, `roc.studies.plan.TRAINED` first, what `score.py` says; empty if it has not finished.
-        commit: The commit of the code that trained it, as `environment.json` has it.
+        metrics: The run's `metrics.json`; None if it has not finished.
+        scores: Scores by the name of the scoring, `roc.studies.plan.TRAINED` first; empty if it has not finished.
+        commit: The commit of the code that trained it; None if that was not recorded.
         failure: Why it did not end well just now; None if it did, or was not tried.
     """
 
@@ -48,26 +47,20 @@ class RunResult:
     failure: str | None = None
 
 
-def is_finished(run: StudyRun, scorings: Mapping[str, Sequence[str]]) -> bool:
-    """Whether the run has ended well with these very settings, and every scoring of it too."""
-    return _is_trained(run) and not _open_scorings(run, scorings)
-
-
 def changed_settings(run: StudyRun) -> list[str]:
-    """In what a finished run in this run's folder differs from it, as "field (value there)"; empty if in nothing."""
+    """Return in what a finished run in this run's folder differs from it, as "field (value there)"."""
     recorded = _read_json(run.folder / RECORD)
     if not recorded:
         return []
     own = effective_settings(run.config)
-    # a field that came to ROC after the run had its default
-    there = {**DEFAULTS, **recorded}
+    there = {**DEFAULTS, **recorded}  # a field that came to ROC after the run had its default
     names = [name for name in {**own, **there} if name not in WITHOUT_EFFECT]
     return [f"{name} ({there.get(name)!r})" for name in names if own.get(name) != there.get(name)]
 
 
 def read_result(run: StudyRun, scorings: Mapping[str, Sequence[str]]) -> RunResult:
-    """What a run's folder says, if it has finished."""
-    if not is_finished(run, scorings):
+    """Read what a run's folder says, if it has ended well with these very settings, and every scoring of it too."""
+    if not _is_trained(run) or _open_scorings(run, scorings):
         return RunResult(run)
     metrics, told = _read_json(run.folder / METRICS_FILE), _read_json(run.folder / SCORINGS)
     scores = {TRAINED: metrics["val"], **{name: told[name]["scores"] for name in scorings}}
@@ -77,12 +70,8 @@ def read_result(run: StudyRun, scorings: Mapping[str, Sequence[str]]) -> RunResu
 def train_and_score(run: StudyRun, scorings: Mapping[str, Sequence[str]], *, resume: bool = True) -> RunResult:
     """Do what is missing of a run, each step in a process of its own, whose crash ends this run alone.
 
-    Args:
-        run: The run.
-        scorings: As `roc.studies.plan.Study`.
-        resume: Whether a run that was begun with the same settings goes on from its last checkpoint.
+    With `resume`, a run that was begun with the same settings goes on from its last checkpoint.
     """
-    log = run.log_file
     try:
         if not _is_trained(run):
             settings = effective_settings(run.config)  # now: a relation file may be edited while the run goes on
@@ -91,38 +80,32 @@ def train_and_score(run: StudyRun, scorings: Mapping[str, Sequence[str]], *, res
             config = dataclasses.replace(run.config, overwrite=True, resume="auto" if goes_on else None)
             with atomic_write(run.settings_file) as file:
                 file.write(config.to_yaml())
-            log.unlink(missing_ok=True)
-            _call(train_command(run), log)
+            run.log_file.unlink(missing_ok=True)
+            _call(train_command(run), run.log_file)
             _write_json(run.folder / RECORD, settings)
         for name in _open_scorings(run, scorings):
-            told = _call(score_command(run, scorings[name]), log)
+            scores = json.loads(_call(score_command(run, scorings[name]), run.log_file))
             known = _read_json(run.folder / SCORINGS)
-            known[name] = {"arguments": scorings[name], "scores": json.loads(told)}
-            _write_json(run.folder / SCORINGS, known)
+            _write_json(run.folder / SCORINGS, known | {name: {"arguments": scorings[name], "scores": scores}})
     except RunFailed as error:
         return RunResult(run, failure=str(error))
     return read_result(run, scorings)
 
 
 def train_command(run: StudyRun) -> list[str]:
-    """What trains the run, once its settings are written."""
+    """Return the command that trains the run, once its settings are written."""
     return [*TRAIN, str(run.settings_file)]
 
 
 def score_command(run: StudyRun, arguments: Sequence[str]) -> list[str]:
-    """What scores the run's model with further arguments."""
+    """Return the command that scores the run's model with further arguments."""
     data = ["--dataset", run.config.dataset, "--data_dir", run.config.data_dir, "--split", run.config.val_split]
     own = [argument.replace("{seed}", str(run.seed)) for argument in arguments]
     return [*SCORE, "--model", str(run.folder), *data, *own]
 
 
 def failure_reason(log: str, code: int) -> str:
-    """Why a command failed, on one line: what killed it, its own "error:" line, or the last line of its traceback.
-
-    Args:
-        log: What it wrote to stderr.
-        code: Its exit code, negative for a signal.
-    """
+    """Say why a command failed: the signal that killed it (a negative exit code), its "error:" line or its last one."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     lines = [line.strip() for line in log.splitlines() if line.strip()]
@@ -131,12 +114,13 @@ def failure_reason(log: str, code: int) -> str:
 
 
 def _call(command: Sequence[str], log: Path) -> str:
-    """Run a command to its end, or until the study is stopped; returns what it wrote to stdout."""
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+    """Run a command to its end, or until the study is stopped; return what it wrote to stdout."""
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     with log.open("ab") as stderr:
         start = stderr.tell()
-        environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
-        process = subprocess.Popen(command, stderr=stderr, env=environment, **streams)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8", env=environment
+        )
         try:
             told, _ = process.communicate()
         except BaseException:  # Ctrl-C, above all
@@ -154,7 +138,7 @@ def _is_trained(run: StudyRun) -> bool:
 
 
 def _was_begun(run: StudyRun, settings: Mapping[str, Any]) -> bool:
-    """Whether the run was begun with these effective settings: it may have left checkpoints."""
+    """Tell whether the run was begun with these effective settings, so that it may have left checkpoints."""
     try:
         return effective_settings(load_run_config(str(run.settings_file))) == settings
     except (FileNotFoundError, ValueError):  # not begun, or by a version of ROC with other settings
@@ -162,13 +146,12 @@ def _was_begun(run: StudyRun, settings: Mapping[str, Any]) -> bool:
 
 
 def _open_scorings(run: StudyRun, scorings: Mapping[str, Sequence[str]]) -> list[str]:
-    """Those that have not been done, or with other arguments."""
+    """Return the names of scorings that have not been done, or with other arguments."""
     known = _read_json(run.folder / SCORINGS)
     return [name for name, arguments in scorings.items() if known.get(name, {}).get("arguments") != arguments]
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """What a file says; nothing if it is not there."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 

@@ -19,7 +19,7 @@ from roc.modeling_backbones_roc import resolve_model
 from roc.modeling_roc import RocModel
 from roc.modeling_vision_roc import picture_size
 from roc.processing_roc import RocProcessor
-from roc.relations.files import RelationInventory, load_relations
+from roc.relations.files import RelationInventory, read_relation_file
 from roc.relations_bank_roc import descriptions_of
 from roc.samples.grouping import GroupedSamples
 from roc.samples.splitting import check_relations_known, sample_rows, split_rows, swap_none_pairs
@@ -168,7 +168,9 @@ def encode_negatives(
         return None
     if config.model.head != "retrieval" or config.share_description_encoder:
         raise ValueError("negative_relations needs --head retrieval and a frozen description encoder. Leave one out.")
-    texts = descriptions_of(load_relations(config.negative_relations, entity_types=config.model.entity_types).relations)
+    texts = descriptions_of(
+        read_relation_file(config.negative_relations, entity_types=config.model.entity_types).relations
+    )
     kept = unrelated_descriptions(texts, processor, model)
     if not kept:
         raise ValueError(

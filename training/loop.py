@@ -21,7 +21,7 @@ from roc.evaluation.predictions import Predictions, score_predictions
 from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relations.files import RelationInventory, load_relations
+from roc.relations.files import RelationInventory, read_relation_file
 from roc.relations_bank_roc import descriptions_of
 from roc.samples.batching import LengthBucketBatchSampler, ProcessShares, SampleCollator
 from roc.samples.grouping import GroupedSamples
@@ -116,7 +116,7 @@ def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
 
 def _choose_relations(config: RunConfig) -> tuple[RelationInventory, list[str]]:
     """Return the relations to train on, and the names of those that are held out."""
-    inventory = load_relations(config.relations, entity_types=config.model.entity_types)
+    inventory = read_relation_file(config.relations, entity_types=config.model.entity_types)
     if config.described_by == "labels":
         inventory = inventory.described_by_labels()
     held_out = unseen_relations(

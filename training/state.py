@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from roc.modeling_roc import RocModel
-from roc.relations.files import RelationInventory, load_relations
+from roc.relations.files import RelationInventory, read_relation_file
 from roc.samples.grouping import GroupedSamples, Sample
 from roc.training.averaging import WeightAverage
 from roc.training.settings import FILE_SETTINGS, LOCAL_SETTINGS, RunConfig, settings_by_name
@@ -190,7 +190,7 @@ def describe_run(
     negatives = (
         None
         if config.negative_relations is None
-        else load_relations(config.negative_relations, entity_types=config.model.entity_types).relations
+        else read_relation_file(config.negative_relations, entity_types=config.model.entity_types).relations
     )
     contents = {
         "training samples": _digest_of_samples(train_set.samples),

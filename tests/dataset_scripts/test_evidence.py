@@ -13,7 +13,7 @@ from tiny import tiny_model, tiny_processor
 from roc.benchmarks import evidence
 from roc.benchmarks.evidence import NUM_DELETED, delete_patches, patches_inside
 from roc.dataset_scripts.scenes import build_scenes
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_the_program_measures_right_predictions_that_an_object_decides(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_scenes(tmp_path / "data", num_train=24, num_val=48, num_test=24)
-    inventory, processor = load_relations("relations/scenes.yaml"), tiny_processor()
+    inventory, processor = read_relation_file("relations/scenes.yaml"), tiny_processor()
     model = tiny_model(processor, relations=inventory.relations, none_relation=inventory.none_relation)
     for part in (model, processor):
         part.save_pretrained(tmp_path / "model")

@@ -12,7 +12,7 @@ import pytest
 from roc.dataset_scripts import wikidata
 from roc.dataset_scripts.fewrel import to_row
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 
 TOKENS = ["Marie", "Curie", "wed", "Pierre", "Curie", "and", "Pierre", "smiled"]
 
@@ -95,7 +95,7 @@ def test_properties_become_a_relation_file(raw: Path, tmp_path: Path, capsys: py
     output = tmp_path / "made" / "relations.yaml"
     assert wikidata.main(["--data_dir", str(raw), "--split", "train", "--output", str(output)]) == 0
     assert json.loads(capsys.readouterr().out) == {"output": str(output), "num_relations": 2}
-    inventory = load_relations(output)
+    inventory = read_relation_file(output)
     assert inventory.names == ["P25", "P26"]
     assert inventory.none_relation is None
     assert inventory.relations[1]["descriptions"] == ["spouse: is: married to", "spouse"]
@@ -109,7 +109,7 @@ def test_all_properties_can_be_written_in_parts_without_editors_rules(raw: Path,
         output = tmp_path / "part.yaml"
         given = ["--data_dir", str(raw), "--split", "all", "--part", part, "--output", str(output)]
         assert wikidata.main(given) == 0
-        parts.append(load_relations(output).names)
+        parts.append(read_relation_file(output).names)
     assert parts == [["P0", "P2", "P4", "P6"], ["P1", "P3", "P5"]]
 
 

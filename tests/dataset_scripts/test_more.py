@@ -15,7 +15,7 @@ from tiny import tiny_model, tiny_processor
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.more import MoreBuilder, read_captions, read_instances, read_labels, read_objects, to_xyxy
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.samples.batching import SampleCollator
 from roc.samples.grouping import GroupedSamples
 
@@ -416,7 +416,7 @@ def test_the_command_line_fails_with_one_line(raw: Path, capsys: pytest.CaptureF
 
 
 def test_the_shipped_descriptions_have_the_names_of_the_published_labels(raw: Path) -> None:
-    inventory = load_relations("relations/more.yaml")
+    inventory = read_relation_file("relations/more.yaml")
     assert inventory.names == read_labels(raw / "rel2id.json") == MORE_LABELS
     assert len(MORE_LABELS) == 21
     assert inventory.none_relation == "none"
@@ -424,7 +424,7 @@ def test_the_shipped_descriptions_have_the_names_of_the_published_labels(raw: Pa
 
 def test_a_text_and_an_object_become_a_token_and_a_region_and_their_picture_moves_the_score(raw: Path) -> None:
     processor = tiny_processor()
-    relations = load_relations("relations/more.yaml")
+    relations = read_relation_file("relations/more.yaml")
     model = tiny_model(processor, relations=relations.relations, none_relation=relations.none_relation)
     samples = GroupedSamples(load(raw)["train"])
     assert [len(sample.pairs) for sample in samples.samples] == [2, 1]
@@ -444,7 +444,7 @@ def test_a_text_and_an_object_become_a_token_and_a_region_and_their_picture_move
 
 
 def test_an_object_of_unknown_type_excludes_no_relation(raw: Path) -> None:
-    processor, relations = tiny_processor(), load_relations("relations/more.yaml")
+    processor, relations = tiny_processor(), read_relation_file("relations/more.yaml")
     settings = {"relations": relations.relations, "none_relation": relations.none_relation}
     free, constrained = (
         tiny_model(processor, type_constraints=constraints, **settings) for constraints in ("off", "hard")

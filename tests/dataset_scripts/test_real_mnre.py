@@ -9,11 +9,11 @@ import torch
 from tiny import tiny_model, tiny_processor
 
 from roc.dataset_scripts.loading import load_dataset_splits
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.samples.batching import SampleCollator
 from roc.samples.grouping import GroupedSamples
 
-INVENTORY = load_relations("relations/mnre.yaml")
+INVENTORY = read_relation_file("relations/mnre.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from roc.dataset_scripts.scenes import (
     main,
 )
 from roc.dataset_scripts.schema import check_row
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 
 SMALL = {"num_train": 24, "num_val": 24, "num_test": 24}
 
@@ -211,7 +211,7 @@ def test_a_number_of_pictures_that_cannot_be_balanced_is_refused_at_once(tmp_pat
 
 
 def test_the_relation_file_describes_exactly_the_generated_relations(examples):
-    relations = load_relations(Path(__file__).parents[2] / "relations" / "scenes.yaml")
+    relations = read_relation_file(Path(__file__).parents[2] / "relations" / "scenes.yaml")
     types = {relation["name"]: (relation["head_types"], relation["tail_types"]) for relation in relations.relations}
     assert relations.none_relation == NONE
     assert types.keys() == {*CUES, *FIGURES}

@@ -31,7 +31,7 @@ from roc.dataset_scripts.synthetic import (
     generate_rows,
     main,
 )
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 
 SMALL = {"num_train": 40, "num_val": 20, "num_test": 20}
 
@@ -222,7 +222,7 @@ def test_four_thousand_pictures_take_seconds():
 
 
 def test_the_relation_file_describes_exactly_the_generated_relations(rows):
-    relations = load_relations(Path(__file__).parents[2] / "relations" / "synthetic.yaml")
+    relations = read_relation_file(Path(__file__).parents[2] / "relations" / "synthetic.yaml")
     types = {relation["name"]: (relation["head_types"], relation["tail_types"]) for relation in relations.relations}
     assert relations.none_relation == "none"
     assert types.keys() == {*CUES, *OBJECTS}

@@ -23,7 +23,7 @@ import roc.register  # noqa: F401  (Transformers knows ROC)
 from roc.handler import EndpointHandler
 from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.training.adapters import add_lora, save_model
 
 TASK = "multimodal-relation-extraction"
@@ -132,7 +132,7 @@ def test_a_relation_file_makes_no_objects(tmp_path: Path) -> None:
     file = tmp_path / "relations.yaml"
     file.write_text(f"relations: !!python/object/apply:os.mkdir ['{tmp_path / 'sprung'}']", encoding="utf-8")
     with pytest.raises(ValueError, match="could not determine a constructor for the tag"):
-        load_relations(file)
+        read_relation_file(file)
     assert not (tmp_path / "sprung").exists()
 
 

@@ -31,7 +31,7 @@ from roc.pipeline_roc import RocPipeline
 from roc.publishing import check as hub_check
 from roc.publishing.check import check_in_clean_process, expected_answers
 from roc.publishing.folder import build_hub_folder, check_safe, code_files, pinned
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.support.hub_upload import MARKER, hub_files
 from roc.support.resources import PACKAGE_ROOT
 from roc.training.adapters import add_lora, save_model
@@ -315,7 +315,7 @@ def test_a_folder_has_what_a_stranger_needs_and_nothing_of_this_machine(
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["auto_map"] == {"AutoConfig": "configuration_roc.RocConfig", "AutoModel": "modeling_roc.RocModel"}
     assert config["custom_pipelines"]["multimodal-relation-extraction"]["impl"] == "pipeline_roc.RocPipeline"
-    assert load_relations(folder / "relations.yaml").relations == load_model(str(trained))[0].config.relations
+    assert read_relation_file(folder / "relations.yaml").relations == load_model(str(trained))[0].config.relations
     for path in folder.iterdir():
         assert str(trained.parents[1]).encode() not in path.read_bytes(), path.name
 

@@ -15,8 +15,7 @@ from transformers import AutoModel, AutoProcessor, BertModel
 
 from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
-from roc.publishing.small_checkpoints import main
-from roc.publishing.small_folder import save_small_checkpoint
+from roc.publishing.small_checkpoints import main, save_small_checkpoint
 from roc.train import main as train
 from roc.training.adapters import has_adapter, save_model, without_adapter
 from roc.training.settings import RunConfig, load_run_config

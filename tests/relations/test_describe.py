@@ -15,7 +15,7 @@ import yaml
 from language_server import ANSWER, save_trained_model, save_untrained_model, transformers_serve
 
 from roc.relations import describe
-from roc.relations.files import load_drafts, load_relations
+from roc.relations.files import load_drafts, read_relation_file
 
 KEY = "sk-not-to-be-shown"
 GIVEN = """
@@ -82,11 +82,9 @@ def test_labels_become_a_relation_file_that_is_reviewed_and_loaded(
         "--num_descriptions",
         "2",
     ]
-    code, result, _ = run(*write, "--input_price", "2", "--output_price", "10")
+    code, result, _ = run(*write)
     assert code == 0
     assert (result["written"], result["kept"], result["failed"], result["failures"]) == (2, 1, 0, {})
-    assert result["input_tokens"] > result["output_tokens"] > 0
-    assert result["cost"] == pytest.approx((2 * result["input_tokens"] + 10 * result["output_tokens"]) / 1e6, abs=1e-6)
 
     none, employer, owner = load_drafts(output)["relations"]
     assert none == {"name": "none", "descriptions": ["Nothing relates the two."], "head_types": [], "tail_types": []}
@@ -106,11 +104,11 @@ def test_labels_become_a_relation_file_that_is_reviewed_and_loaded(
     owner["descriptions"] = []
     output.write_text(yaml.safe_dump(edited))
     with pytest.raises(ValueError, match="'owner' needs at least one description"):
-        load_relations(output)
+        read_relation_file(output)
 
     code, result, _ = run(*write)
     assert (code, result["written"], result["kept"], result["unreviewed"]) == (0, 1, 2, 1)
-    inventory = load_relations(output)
+    inventory = read_relation_file(output)
     assert inventory.none_relation == "none"
     assert inventory.relations[1]["descriptions"] == [ANSWER["descriptions"][0], "A person has a job there."]
     assert inventory.relations[2] == {
@@ -122,7 +120,7 @@ def test_labels_become_a_relation_file_that_is_reviewed_and_loaded(
 
     before = output.read_bytes()
     code, result, _ = run(*write)
-    assert (code, result["written"], result["kept"], result["output_tokens"]) == (0, 0, 3, 0)
+    assert (code, result["written"], result["kept"]) == (0, 0, 3)
     assert output.read_bytes() == before
 
 
@@ -136,7 +134,6 @@ def test_a_model_that_babbles_is_asked_again_and_reported_and_nothing_is_written
     assert (result["written"], result["kept"], result["failed"]) == (0, 0, 1)
     assert "no JSON object with the keys descriptions, head_types, tail_types" in result["failures"]["employer"]
     assert "employer: no usable answer" in log
-    assert result["output_tokens"] == 2 * 1024  # the server's limit, for both answers
     assert not output.exists()
 
     code, result, _ = run(*write, "--num_descriptions", "2", "--max_retries", "0", "--model", served["trained"])
@@ -177,11 +174,6 @@ def test_a_model_that_the_server_does_not_have_is_an_error(run: Any, tmp_path: P
     [
         (["--names", "a", "--max_retries", "-1"], "max_retries=-1 is out of range"),
         (["--names", "a", "--num_descriptions", "0"], "num_descriptions=0 is out of range"),
-        (["--names", "a", "--concurrency", "0"], "concurrency=0 is out of range"),
-        (["--names", "a", "--input_price", "1"], "Give two prices"),
-        (["--names", "a", "--output_price", "1"], "Give two prices"),
-        (["--names", "a", "--input_price", "-1", "--output_price", "1"], "Give two prices"),
-        (["--names", "a", "--input_price", "1", "--output_price", "nan"], "Give two prices"),
         (["--names", "a", "--prompt", "no.txt"], "There is no file 'no.txt'"),
         ([], "give --relations FILE or --names NAME"),
     ],
@@ -217,4 +209,4 @@ def test_help_answers_without_the_libraries_that_take_seconds_to_import() -> Non
     command = [sys.executable, "-c", f"{program}print(sorted({slow} & sys.modules.keys()), file=sys.stderr)"]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert (ran.returncode, ran.stderr.strip()) == (0, "[]")
-    assert "--overwrite_unreviewed" in ran.stdout
+    assert "--num_descriptions" in ran.stdout

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,9 +14,7 @@ import huggingface_hub
 import pytest
 from language_server import ANSWER, ScriptedServer, completion
 
-from roc.relations.files import load_drafts, write_relation_file
-from roc.relations.language_model import LanguageModel, Reply
-from roc.relations.writing import (
+from roc.relations.describe import (
     MAX_CHARACTERS,
     MAX_WORDS,
     PROMPT_FILE,
@@ -28,6 +24,8 @@ from roc.relations.writing import (
     parse_answer,
     write_descriptions,
 )
+from roc.relations.files import load_drafts, write_relation_file
+from roc.relations.language_model import LanguageModel
 
 
 def relation(name: str, *descriptions: str, **more: Any) -> dict[str, Any]:
@@ -38,15 +36,7 @@ def drafts(*relations: dict[str, Any], none_relation: str | None = None) -> dict
     return {"version": 1, "language": "en", "none_relation": none_relation, "relations": list(relations)}
 
 
-def said(text: Any, complete: bool = True) -> Reply:
-    return Reply(text if isinstance(text, str) else json.dumps(text), complete, 0, 0)
-
-
 Describe = Callable[..., Any]
-
-
-def write(output: Path, before: dict[str, Any], ask: Describe, **options: Any) -> dict[str, Any]:
-    return write_descriptions(output, before, ask, **{"expense": dict, **options})
 
 
 @pytest.fixture
@@ -72,15 +62,13 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_the_question_names_the_relation_its_facts_and_its_neighbours(serve: Any) -> None:
     server, describe = serve(completion(ANSWER))
-    own = relation("owner of", "Owns it.", head_types=["person", "organization"])
+    own = relation("owner of", head_types=["person", "organization"])
     others = [relation("none", "Nothing holds."), relation("maker of", "Made it.", "Built it."), own]
     describe(own, drafts=drafts(*others, none_relation="none"))
     [message] = server.requests[0]["messages"]
     question = message["content"]
     assert message["role"] == "user"
-    assert (
-        "label: owner of\nTypes of its head entity: person, organization.\nDescribed so far as: Owns it.\n" in question
-    )
+    assert "label: owner of\nTypes of its head entity: person, organization.\n" in question
     assert "\n- maker of: Made it.\n- none: Nothing holds.\n" in question
     assert "exactly 2 descriptions" in question
     assert f"at most {MAX_WORDS} words" in question
@@ -153,7 +141,7 @@ def test_a_prompt_of_ones_own_says_which_in_the_provenance(serve: Any, tmp_path:
     ],
 )
 def test_the_answer_is_found_in_what_a_model_says_around_it(text: str) -> None:
-    assert parse_answer(said(text), 2) == ANSWER
+    assert parse_answer(text if isinstance(text, str) else json.dumps(text), 2) == ANSWER
 
 
 @pytest.mark.parametrize(
@@ -181,12 +169,13 @@ def test_the_answer_is_found_in_what_a_model_says_around_it(text: str) -> None:
 )
 def test_an_answer_that_is_no_use_is_refused_with_the_reason(text: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_answer(said(text), 2)
+        parse_answer(text if isinstance(text, str) else json.dumps(text), 2)
 
 
-def test_a_cut_off_answer_is_told_so() -> None:
-    with pytest.raises(ValueError, match="cut off: write less"):
-        parse_answer(said('{"descriptions": [', complete=False), 2)
+def test_a_cut_off_answer_is_told_so(serve: Any) -> None:
+    _, describe = serve(completion('{"descriptions": [', finish_reason="length"))
+    with pytest.raises(UnusableAnswer, match=r"no JSON object .*cut off: write less"):
+        describe(relation("a"), drafts=drafts(relation("a")))
 
 
 def test_an_unusable_answer_is_asked_for_again_with_the_reason(serve: Any) -> None:
@@ -242,7 +231,7 @@ def test_a_description_says_where_it_comes_from_and_types_that_were_given_stay(s
 BY_MODEL = {"provenance": {"model": "m", "written": ["descriptions", "head_types"]}, "reviewed": False}
 
 
-def test_only_what_is_missing_is_asked_for_unless_unreviewed_ones_may_be_overwritten(
+def test_only_what_is_missing_is_asked_for_and_a_models_earlier_types_do_not_bind_it(
     serve: Any, tmp_path: Path
 ) -> None:
     server, describe = serve(completion(ANSWER))
@@ -254,32 +243,30 @@ def test_only_what_is_missing_is_asked_for_unless_unreviewed_ones_may_be_overwri
         relation("missing"),
     )
 
-    ask = functools.partial(describe, drafts=before)
-    result = write(tmp_path / "out.yaml", before, ask)
+    result = write_descriptions(tmp_path / "out.yaml", before, describe)
     after = load_drafts(tmp_path / "out.yaml")["relations"]
     assert (result["written"], result["kept"], result["failed"]) == (1, 4, 0)
     assert result["unreviewed"] == 3
     assert after[:4] == before["relations"][:4]
     assert after[4]["descriptions"] == ANSWER["descriptions"]
 
-    del server.requests[:]
-    result = write(tmp_path / "out.yaml", before, ask, overwrite_unreviewed=True)
+    for own in after[2:4]:  # a person deletes what is no use
+        own["descriptions"] = []
+    server.requests.clear()
+    result = write_descriptions(tmp_path / "out.yaml", before | {"relations": after}, describe)
     after = load_drafts(tmp_path / "out.yaml")["relations"]
-    assert (result["written"], result["kept"]) == (3, 2)
+    assert (result["written"], result["kept"]) == (2, 3)
     assert after[:2] == before["relations"][:2]
     assert [own["descriptions"] for own in after[2:]] == [ANSWER["descriptions"]] * 3
-    assert after[2]["head_types"] == ["person"]  # the model's earlier type does not bind it
-    questions = "".join(request["messages"][0]["content"] for request in server.requests)
-    assert "Described so far as: E." in questions
-    assert "Described so far as: U." not in questions
+    assert after[2]["head_types"] == ["person"]
+    assert after[2]["provenance"]["written"] == ["descriptions", "head_types", "tail_types"]
 
 
 def test_a_relation_that_fails_does_not_stop_the_others(serve: Any, tmp_path: Path, caplog: Any) -> None:
     server, describe = serve(completion(ANSWER), by_relation={"b": [completion("no")]}, max_retries=2)
     before = drafts(relation("a"), relation("b"), relation("c"))
-    ask = functools.partial(describe, drafts=before)
-    result = write(tmp_path / "out.yaml", before, ask, expense=lambda: {"asked": len(server.requests)})
-    assert (result["written"], result["kept"], result["failed"], result["asked"]) == (2, 0, 1, 5)
+    result = write_descriptions(tmp_path / "out.yaml", before, describe)
+    assert (result["written"], result["kept"], result["failed"], len(server.requests)) == (2, 0, 1, 5)
     assert list(result["failures"]) == ["b"]
     assert "b: no usable answer: it holds no JSON object" in caplog.text
     after = load_drafts(tmp_path / "out.yaml")["relations"]
@@ -287,93 +274,27 @@ def test_a_relation_that_fails_does_not_stop_the_others(serve: Any, tmp_path: Pa
 
 
 def test_when_the_server_fails_midway_the_answers_that_came_are_kept_and_the_next_run_goes_on(
-    serve: Any, tmp_path: Path, caplog: Any
+    serve: Any, tmp_path: Path
 ) -> None:
-    caplog.set_level("INFO")
     out_of_credit = (402, {"error": {"message": "out of credit"}}, {})
     server, describe = serve(completion(ANSWER), out_of_credit, completion(ANSWER))
     before = drafts(*map(relation, "abcd"))
-    ask = functools.partial(describe, drafts=before)
     with pytest.raises(ConnectionError, match=r"status 402: out of credit.*\(1 of 4 relations are written, and kept"):
-        write(tmp_path / "out.yaml", before, ask, expense=lambda: {"input_tokens": 100})
+        write_descriptions(tmp_path / "out.yaml", before, describe)
     assert len(server.requests) == 2
-    assert "used so far: {'input_tokens': 100}" in caplog.text
     after = load_drafts(tmp_path / "out.yaml")
     assert [own["name"] for own in after["relations"] if own["descriptions"]] == ["a"]
     assert [path.name for path in tmp_path.iterdir()] == ["out.yaml"]
-    result = write(tmp_path / "out.yaml", after, ask)
+    result = write_descriptions(tmp_path / "out.yaml", after, describe)
     assert (result["written"], result["kept"], len(server.requests)) == (3, 1, 5)
 
 
-def test_answers_under_way_when_another_fails_are_kept(serve: Any, tmp_path: Path) -> None:
-    under_way, failed = threading.Barrier(3, timeout=30), threading.Event()
-
-    def fail() -> dict[str, Any]:
-        under_way.wait()
-        failed.set()
-        return {}
-
-    def late() -> Any:
-        under_way.wait()
-        assert failed.wait(30)
-        time.sleep(0.5)  # the failure is there first
-        return completion(ANSWER)
-
-    answers = {"a": [late], "b": [(402, fail, {})], "c": [late]}
-    server, describe = serve(completion(ANSWER), by_relation=answers)
-    before = drafts(*map(relation, "abcdefgh"))
-    ask = functools.partial(describe, drafts=before)
-    with pytest.raises(ConnectionError, match=r"\(2 of 8 relations are written, and kept"):
-        write(tmp_path / "out.yaml", before, ask, concurrency=3)
-    after = load_drafts(tmp_path / "out.yaml")["relations"]
-    assert [own["name"] for own in after if own["descriptions"]] == ["a", "c"]
-    assert len(server.requests) == 3
-
-
-def test_requests_are_under_way_at_the_same_time(serve: Any, tmp_path: Path) -> None:
-    together = threading.Barrier(3, timeout=30)
-
-    def wait() -> Any:
-        together.wait()  # breaks, and the request fails, unless three are there at a time
-        return completion(ANSWER)
-
-    _, describe = serve(wait)
-    before = drafts(*map(relation, "abcdef"))
-    ask = functools.partial(describe, drafts=before)
-    result = write(tmp_path / "out.yaml", before, ask, concurrency=3)
-    assert (result["written"], result["failed"]) == (6, 0)
-
-
-def test_the_order_of_the_file_does_not_depend_on_the_order_of_the_answers(serve: Any, tmp_path: Path) -> None:
-    second_came = threading.Event()
-
-    def first() -> Any:
-        assert second_came.wait(30)
-        return completion(ANSWER)
-
-    def second() -> Any:
-        second_came.set()
-        return completion(ANSWER | {"descriptions": ["second", "other"]})
-
-    _, describe = serve(completion(ANSWER), by_relation={"a": [first], "b": [second]})
-    before = drafts(relation("a"), relation("b"))
-    ask = functools.partial(describe, drafts=before)
-    write(tmp_path / "out.yaml", before, ask, concurrency=2)
-    after = load_drafts(tmp_path / "out.yaml")["relations"]
-    assert [own["descriptions"] for own in after] == [ANSWER["descriptions"], ["second", "other"]]
-
-
 def test_an_error_that_is_none_of_the_servers_comes_through(tmp_path: Path) -> None:
-    def broken(_: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise KeyError("a bug")
 
     with pytest.raises(KeyError, match="a bug"):
-        write(tmp_path / "out.yaml", drafts(relation("a")), broken)
-
-
-def test_no_request_under_way_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="concurrency=0"):
-        write(tmp_path / "out.yaml", drafts(relation("a")), lambda _: None, concurrency=0)
+        write_descriptions(tmp_path / "out.yaml", drafts(relation("a")), broken)
 
 
 def test_notes_of_any_form_can_be_written(serve: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 
 RELATIONS = Path(__file__).resolve().parents[2] / "relations"
 STANDARD_TYPES = {"person", "organization", "location", "miscellaneous"}
@@ -118,7 +118,7 @@ def sorted_types(first: str, second: str) -> list[str]:
 
 
 def test_the_package_loads_the_file_as_it_stands(name: str, relations: list[dict[str, Any]]):
-    loaded = load_relations(RELATIONS / f"{name}.yaml")
+    loaded = read_relation_file(RELATIONS / f"{name}.yaml")
     assert loaded.none_relation == load(name)["none_relation"]
     assert [relation["name"] for relation in loaded.relations] == [relation["name"] for relation in relations]
     for given, read in zip(relations, loaded.relations, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from roc.relations.drafts import start_drafts, to_be_reviewed, to_be_written, without_model_text
+from roc.relations.drafts import start_drafts, to_be_reviewed, without_model_text
 from roc.relations.files import load_drafts, write_relation_file
 
 WRITTEN = {"model": "m", "written": ["descriptions", "tail_types"]}
@@ -32,12 +32,9 @@ def write(path: Path, *relations: dict[str, Any], **header: Any) -> Path:
     return path
 
 
-def test_what_is_to_be_written_and_reviewed() -> None:
+def test_what_is_to_be_reviewed() -> None:
     every = [BY_PERSON, UNREVIEWED, REVIEWED, ELSEWHERE, MISSING]
-    assert [own["name"] for own in every if to_be_written(own)] == ["m"]
-    assert [own["name"] for own in every if to_be_written(own, overwrite_unreviewed=True)] == ["u", "e", "m"]
     assert [own["name"] for own in every if to_be_reviewed(own)] == ["u", "e"]
-    assert not to_be_written(BY_PERSON | {"reviewed": False}, overwrite_unreviewed=True)
 
 
 def test_what_a_model_wrote_can_be_taken_out_and_nothing_else() -> None:

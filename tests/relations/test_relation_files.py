@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from roc.relations.files import load_drafts, load_relations, write_relation_file
+from roc.relations.files import load_drafts, read_relation_file, write_relation_file
 from roc.support.resources import find_file
 
 FILE = """
@@ -34,7 +34,7 @@ def write(tmp_path: Path, content: str) -> Path:
 
 
 def test_a_file_becomes_relations_in_its_order(tmp_path: Path) -> None:
-    inventory = load_relations(write(tmp_path, FILE))
+    inventory = read_relation_file(write(tmp_path, FILE))
     assert inventory.names == ["None", "/per/loc/place_of_birth"]
     assert inventory.none_relation == "None"
     assert inventory.relations[1] == {
@@ -46,7 +46,7 @@ def test_a_file_becomes_relations_in_its_order(tmp_path: Path) -> None:
 
 
 def test_an_inventory_may_have_no_relation_that_means_none(tmp_path: Path) -> None:
-    inventory = load_relations(write(tmp_path, "relations: [{name: a, descriptions: about a}]"))
+    inventory = read_relation_file(write(tmp_path, "relations: [{name: a, descriptions: about a}]"))
     assert inventory.none_relation is None
 
 
@@ -77,7 +77,7 @@ def test_an_inventory_may_have_no_relation_that_means_none(tmp_path: Path) -> No
 def test_a_malformed_file_is_refused_and_named(tmp_path: Path, content: str, message: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(ValueError, match=f"(?s){path}: .*{message}"):
-        load_relations(path)
+        read_relation_file(path)
 
 
 def test_a_draft_may_lack_descriptions_and_keeps_where_they_come_from(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_draft_may_lack_descriptions_and_keeps_where_they_come_from(tmp_path: 
     unwritten = {"name": "/per/loc/live", "descriptions": [], "head_types": ["person"], "tail_types": []}
     assert drafts["relations"][2:] == [unwritten, {**unwritten, "name": "other", "head_types": []}]
     with pytest.raises(ValueError, match="'/per/loc/live' needs at least one description"):
-        load_relations(path)
+        read_relation_file(path)
 
 
 @pytest.mark.parametrize(
@@ -135,21 +135,21 @@ def test_a_file_that_is_not_utf_8_is_refused_and_named(tmp_path: Path) -> None:
     path = tmp_path / "relations.yaml"
     path.write_bytes(FILE.encode().replace(b"hand", b"h\xe4nd"))
     with pytest.raises(ValueError, match=f"{path}: 'utf-8' codec can't decode"):
-        load_relations(path)
+        read_relation_file(path)
 
 
 def test_a_file_that_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"There is no file 'nowhere.yaml', neither in .* nor among ROC's own"):
-        load_relations("nowhere.yaml")
+        read_relation_file("nowhere.yaml")
 
 
 def test_rocs_own_files_are_found_from_any_folder_and_the_working_folder_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load_relations("relations/mnre.yaml").none_relation == "None"
+    assert read_relation_file("relations/mnre.yaml").none_relation == "None"
     (tmp_path / "relations").mkdir()
     (tmp_path / "relations" / "mnre.yaml").write_text("relations: [{name: a, descriptions: about a}]", encoding="utf-8")
-    assert load_relations("relations/mnre.yaml").names == ["a"]
+    assert read_relation_file("relations/mnre.yaml").names == ["a"]
     assert find_file("relations/mnre.yaml") == Path("relations/mnre.yaml")

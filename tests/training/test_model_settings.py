@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from roc.configuration_roc import RocConfig
 from roc.processing_entities_roc import ENTITY_TYPES
-from roc.relations.files import load_relations
+from roc.relations.files import read_relation_file
 from roc.training.building import build_model, build_processor
 from roc.training.settings import MODEL_FIELDS, RunConfig, load_run_config, parse_command_line
 
@@ -84,7 +84,7 @@ def test_a_run_may_choose_every_field_of_a_models_configuration_that_it_does_not
 @pytest.mark.parametrize("read", [by_file, by_command_line], ids=lambda read: read.__name__)
 def test_every_setting_of_the_model_reaches_it(read: Any, base: dict[str, Any], tmp_path: Path) -> None:
     config = read(base, tmp_path)
-    inventory = load_relations(config.relations, entity_types=config.model.entity_types)
+    inventory = read_relation_file(config.relations, entity_types=config.model.entity_types)
     processor = build_processor(config)
     model = build_model(config, processor, inventory)
     assert {name: getattr(model.config, name) for name in OTHERS} == OTHERS
