@@ -32,9 +32,9 @@ class RocConfig(PretrainedConfig, ModelSettings):
         vision_config: Configuration of the vision encoder (any ViT-like `AutoModel`); None for a text-only model.
         relation_config: Configuration of the description encoder, which is frozen, so that descriptions are
             encoded once and not at every step. None shares the text encoder, which then learns from both sides.
-        encoder_sources: Of a small checkpoint, the encoders whose weights are not in it: for each of `text_model`,
-            `vision_model` and `relation_model` its `name`, as for `resolve_model`, and the `sha256` of its weights.
-            None for a checkpoint that is whole, as a model is once it has been loaded.
+        encoder_sources: The encoders whose weights a small checkpoint lacks: for each of `text_model`, `vision_model`
+            and `relation_model` its `name`, as for `resolve_model`, and the `sha256` of its weights. None for a whole
+            checkpoint, and once a model has been loaded.
         relations: The relations, each a mapping of `name`, `descriptions` (one or more), and optionally `head_types`
             and `tail_types`; scores come in this order.
         none_relation: Name of the relation that means "none of these", or None where the inventory has none.
@@ -71,7 +71,7 @@ class RocConfig(PretrainedConfig, ModelSettings):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._refuse_misspelt(kwargs)
-        self.entity_types = list(self.entity_types)  # type: ignore[has-type]  # that of `ModelSettings`
+        ModelSettings.__post_init__(self)
         self.relations = normalise_relations(self.relations, self.none_relation, self.entity_types)
         for derived in ("id2label", "label2id", "num_labels"):
             kwargs.pop(derived, None)

@@ -22,8 +22,8 @@ class Sample:
     Args:
         text: The text.
         image_row: Row of the data set that holds the picture; None where there is none.
-        entities: In the order of their place in the text, then objects: never in the order of the pairs, which
-            might tell something about the label.
+        entities: Text entities by their place, then objects: never in the order of the pairs, which might tell
+            something about the label.
         pairs: (head, tail) numbers into `entities`.
         relations: Name of the relation of each pair.
         row_ids: Id of the row that each pair comes from.
@@ -62,9 +62,9 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Sample, bytes | Tensor | None]:
-        """The sample and the bytes of its picture file (None where it has none, or pictures are not used).
+        """Return the sample and the bytes of its picture file (None where it has none, or pictures are not used).
 
-        Where `features` are set, they come instead of bytes; see `roc.samples.vision_cache`.
+        A picture's features come in place of its bytes where `features` are set; see `roc.samples.vision_cache`.
         """
         sample = self.samples[index]
         if sample.image_row is None or not self.use_image:
@@ -75,58 +75,52 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
 
     @property
     def num_pairs(self) -> int:
-        """Pairs of all samples: the rows."""
+        """How many pairs all samples have: one a row."""
         return sum(len(sample.pairs) for sample in self.samples)
 
     def _group(self, rows: datasets.Dataset) -> list[Sample]:
         groups: dict[tuple[str, bytes | None], list[int]] = {}
-        texts = rows["text"]
-        for number, (text, image) in enumerate(zip(texts, self._images)):
-            groups.setdefault((text, _digest(image["image"])), []).append(number)
+        for number, (text, image) in enumerate(zip(rows["text"], self._images)):
+            digest = None if image["image"] is None else hashlib.sha256(_image_bytes(image["image"])).digest()
+            groups.setdefault((text, digest), []).append(number)
         content = rows.to_list()
         return [
-            self._sample([(number, content[number]) for number in numbers], digest)
-            for (_, digest), numbers in groups.items()
+            _sample(text, None if digest is None else numbers[0], digest, [content[number] for number in numbers])
+            for (text, digest), numbers in groups.items()
         ]
 
-    def _sample(self, rows: Sequence[tuple[int, Mapping[str, Any]]], digest: bytes | None) -> Sample:
-        first, head_row = rows[0]
-        sample = Sample(head_row["text"], None if digest is None else first, image_digest=digest)
-        by_place: dict[tuple[Any, ...], Entity] = {}
-        for _, row in rows:
-            for entity in (row["head"], row["tail"]):
-                known = by_place.get(_place(entity))
-                if known is None or not known.type:
-                    by_place[_place(entity)] = _entity(entity)
-        places = sorted(by_place)
-        sample.entities = [by_place[place] for place in places]
-        number_of = {place: number for number, place in enumerate(places)}
-        for _, row in rows:
-            sample.pairs.append((number_of[_place(row["head"])], number_of[_place(row["tail"])]))
-            sample.relations.append(row["relation"])
-            sample.row_ids.append(row["id"])
-        return sample
+
+def _sample(text: str, image_row: int | None, digest: bytes | None, rows: Sequence[Mapping[str, Any]]) -> Sample:
+    by_place: dict[tuple[Any, ...], Entity] = {}
+    for entity in (row[side] for row in rows for side in ("head", "tail")):
+        known = by_place.get(_place(entity))
+        if known is None or not known.type:
+            by_place[_place(entity)] = _entity(entity)
+    places = sorted(by_place)
+    return Sample(
+        text,
+        image_row,
+        entities=[by_place[place] for place in places],
+        pairs=[(places.index(_place(row["head"])), places.index(_place(row["tail"]))) for row in rows],
+        relations=[row["relation"] for row in rows],
+        row_ids=[row["id"] for row in rows],
+        image_digest=digest,
+    )
 
 
 def _place(entity: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Where an entity is; sorts text entities by position, before objects."""
+    """Return where an entity is, so that text entities sort by position, before objects."""
     if entity["bbox"] is not None:
         return (1, *entity["bbox"])
     return (0, entity["start"], entity["end"])
 
 
 def _entity(entity: Mapping[str, Any]) -> Entity:
-    """The processor's entity. Types were settled when the data set was built: `""` keeps the processor from asking."""
+    """Return the processor's entity; the type `""` keeps it from predicting one, as the data set's are settled."""
     bbox = entity["bbox"]
     if bbox is not None:
         return Entity(type=entity["type"] or "", bbox=tuple(bbox), name=entity["name"])
     return Entity(entity["start"], entity["end"], entity["type"] or "")
-
-
-def _digest(image: Mapping[str, Any] | None) -> bytes | None:
-    if image is None:
-        return None
-    return hashlib.sha256(_image_bytes(image)).digest()
 
 
 def _image_bytes(image: Mapping[str, Any]) -> bytes:

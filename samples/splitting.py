@@ -17,17 +17,14 @@ def split_rows(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, 
 
     Args:
         rows: Rows of the schema.
-        share: About the share of the texts in the second part, in (0, 1).
-
-    Returns:
-        The larger rest, and the share.
+        share: The approximate share of the texts in the second part, in (0, 1).
 
     Raises:
         ValueError: If a part would be empty.
     """
-    hashes = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in rows["text"][:]]
     parts: tuple[list[int], list[int]] = ([], [])
-    for number, value in enumerate(hashes):
+    for number, text in enumerate(rows["text"][:]):
+        value = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
         parts[value < share * 2**64].append(number)
     if not all(parts):
         raise ValueError(f"{len(rows)} rows are too few to take a share of {share} of their texts for validation.")
@@ -35,15 +32,9 @@ def split_rows(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, 
 
 
 def sample_rows(rows: datasets.Dataset, share: float, *, seed: int = 0) -> datasets.Dataset:
-    """Draw a share of the rows of each relation, at least one of each.
+    """Draw a share in (0, 1] of the rows of each relation, rounded to at least one; their order stays.
 
-    Args:
-        rows: Rows of the schema.
-        share: In (0, 1]; of each relation, the number is rounded to the nearest.
-        seed: Of the draw. With one seed, a larger share holds the smaller ones.
-
-    Returns:
-        The drawn rows, in their order.
+    With one seed, a larger share holds the smaller ones.
     """
     by_relation: dict[str, list[int]] = {}
     for number, relation in enumerate(rows["relation"][:]):

@@ -54,7 +54,7 @@ def use_vision_cache(
         model: A model whose vision encoder is frozen. The encoder is moved to the accelerator's device.
         processor: Its processor.
         splits: Their `features` are set.
-        accelerator: Of the run.
+        accelerator: The run's processes.
         batch_size: Pictures that are encoded together, and share a file.
         num_workers: Processes that decode pictures; 0 for none.
 
@@ -74,6 +74,7 @@ def use_vision_cache(
         collate_fn=functools.partial(_decode, processor),
         generator=torch.Generator(),  # a run's random numbers do not depend on what the cache holds already
     )
+    assert model.vision_model is not None
     encoder = model.vision_model.to(accelerator.device)
     with tqdm(total=len(missing), desc="encoding pictures", disable=not shows_progress()) as bar:
         for digests, pixels in loader:
@@ -92,7 +93,7 @@ def use_vision_cache(
 
 
 def backbone_revision(model: RocModel, processor: RocProcessor) -> str:
-    """SHA-256 over what a picture's features depend on: the vision encoder, the image processor, the format."""
+    """Return the SHA-256 of what features depend on: the vision encoder, the image processor, the format."""
     assert model.vision_model is not None
     settings = {name: value for name, value in processor.image_processor.to_dict().items() if name != "auto_map"}
     parts = [FORMAT, encoder_fingerprint(model.vision_model), settings]
@@ -103,7 +104,7 @@ def write_features(folder: Path, digests: Sequence[bytes], features: Tensor) -> 
     """Write the features of some pictures: the whole file or none.
 
     Args:
-        folder: Of one backbone, named by its revision; made where it is missing.
+        folder: The folder of one backbone, named by its revision; made where it is missing.
         digests: SHA-256 of each picture's file.
         features: `(len(digests), rows, columns, vision_hidden)`.
 
@@ -120,14 +121,14 @@ def write_features(folder: Path, digests: Sequence[bytes], features: Tensor) -> 
 
 
 def read_features(folder: Path) -> dict[bytes, Tensor]:
-    """All features of one backbone, by the SHA-256 of the picture's file.
+    """Map all features of one backbone into memory, by the SHA-256 of the picture's file.
 
     Args:
         folder: As for `write_features`; may be missing.
 
     Returns:
-        Each `(rows, columns, vision_hidden)` float16, a part of the file mapped into memory: read from disk when it is
-        used, and always the same object for the same picture.
+        Features `(rows, columns, vision_hidden)` in float16, which are read from disk when they are used, and always
+        the same object for the same picture.
 
     Raises:
         ValueError: If a file is damaged, cut off, or another backbone's; the message names it.
@@ -141,7 +142,7 @@ def read_features(folder: Path) -> dict[bytes, Tensor]:
 def _read(path: Path, revision: str) -> Iterator[tuple[bytes, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
+            metadata = file.metadata() or {}
             content = {name: file.get_tensor(name) for name in ("digests", "features")}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut off ({error}). Delete it: it will be written anew.") from error
@@ -156,14 +157,12 @@ def _read(path: Path, revision: str) -> Iterator[tuple[bytes, Tensor]]:
 
 
 def _checksum(content: Mapping[str, Tensor]) -> int:
-    checksum = 0
-    for name in ("digests", "features"):
-        checksum = zlib.crc32(content[name].reshape(-1).view(torch.uint8).numpy(), checksum)
-    return checksum
+    digests, features = (content[name].reshape(-1).view(torch.uint8).numpy() for name in ("digests", "features"))
+    return zlib.crc32(features, zlib.crc32(digests))
 
 
 def _distinct_pictures(splits: Sequence[GroupedSamples]) -> dict[bytes, int]:
-    """The SHA-256 of each picture, and the number of a sample that shows it, counted over all splits."""
+    """Return each picture's SHA-256, with the number of a sample that shows it, counted over all splits."""
     pictures: dict[bytes, int] = {}
     for number, sample in enumerate(itertools.chain.from_iterable(split.samples for split in splits)):
         if sample.image_digest is not None:
@@ -172,7 +171,7 @@ def _distinct_pictures(splits: Sequence[GroupedSamples]) -> dict[bytes, int]:
 
 
 def _decode(processor: RocProcessor, items: Sequence[tuple[Sample, bytes]]) -> tuple[list[bytes], Tensor]:
-    """The SHA-256 of the bytes that are decoded, and `(len(items), channels, height, width)`."""
+    """Return the SHA-256 of the bytes that are decoded, and `(len(items), channels, height, width)`."""
     digests = [hashlib.sha256(image).digest() for _, image in items]
     return digests, torch.cat([processor.pixels(image, f"row {sample.row_ids[0]!r}") for sample, image in items])
 

@@ -8,7 +8,7 @@ epoch is better than all before. It holds:
 - `state.pt`: optimizer, scheduler, weight average, random states; read with `weights_only=True`.
 - `best/`: the run's folder as of the best epoch so far. Its files are hard links where the file system has them, and
   take no space.
-- `checksums.json`: of all these files.
+- `checksums.json`: CRC-32 of all these files.
 
 It is written under a temporary name and renamed when all of it has reached the disk, so what has a checkpoint's name is
 whole, unless it was damaged later. When the run has ended well, its checkpoints are removed.
@@ -21,6 +21,8 @@ import json
 import logging
 import os
 import shutil
+import signal
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +37,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from roc.support.files import flush_to_disk, remove_folder, remove_leftovers, replace_folder
-from roc.training.interruptions import EXIT_CODE, Termination, disk_errors_explained
+from roc.training.processes import disk_errors_explained
 from roc.training.settings import RunConfig
 from roc.training.state import Progress, RunState, differences
 
@@ -51,7 +53,7 @@ class Checkpoint:
 
     Args:
         path: Its folder.
-        run: What describes the run that it is of; see `run_state.describe_run`.
+        run: The description of its run; see `roc.training.state.describe_run`.
         progress: How far the run was.
     """
 
@@ -61,11 +63,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Check all files and read what is small.
-
-        Raises:
-            ValueError: If it is no checkpoint, damaged, or of another version of ROC.
-        """
+        """Check all files and read what is small; raise a ValueError where it is damaged or of another format."""
         try:
             checksums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
             damaged = sorted(name for name, checksum in checksums.items() if _checksum(path / name) != checksum)
@@ -82,11 +80,7 @@ class Checkpoint:
         return cls(path, content["run"], Progress(**content["progress"]))
 
     def check_same_run(self, run: dict[str, Any]) -> None:
-        """Refuse to go on with a run that another one began.
-
-        Raises:
-            ValueError: Naming every setting that differs, and whether data or frozen weights do.
-        """
+        """Raise a ValueError that names every setting that differs, and data or frozen weights that do."""
         if different := differences(self.run, run):
             raise ValueError(
                 f"{self.path} is of another run: {'; '.join(different)}. Go on with the settings and the data that it "
@@ -95,21 +89,21 @@ class Checkpoint:
 
 
 def checkpoint_folder(config: RunConfig) -> Path:
-    """Where a run's checkpoints lie: beside its folder."""
+    """Return where a run's checkpoints lie: beside its folder."""
     output_dir = Path(config.output_dir).resolve()
     return output_dir.with_name(output_dir.name + ".checkpoints")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, whole or damaged, the oldest first."""
+    """List the checkpoints in a folder, whole or damaged, the oldest first."""
     return sorted(folder.glob("epoch-*"))
 
 
 def find_checkpoint(config: RunConfig) -> Checkpoint | None:
-    """The checkpoint that the settings ask to go on from, or None to start afresh.
+    """Return the checkpoint that the settings ask to go on from, or None to start afresh.
 
     Raises:
-        ValueError: If the one that they name is not whole, or of several none is.
+        ValueError: If the one that they name is not whole, or several are there and none is.
     """
     if config.resume is None or config.dry_run:
         return None
@@ -127,13 +121,13 @@ def find_checkpoint(config: RunConfig) -> Checkpoint | None:
 
 
 class Checkpoints:
-    """Those that a run writes. All processes call its methods; the main one writes.
+    """The checkpoints that a run writes. All processes call its methods; the main one writes.
 
     Args:
         config: The settings.
-        accelerator: Of the run.
-        run: What describes it.
-        resumed: The checkpoint that it goes on from, if it does.
+        accelerator: The run's processes.
+        run: The description of the run.
+        resumed: The checkpoint that the run goes on from, if it does.
     """
 
     def __init__(
@@ -143,7 +137,7 @@ class Checkpoints:
         self._output_dir = Path(config.output_dir).resolve()
         self._num_kept, self._every = config.keep_checkpoints, config.checkpoint_steps
         self._accelerator, self._run, self._resumed = accelerator, run, resumed
-        self._termination = Termination(accelerator)
+        self._has_sigterm = False
         self._own: list[Path] = []  # those of this run, the oldest first; others are removed when one has been written
 
     @contextmanager
@@ -168,31 +162,26 @@ class Checkpoints:
             self._check_space()
         if self._resumed is not None:
             self._restore(self._resumed)
-        with self._termination:
+        handles_signals = threading.current_thread() is threading.main_thread()  # others cannot
+        before = signal.signal(signal.SIGTERM, self._note_sigterm) if handles_signals else None
+        try:
             yield
+        finally:
+            if handles_signals:
+                signal.signal(signal.SIGTERM, before)
 
     def after_step(self) -> None:
-        """Write one where it is time to, or after SIGTERM.
-
-        Raises:
-            OSError: If it cannot be written; those before are as they were.
-            SystemExit: After SIGTERM.
-        """
-        is_asked_to_stop = self._termination.requested()
+        """Write a checkpoint where it is time to, and after SIGTERM, with which the run ends (SystemExit)."""
+        is_asked_to_stop = self._is_asked_to_stop()
         if is_asked_to_stop or (self._every is not None and self._state.progress.step % self._every == 0):
             self._save()
         if is_asked_to_stop:
             self._stop()
 
     def after_epoch(self) -> None:
-        """Write one.
-
-        Raises:
-            OSError: As `after_step`.
-            SystemExit: As `after_step`.
-        """
+        """Write a checkpoint; the run ends after SIGTERM (SystemExit)."""
         self._save()
-        if self._termination.requested():
+        if self._is_asked_to_stop():
             self._stop()
 
     def remove(self) -> None:
@@ -200,11 +189,19 @@ class Checkpoints:
         if self._accelerator.is_main_process and self.folder.is_dir():
             remove_folder(self.folder)
 
+    def _note_sigterm(self, *received: Any) -> None:
+        self._has_sigterm = True
+
+    def _is_asked_to_stop(self) -> bool:
+        """Whether any process has received SIGTERM; all call this together."""
+        received = torch.tensor(int(self._has_sigterm), device=self._accelerator.device)
+        return bool(self._accelerator.reduce(received, "sum"))
+
     def _stop(self) -> None:
         logger.warning(
             "SIGTERM: stopped after step %d. Go on with the same command and --resume auto.", self._state.progress.step
         )
-        raise SystemExit(EXIT_CODE)
+        raise SystemExit(128 + signal.SIGTERM)  # as shells report it
 
     def _save(self) -> None:
         weights, others = self._state.save()
@@ -245,7 +242,7 @@ class Checkpoints:
         logger.info("going on from %s: %d steps done", checkpoint.path, checkpoint.progress.step)
 
     def _check_space(self) -> None:
-        """Those that are kept and a new one, in the worst case each with a best epoch of its own, and the next best."""
+        """Raise an OSError where checkpoints, each with a best epoch of its own, and the next best model do not fit."""
         model = sum(tensor.nbytes for tensor in self._state.model.state_dict().values())
         needed = (self._num_kept + 1) * (self._state.num_bytes() + model) + model
         replaced = sum(_bytes_on_disk(folder) for folder in (self.folder, self._output_dir))
@@ -283,6 +280,6 @@ def _checksum(path: Path) -> int:
 
 
 def _bytes_on_disk(folder: Path) -> int:
-    """Files with several names count once, in equal parts."""
+    """Return the size of a folder's files; one with several names counts once, in equal parts."""
     found = (entry.stat() for entry in folder.rglob("*") if entry.is_file())
     return sum(stat.st_size // stat.st_nlink for stat in found)

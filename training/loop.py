@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,19 +31,18 @@ from roc.samples.report import format_batch, report_data
 from roc.samples.vision_cache import use_vision_cache
 from roc.support.machine import choose_precision, set_num_threads
 from roc.support.programs import shows_progress
-from roc.training.building import (
-    build_model,
-    build_processor,
-    encode_negatives,
-    load_samples,
-)
+from roc.training.building import build_model, build_processor, encode_negatives, load_samples
 from roc.training.checkpoints import Checkpoints, find_checkpoint
-from roc.training.costs import count_parameters
-from roc.training.interruptions import disk_errors_explained, ignore_termination, memory_errors_explained
 from roc.training.learner import Learner
-from roc.training.processes import start_accelerator
-from roc.training.records import draw_plots, save_run, without_details, write_metrics
-from roc.training.run_folder import check_output_dir
+from roc.training.processes import disk_errors_explained, memory_errors_explained, start_accelerator
+from roc.training.run_folder import (
+    check_output_dir,
+    count_parameters,
+    draw_plots,
+    save_run,
+    without_details,
+    write_metrics,
+)
 from roc.training.settings import RunConfig
 from roc.training.state import describe_run
 from roc.training.tracking import check_trackers, track_epoch, track_result, track_step, tracked
@@ -70,10 +71,6 @@ class Parts:
 def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
     """Train, keep the best epoch by validation micro-F1, and write the run's folder.
 
-    Args:
-        config: The settings.
-        parts: Parts to use instead of the usual ones.
-
     Returns:
         `{"output_dir": ..., "val": {...}}` on the main process, and nothing on the others.
 
@@ -90,21 +87,21 @@ def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
     set_num_threads(config.num_threads)
     set_seed(config.seed)
     accelerator = start_accelerator(choose_precision(config.mixed_precision))
-    inventory, held_out = _choose_relations(config)
+    inventory, held_out, negatives = _choose_relations(config)
     with accelerator.local_main_process_first():  # the others find its work in the cache
-        train_set, val_set = load_samples(config, inventory, held_out=held_out)
+        train_set, val_set = splits = load_samples(config, inventory, held_out=held_out)
     processor = build_processor(config)
     model = build_model(config, processor, inventory)
-    negatives = encode_negatives(config, processor, model, inventory)
-    described = describe_run(config, accelerator, model, inventory, train_set, val_set)
+    encoded_negatives = encode_negatives(config, processor, model, negatives)
+    described = describe_run(config, accelerator, model, inventory, negatives, splits)
     if resumed is not None:
         resumed.check_same_run(described)
     if config.vision_cache is not None and not config.dry_run:  # a dry run writes nothing
         options = {"batch_size": config.eval_batch_size, "num_workers": config.num_workers}
-        use_vision_cache(config.vision_cache, model, processor, [train_set, val_set], accelerator, **options)
+        use_vision_cache(config.vision_cache, model, processor, splits, accelerator, **options)
     if accelerator.process_index:  # the same weights as on the others, but dropout of its own
         set_seed(config.seed, device_specific=True)
-    run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, negatives, parts)
+    run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, encoded_negatives, parts)
     if config.dry_run:
         result = run.dry_run()
     else:
@@ -114,30 +111,23 @@ def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
     return result if accelerator.is_main_process else {}  # one JSON line, whatever the number of processes
 
 
-def _choose_relations(config: RunConfig) -> tuple[RelationInventory, list[str]]:
-    """Return the relations to train on, and the names of those that are held out."""
-    inventory = load_relations(config.relations, entity_types=config.model.entity_types)
+def _choose_relations(config: RunConfig) -> tuple[RelationInventory, list[str], RelationInventory | None]:
+    """Return the relations to train on, the names of those that are held out, and those that hold for no pair."""
+    load = functools.partial(load_relations, entity_types=config.model.entity_types)
+    inventory = load(config.relations)
     if config.described_by == "labels":
         inventory = inventory.described_by_labels()
     held_out = unseen_relations(
         inventory, held_out_relations=config.held_out_relations, num_unseen=config.num_unseen, seed=config.seed
     )
-    return restrict_inventory(inventory, set(inventory.names) - set(held_out)), held_out
+    negatives = None if config.negative_relations is None else load(config.negative_relations)
+    return restrict_inventory(inventory, set(inventory.names) - set(held_out)), held_out, negatives
 
 
 class TrainingRun:
     """One run: everything that the loop needs, prepared.
 
-    Args:
-        config: The settings.
-        accelerator: Places tensors and runs mixed precision.
-        processor: The model's processor.
-        model: The model.
-        inventory: The relations.
-        train_set: Samples to learn from.
-        val_set: Samples that choose the best epoch.
-        negatives: `(num_negatives, feature_dim)`, descriptions that hold for no pair.
-        parts: Parts to use instead of the usual ones.
+    `negatives`, `(num_negatives, feature_dim)`, are the features of descriptions that hold for no pair.
     """
 
     def __init__(
@@ -156,17 +146,15 @@ class TrainingRun:
         self.train_set, self.parts = train_set, parts or Parts()
         self.validator = Validator(config, accelerator, processor, inventory, val_set)
         lengths = [sample.approximate_length for sample in train_set.samples]
-        num_processes = accelerator.num_processes
+        index, num_processes = accelerator.process_index, accelerator.num_processes
         self.sampler = LengthBucketBatchSampler(lengths, config.batch_size * num_processes, seed=config.seed)
         self.collator = SampleCollator(processor, inventory.names, type_noise=config.type_noise, seed=config.seed)
         self.loader = DataLoader(
             train_set,
-            batch_sampler=ProcessShares(
-                self.sampler, process_index=accelerator.process_index, num_processes=num_processes
-            ),
+            batch_sampler=ProcessShares(self.sampler, process_index=index, num_processes=num_processes),
             collate_fn=self.collator,
             num_workers=config.num_workers,
-            worker_init_fn=ignore_termination,
+            worker_init_fn=_ignore_sigterm,
             generator=torch.Generator(),  # a loader made anew in the middle of an epoch draws nothing from the run's
         )
         steps_per_epoch = -(-len(self.loader) // config.gradient_accumulation_steps)
@@ -178,7 +166,7 @@ class TrainingRun:
         self._started = time.perf_counter()
 
     def run(self, checkpoints: Checkpoints) -> dict[str, Any]:
-        """Train all epochs that are left; returns `{"output_dir": ..., "val": {...}}`."""
+        """Train all epochs that are left; return `{"output_dir": ..., "val": {...}}`."""
         progress, output_dir = self.progress, self.config.output_dir
         with checkpoints.kept(self.learner.state):
             self._started = time.perf_counter() - progress.seconds
@@ -197,16 +185,16 @@ class TrainingRun:
         return {"output_dir": output_dir, "val": without_details(progress.best_val)}
 
     def dry_run(self) -> dict[str, Any]:
-        """Report on the data, do one optimizer step and write nothing; returns counts and the loss."""
-        relations, val_set = self.inventory.names, self.validator.samples
+        """Report on the data, do one optimizer step and write nothing; return counts and the loss."""
+        processor, relations, val_set = self.processor, self.inventory.names, self.validator.samples
         if self.accelerator.is_main_process:
-            report_data(self.train_set, val_set, self.processor, relations)
+            report_data(self.train_set, val_set, processor, relations)
         self.learner.model.train()
         batches = next(self.steps(epoch=0))
         if self.accelerator.is_main_process:
-            samples = self.train_set.samples
-            first = format_batch(*batches[0], samples=samples, processor=self.processor, relations=relations)
-            print(f"\n{first}", file=sys.stderr)
+            print(
+                "", format_batch(*batches[0], self.train_set.samples, processor, relations), sep="\n", file=sys.stderr
+            )
         return {
             "dry_run": True,
             "num_samples": len(self.train_set),
@@ -225,11 +213,7 @@ class TrainingRun:
         self.progress.end_epoch(record)
 
     def train_epoch(self, epoch: int, after_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Do the steps that an epoch has left.
-
-        Args:
-            epoch: Its number, counted from 1.
-            after_step: Called after each step but the run's last.
+        """Do the steps that an epoch, counted from 1, has left; `after_step` follows each but the run's last.
 
         Returns:
             The epoch's record: step, loss, learning rate, samples per second, temperature.
@@ -241,11 +225,16 @@ class TrainingRun:
         self.learner.model.train()
         progress = self.progress
         hidden = not shows_progress()
+        advice = (
+            "Add --activation_checkpointing, with which --resume auto can go on; or, in a new run, lower "
+            f"--batch_size ({self.config.batch_size}) and raise --gradient_accumulation_steps, or lower --max_length "
+            f"({self.config.max_length})."
+        )
         bar = tqdm(total=self.total_steps, initial=progress.step, desc=f"epoch {epoch}", disable=hidden)
         for batches in self.steps(epoch):
             shapes = [tuple(batch["input_ids"].shape) for _, batch in batches]
             where = f"at step {progress.step + 1}, on samples x tokens {shapes}"
-            with memory_errors_explained(where, self._memory_advice()):
+            with memory_errors_explained(where, advice):
                 loss = self.parts.step(self.learner, batches)
             self._note_step(loss, bar)
             if progress.step >= self.total_steps:
@@ -263,22 +252,16 @@ class TrainingRun:
         }
 
     def steps(self, epoch: int) -> Iterator[list[Any]]:
-        """Give the batches of each optimizer step that an epoch has left.
+        """Give the batches of each optimizer step that an epoch has left; order and noise depend on its number.
 
-        Args:
-            epoch: Its number, on which order and noise depend.
-
-        Returns:
-            For each step `gradient_accumulation_steps` batches, fewer at the end of the epoch. A batch is the ids of
-            its rows and its tensors.
+        Yields:
+            `gradient_accumulation_steps` batches, fewer at the end of the epoch. A batch is the ids of its rows and
+            its tensors.
         """
         self.sampler.set_epoch(epoch)
         self.collator.set_epoch(epoch)
         # the batches of all processes, so that samples are counted and not what a processor makes of them
         self._samples_up_to = list(itertools.accumulate(map(len, self.sampler), initial=0))
-        return self._steps_left()
-
-    def _steps_left(self) -> Iterator[list[Any]]:
         num_done = len(self.progress.losses) * self.config.gradient_accumulation_steps
         batches = []
         for row_ids, batch in skip_first_batches(self.loader, num_done) if num_done else self.loader:
@@ -325,26 +308,17 @@ class TrainingRun:
         return True
 
     def _inputs(self, model: RocModel, negatives: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """What the model gets besides each batch."""
+        """Return what the model gets besides each batch."""
         config, device = self.config, self.accelerator.device
         inputs = {} if negatives is None else {"negative_features": negatives.to(device)}
         if self.accelerator.is_fsdp2 and model.vision_model is not None and self.train_set.features is None:
             # a picture of no sample: with FSDP all processes run the vision encoder, or none does
             size = self.processor.image_processor.size
             inputs["pixel_values"] = torch.zeros(1, 3, size["height"], size["width"], device=device)
-        if (
-            config.model.head == "retrieval" and config.share_description_encoder
-        ):  # it reads the descriptions at every step
+        if config.model.head == "retrieval" and config.share_description_encoder:  # read again at every step
             tokens = self.processor.tokenize_descriptions(descriptions_of(self.inventory.relations)).to(device)
             inputs |= {"relation_" + name: tensor for name, tensor in tokens.items()}
         return inputs
-
-    def _memory_advice(self) -> str:
-        return (
-            "Add --activation_checkpointing, with which --resume auto can go on; or, in a new run, lower "
-            f"--batch_size ({self.config.batch_size}) and raise --gradient_accumulation_steps, or lower --max_length "
-            f"({self.config.max_length})."
-        )
 
     def _note_time(self) -> None:
         self.progress.seconds = time.perf_counter() - self._started
@@ -364,3 +338,8 @@ class TrainingRun:
             counts["trainable_parameters"] / 1e6,
             counts["parameters"] / 1e6,
         )
+
+
+def _ignore_sigterm(worker: int) -> None:
+    """Keep a process that prepares batches alive when a signal to the whole group asks the main one to stop."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

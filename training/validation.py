@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +21,22 @@ from roc.relations.files import RelationInventory
 from roc.samples.grouping import GroupedSamples
 from roc.support.files import atomic_write
 from roc.training.adapters import without_adapter
-from roc.training.interruptions import memory_errors_explained
+from roc.training.processes import memory_errors_explained
 from roc.training.settings import RunConfig
 
 
+@dataclass
 class Validator:
-    """Scores and calibrates a model on the validation split. All processes call its methods together.
+    """Scores and calibrates a model on the validation split. All processes call its methods together."""
 
-    Args:
-        config: The settings.
-        accelerator: The processes that share the work.
-        processor: The model's processor.
-        inventory: The relations.
-        samples: The validation split.
-    """
-
-    def __init__(
-        self,
-        config: RunConfig,
-        accelerator: Accelerator,
-        processor: RocProcessor,
-        inventory: RelationInventory,
-        samples: GroupedSamples,
-    ) -> None:
-        self.config, self.accelerator, self.processor = config, accelerator, processor
-        self.inventory, self.samples = inventory, samples
+    config: RunConfig
+    accelerator: Accelerator
+    processor: RocProcessor
+    inventory: RelationInventory
+    samples: GroupedSamples
 
     def score(self, model: RocModel) -> dict[str, Any]:
-        """Score a model in training.
-
-        Args:
-            model: The model. Where it shares its text encoder with the descriptions, they are encoded anew.
-
-        Returns:
-            The scores, as `relation_scores` gives them.
+        """Score a model in training; where it learns to read descriptions, they are encoded anew.
 
         Raises:
             MemoryError: If memory is exhausted; the message says what to lower.
