@@ -91,9 +91,7 @@ class ModelSettings:
         "mean", "How several descriptions of a relation combine: their normalised `mean`, or the nearest to the pair."
     )
     label_smoothing: Number = setting(0.0, "Label smoothing of the loss.", **PROBABILITY)
-    relation_dropout: Number = setting(
-        0.0, "Probability that a training step leaves out a relation that none of its pairs has.", **PROBABILITY
-    )
+    relation_dropout: Number = setting(0.0, "Probability that a step leaves out a relation no pair has.", **PROBABILITY)
     picture_dropout: Number = setting(0.0, "Probability that training leaves out a sample's picture.", **PROBABILITY)
     # pairs of two text entities keep their relation
     wrong_pictures: Number = setting(
@@ -101,22 +99,14 @@ class ModelSettings:
         "Probability that training shows a sample another one's picture, where pairs with an object have no relation.",
         **PROBABILITY,
     )
-    token_dropout: Number = setting(
-        0.0,
-        "Probability that training hides a token of the text from attention; markers and types stay.",
-        **PROBABILITY,
-    )
-    entity_types: list[str] | tuple[str, ...] = setting(
-        ENTITY_TYPES, "Words that head and tail types of relations may use."
-    )
+    token_dropout: Number = setting(0.0, "Probability that a step hides a word piece of the text.", **PROBABILITY)
+    entity_types: list[str] | tuple[str, ...] = setting(ENTITY_TYPES, "Entity types that relations may name.")
     type_constraints: Literal["off", "soft", "hard"] = setting(
         "off",
         "What predictions do with relations whose types leave out the head's or tail's: nothing, lower their logits "
         "(`soft`), or rank them last (`hard`). An entity without a type fits all.",
     )
-    type_penalty: Number = setting(
-        1.0, "What `type_constraints: soft` subtracts from the logit for each type that does not fit.", at_least=0
-    )
+    type_penalty: Number = setting(1.0, "What `soft` constraints subtract per type that does not fit.", at_least=0)
     initializer_range: Number = setting(0.02, "Standard deviation of the weights that start at random.", at_least=0)
 
     def __post_init__(self) -> None:

@@ -57,7 +57,9 @@ class SampleCollator:
             images=[image for _, image in items],
             entities=[self._entities(sample) for sample in samples],
             pairs=[sample.pairs for sample in samples],
-            labels=None if self._index is None else [self._labels(sample) for sample in samples],
+            labels=None
+            if self._index is None
+            else [list(map(self._label, own.relations, own.row_ids)) for own in samples],
             where=[f"row {sample.row_ids[0]!r}" for sample in samples],
         )
         return [row_id for sample in samples for row_id in sample.row_ids], batch
@@ -73,9 +75,6 @@ class SampleCollator:
             return entity
         others = [kind for kind in ("", *self._processor.entity_types) if kind != entity.type]
         return replace(entity, type=generator.choice(others))
-
-    def _labels(self, sample: Sample) -> list[int]:
-        return [self._label(relation, row_id) for relation, row_id in zip(sample.relations, sample.row_ids)]
 
     def _label(self, relation: str, row_id: str) -> int:
         assert self._index is not None
@@ -106,7 +105,6 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is out of range: give a number >= 1.")
         self.batch_size, self._pool = batch_size, pool_size * batch_size
-        self.drop_last = False
         self._lengths, self._shuffle = lengths, shuffle
         self._seed, self._epoch = seed, 0
 
@@ -119,20 +117,15 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         order = list(range(len(self._lengths)))
-        if not self._shuffle:
-            yield from self._batches(sorted(order, key=self._lengths.__getitem__))
-            return
         generator = random.Random(f"{self._seed}-{self._epoch}")
-        generator.shuffle(order)
-        pools = (order[start : start + self._pool] for start in range(0, len(order), self._pool))
+        if self._shuffle:
+            generator.shuffle(order)
+        pools = _cut(order, self._pool) if self._shuffle else [order]
         by_length = [number for pool in pools for number in sorted(pool, key=self._lengths.__getitem__)]
-        batches = list(self._batches(by_length))
-        generator.shuffle(batches)
-        yield from batches
-
-    def _batches(self, order: Sequence[int]) -> Iterator[list[int]]:
-        for start in range(0, len(order), self.batch_size):
-            yield list(order[start : start + self.batch_size])
+        batches = _cut(by_length, self.batch_size)
+        if self._shuffle:
+            generator.shuffle(batches)
+        return iter(batches)
 
 
 class ProcessShares(Sampler[list[int]]):
@@ -151,3 +144,7 @@ class ProcessShares(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         return (batch[self._share] for batch in self._batches)
+
+
+def _cut(numbers: list[int], size: int) -> list[list[int]]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]

@@ -19,38 +19,26 @@ from roc.processing_entities_roc import Entity
 class Sample:
     """A text with its picture, its entities, and the pairs that are asked for.
 
-    Args:
-        text: The text.
-        image_row: Row of the data set that holds the picture; None where there is none.
-        entities: Text entities by their place, then objects: never in the order of the pairs, which might tell
-            something about the label.
-        pairs: (head, tail) numbers into `entities`.
-        relations: Name of the relation of each pair.
-        row_ids: Id of the row that each pair comes from.
-        image_digest: SHA-256 of the picture's file; None where there is none.
+    Entities come by their place in the text, then objects: never in the order of the pairs, which might tell something
+    about the label.
     """
 
     text: str
-    image_row: int | None
+    image_row: int | None  # row of the data set that holds the picture; None where there is none
     entities: list[Entity] = field(default_factory=list)
-    pairs: list[tuple[int, int]] = field(default_factory=list)
-    relations: list[str] = field(default_factory=list)
-    row_ids: list[str] = field(default_factory=list)
-    image_digest: bytes | None = None
+    pairs: list[tuple[int, int]] = field(default_factory=list)  # (head, tail) numbers into `entities`
+    relations: list[str] = field(default_factory=list)  # name of the relation of each pair
+    row_ids: list[str] = field(default_factory=list)  # id of the row that each pair comes from
+    image_digest: bytes | None = None  # SHA-256 of the picture's file; None where there is none
 
     @property
     def approximate_length(self) -> int:
-        """About proportional to the number of tokens: characters, and what marking an entity adds."""
+        """A number about proportional to that of tokens: characters, and what marking an entity adds."""
         return len(self.text) + 12 * len(self.entities)
 
 
 class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
-    """The rows of one split, grouped by text and picture, so that one encoding serves all their pairs.
-
-    Args:
-        rows: Rows of the schema (`roc.dataset_scripts.schema`).
-        use_image: Whether items come with their pictures.
-    """
+    """The rows of one split (`roc.dataset_scripts.schema`), grouped by text and picture, to share one encoding."""
 
     def __init__(self, rows: datasets.Dataset, *, use_image: bool = True) -> None:
         self._images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))

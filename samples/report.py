@@ -24,28 +24,21 @@ KINDS = ("text-text", "text-object", "object-object")
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What is known of one split. A text here is one with its picture and all its pairs.
-
-    Args:
-        samples: Its texts.
-        num_tokens: Tokens of each text, as the model would read it if it were not cut off.
-        unreadable: What the processor says of texts that it cannot encode.
-        sizes: Width and height of each distinct picture, smallest area first; None where the run reads no pictures.
-    """
+    """What is known of one split. A text here is one with its picture and all its pairs."""
 
     samples: Sequence[Sample]
-    num_tokens: Sequence[int]
-    unreadable: Sequence[str]
-    sizes: Sequence[tuple[int, int]] | None
+    num_tokens: Sequence[int]  # of each text, as the model would read it if it were not cut off
+    unreadable: Sequence[str]  # what the processor says of texts that it cannot encode
+    sizes: Sequence[tuple[int, int]] | None  # of each picture, smallest area first; None where the run reads none
 
     @property
     def relations(self) -> Counter[str]:
-        """Number of pairs of each relation."""
+        """The number of pairs of each relation."""
         return Counter(relation for sample in self.samples for relation in sample.relations)
 
     @property
     def texts_per_picture(self) -> Counter[bytes]:
-        """How many texts show each picture."""
+        """The number of texts that show each picture."""
         return Counter(sample.image_digest for sample in self.samples if sample.image_digest is not None)
 
     def too_long(self, max_length: int) -> list[str]:
@@ -195,10 +188,9 @@ def _normalised(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _listed(entries: Sequence[str], what: str) -> Iterator[str]:
-    if entries:
-        lines = [f"check: {len(entries)} {what}", *(f"    {entry}" for entry in entries[:SHOWN]), *_more(entries)]
-        yield "\n".join(lines)
+def _listed(entries: Sequence[str], what: str) -> list[str]:
+    lines = [f"check: {len(entries)} {what}", *(f"    {entry}" for entry in entries[:SHOWN]), *_more(entries)]
+    return lines if entries else []
 
 
 def _more(entries: Sized) -> list[str]:

@@ -13,11 +13,9 @@ from roc.samples.grouping import GroupedSamples
 
 
 def split_rows(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Part the rows of one split in two; rows of one text stay together, and go the same way in every run.
+    """Part the rows of one split in two; the second part gets about a share in (0, 1) of the texts.
 
-    Args:
-        rows: Rows of the schema.
-        share: The approximate share of the texts in the second part, in (0, 1).
+    Rows of one text stay together, and go the same way in every run.
 
     Raises:
         ValueError: If a part would be empty.
@@ -59,7 +57,7 @@ def swap_none_pairs(samples: GroupedSamples, none_relation: str, *, seed: int = 
         seed: With a row's id, it decides whether the row is turned.
 
     Returns:
-        How many pairs were turned.
+        The number of pairs that were turned.
     """
     turned = 0
     for sample in samples.samples:

@@ -45,18 +45,9 @@ def use_vision_cache(
 ) -> None:
     """Have splits give features instead of pictures; those that the cache lacks are encoded first.
 
-    Features are computed in float32 and stored as float16. They are found by the SHA-256 of a picture's file, in a
-    subfolder for the `backbone_revision`. Each process encodes its share; several runs may use one folder at the same
-    time.
-
-    Args:
-        folder: The cache; made where it is missing.
-        model: A model whose vision encoder is frozen. The encoder is moved to the accelerator's device.
-        processor: Its processor.
-        splits: Their `features` are set.
-        accelerator: The run's processes.
-        batch_size: Pictures that are encoded together, and share a file.
-        num_workers: Processes that decode pictures; 0 for none.
+    The model's vision encoder is frozen; it is moved to the accelerator's device. Features are computed in float32 and
+    stored as float16, `batch_size` pictures a file. They are found by the SHA-256 of a picture's file, in a subfolder
+    for the `backbone_revision`. Each process encodes its share; several runs may use one folder at the same time.
 
     Raises:
         ValueError: If a file of the cache is damaged or another encoder's, a picture cannot be decoded, features are
@@ -101,15 +92,14 @@ def backbone_revision(model: RocModel, processor: RocProcessor) -> str:
 
 
 def write_features(folder: Path, digests: Sequence[bytes], features: Tensor) -> Path:
-    """Write the features of some pictures: the whole file or none.
+    """Write the features of some pictures, and return the file: all of it is written, or nothing.
+
+    Its name depends on the digests only: two runs that encode the same pictures write the same file.
 
     Args:
         folder: The folder of one backbone, named by its revision; made where it is missing.
         digests: SHA-256 of each picture's file.
         features: `(len(digests), rows, columns, vision_hidden)`.
-
-    Returns:
-        The file. Its name depends on the digests only: two runs that encode the same pictures write the same file.
     """
     content = {"digests": torch.tensor([list(digest) for digest in digests], dtype=torch.uint8)}
     content["features"] = features.to("cpu", torch.float16).contiguous()

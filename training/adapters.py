@@ -44,21 +44,17 @@ def add_lora(
 
     Args:
         model: The model.
-        encoders: Which encoders.
+        encoders: The encoders that are adapted.
         rank: Rank of the corrections.
         alpha: The corrections are multiplied by `alpha / rank`.
         marker_ids: Tokens whose embeddings are trained: the processor's `marker_ids`.
     """
     parts = ADAPTED_PARTS[encoders]
     others = [own for name, own in model.named_parameters() if own.requires_grad and _part(name) not in parts]
-    linear_layers = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and _part(name) in parts and module.weight.requires_grad
-    ]
-    markers = None
-    if "text_model" in parts:
-        markers = {_name_of(model.get_input_embeddings(), model): list(marker_ids)}
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear_layers = [name for name, module in linear if _part(name) in parts and module.weight.requires_grad]
+    embeddings = _name_of(model.get_input_embeddings(), model)
+    markers = {embeddings: list(marker_ids)} if "text_model" in parts else None
     lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear_layers, trainable_token_indices=markers)
     model.add_adapter(lora)
     for parameter in others:  # PEFT has frozen everything but the adapter
@@ -108,11 +104,7 @@ def save_model(model: RocModel, folder: str | os.PathLike[str], *, merge_adapter
 
 
 def freeze_lower_layers(encoder: PreTrainedModel, num_layers: int) -> None:
-    """Freeze an encoder's embeddings and its first layers, which then cost no backward pass.
-
-    Args:
-        encoder: A text encoder.
-        num_layers: How many layers; 0 for the embeddings alone.
+    """Freeze a text encoder's embeddings and its first layers, which then cost no backward pass.
 
     Raises:
         ValueError: If the encoder has no list of layers, or no layer is left to train.

@@ -32,12 +32,7 @@ MAX_RESEMBLANCE = 0.4  # cosine of two descriptions in the description encoder; 
 def load_samples(
     config: RunConfig, inventory: RelationInventory, *, held_out: Collection[str] = ()
 ) -> tuple[GroupedSamples, GroupedSamples]:
-    """Load and group the training and the validation samples.
-
-    Args:
-        config: The settings.
-        inventory: The relations to train on.
-        held_out: Relations whose rows are left out of both.
+    """Load and group the training and the validation samples, without rows of relations that are held out.
 
     Raises:
         ValueError: If a row's relation is neither in the inventory nor held out.
@@ -137,8 +132,8 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
     if config.freeze_text_layers is not None:
         freeze_lower_layers(model.text_model, config.freeze_text_layers)
     if config.lora_rank is not None:
-        options = {"rank": config.lora_rank, "alpha": config.lora_alpha, "marker_ids": processor.marker_ids}
-        add_lora(model, encoders=config.lora_encoders, **options)
+        alpha, marker_ids = config.lora_alpha, processor.marker_ids
+        add_lora(model, encoders=config.lora_encoders, rank=config.lora_rank, alpha=alpha, marker_ids=marker_ids)
     return model
 
 
@@ -147,13 +142,7 @@ def encode_negatives(
 ) -> Tensor | None:
     """Encode the descriptions that hold for no pair.
 
-    Descriptions that resemble one of the model's are left out: they may hold after all.
-
-    Args:
-        config: The settings.
-        processor: The model's processor.
-        model: The model; its bank holds the relations to train on.
-        negatives: The relations of `negative_relations`, or None where the settings name no file.
+    Descriptions that resemble one in the model's bank are left out: they may hold after all.
 
     Returns:
         `(num_negatives, feature_dim)`, or None without negatives.

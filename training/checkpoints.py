@@ -41,7 +41,7 @@ from roc.training.processes import disk_errors_explained
 from roc.training.settings import RunConfig
 from roc.training.state import Progress, RunState, differences
 
-FORMAT = 2  # since optimizer states are by name
+FORMAT = 3  # since relations are compared as Python writes them
 RUN, WEIGHTS, STATE, BEST, CHECKSUMS = "run.json", "model.safetensors", "state.pt", "best", "checksums.json"
 
 logger = logging.getLogger("roc.training.checkpoints")
@@ -49,13 +49,7 @@ logger = logging.getLogger("roc.training.checkpoints")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found whole.
-
-    Args:
-        path: Its folder.
-        run: The description of its run; see `roc.training.state.describe_run`.
-        progress: How far the run was.
-    """
+    """A checkpoint that was found whole: its folder, the description of its run, and how far that was."""
 
     path: Path
     run: dict[str, Any]
@@ -124,9 +118,7 @@ class Checkpoints:
     """The checkpoints that a run writes. All processes call its methods; the main one writes.
 
     Args:
-        config: The settings.
-        accelerator: The run's processes.
-        run: The description of the run.
+        run: The description of the run, by `roc.training.state.describe_run`.
         resumed: The checkpoint that the run goes on from, if it does.
     """
 
@@ -143,9 +135,6 @@ class Checkpoints:
     @contextmanager
     def kept(self, state: RunState) -> Iterator[None]:
         """Put the run where its checkpoint was; in the block, SIGTERM waits for `after_step` or `after_epoch`.
-
-        Args:
-            state: The parts of the run that change.
 
         Raises:
             OSError: If there is too little space on the disk.
@@ -171,21 +160,22 @@ class Checkpoints:
                 signal.signal(signal.SIGTERM, before)
 
     def after_step(self) -> None:
-        """Write a checkpoint where it is time to, and after SIGTERM, with which the run ends (SystemExit)."""
-        is_asked_to_stop = self._is_asked_to_stop()
-        if is_asked_to_stop or (self._every is not None and self._state.progress.step % self._every == 0):
+        """Write a checkpoint where it is time to, and after SIGTERM, when the run ends (SystemExit)."""
+        if self._is_asked_to_stop():
+            self.after_epoch()  # writes one and ends the run
+        elif self._every is not None and self._state.progress.step % self._every == 0:
             self._save()
-        if is_asked_to_stop:
-            self._stop()
 
     def after_epoch(self) -> None:
-        """Write a checkpoint; the run ends after SIGTERM (SystemExit)."""
+        """Write a checkpoint, and end the run (SystemExit) after SIGTERM."""
         self._save()
         if self._is_asked_to_stop():
-            self._stop()
+            step = self._state.progress.step
+            logger.warning("SIGTERM: stopped after step %d. Go on with the same command and --resume auto.", step)
+            raise SystemExit(128 + signal.SIGTERM)  # as shells report it
 
     def remove(self) -> None:
-        """Remove all: the run has ended well."""
+        """Remove all checkpoints, when the run has ended well."""
         if self._accelerator.is_main_process and self.folder.is_dir():
             remove_folder(self.folder)
 
@@ -196,12 +186,6 @@ class Checkpoints:
         """Whether any process has received SIGTERM; all call this together."""
         received = torch.tensor(int(self._has_sigterm), device=self._accelerator.device)
         return bool(self._accelerator.reduce(received, "sum"))
-
-    def _stop(self) -> None:
-        logger.warning(
-            "SIGTERM: stopped after step %d. Go on with the same command and --resume auto.", self._state.progress.step
-        )
-        raise SystemExit(128 + signal.SIGTERM)  # as shells report it
 
     def _save(self) -> None:
         weights, others = self._state.save()

@@ -22,9 +22,6 @@ class Learner:
     """A model that is prepared for training, with its optimizer, learning rates and weight average.
 
     Args:
-        config: The settings.
-        accelerator: Places tensors and runs mixed precision.
-        model: The model.
         total_steps: Optimizer steps of the whole run.
         inputs: What the model gets besides each batch; a batch's own entries come first.
     """

@@ -1,7 +1,8 @@
-"""Training: the data, the model and the optimizer that a `RunConfig` describes, and the loop over epochs and steps."""
+"""Training: the loop over epochs and steps of the run that a `RunConfig` describes, with its validation."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import json
@@ -11,15 +12,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import CONFIG_NAME
 
-from roc.evaluation.predictions import Predictions, score_predictions
+from roc.evaluation.calibration import calibrate, predict_by_label
+from roc.evaluation.predictions import Predictions, predict_relations, score_predictions
 from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -29,8 +33,10 @@ from roc.samples.batching import LengthBucketBatchSampler, ProcessShares, Sample
 from roc.samples.grouping import GroupedSamples
 from roc.samples.report import format_batch, report_data
 from roc.samples.vision_cache import use_vision_cache
+from roc.support.files import atomic_write
 from roc.support.machine import choose_precision, set_num_threads
 from roc.support.programs import shows_progress
+from roc.training.adapters import without_adapter
 from roc.training.building import build_model, build_processor, encode_negatives, load_samples
 from roc.training.checkpoints import Checkpoints, find_checkpoint
 from roc.training.learner import Learner
@@ -46,21 +52,70 @@ from roc.training.run_folder import (
 from roc.training.settings import RunConfig
 from roc.training.state import describe_run
 from roc.training.tracking import check_trackers, track_epoch, track_result, track_step, tracked
-from roc.training.validation import Validator
 
 logger = logging.getLogger("roc.training.loop")
 
 
+@dataclass
+class Validator:
+    """Scores and calibrates a model on the validation split. All processes call its methods together."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    processor: RocProcessor
+    inventory: RelationInventory
+    samples: GroupedSamples
+
+    def score(self, model: RocModel) -> dict[str, Any]:
+        """Score a model in training; where it learns to read descriptions, they are encoded anew."""
+        none_relation = self.inventory.none_relation
+        if self.config.model.head == "retrieval" and self.config.share_description_encoder:
+            model.set_relations(self.inventory.relations, self.processor, none_relation=none_relation)
+        advice = f"Lower --eval_batch_size ({self.config.eval_batch_size}), with which --resume auto can go on."
+        with memory_errors_explained("in validation", advice):
+            predictions = self._predict(model)
+        return score_predictions(predictions, none_relation)
+
+    def calibrate(self, trained: RocModel) -> tuple[Predictions, dict[str, Any]]:
+        """Calibrate the model in the run's folder, on pictures as `score.py` reads them.
+
+        Processes that may not see the folder copy the model that was `trained`, and get its weights sent.
+
+        Returns:
+            The predictions of the saved model, and what `roc.evaluation.calibration.calibrate` reports.
+        """
+        self.samples.features = None
+        saved = self._saved_model(trained)
+        predictions, by_label = self._predict(saved), None
+        # where training has read the labels, they do not stand in for words that it has not read
+        if self.config.model.head == "retrieval" and self.config.described_by == "descriptions":
+            by_label = self._predict(saved, predict_by_label)
+        report = calibrate(saved, predictions, by_label)
+        if self.accelerator.is_main_process:
+            with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
+                file.write(saved.config.to_json_string())
+        return predictions, report
+
+    def _predict(self, model: RocModel, predict: Callable[..., Predictions] = predict_relations) -> Predictions:
+        options: dict[str, Any] = {"batch_size": self.config.eval_batch_size, "accelerator": self.accelerator}
+        return predict(model, self.processor, self.samples, **options)
+
+    def _saved_model(self, trained: RocModel) -> RocModel:
+        """Load the model of the run's folder on the main process, and send its weights to the others."""
+        if self.accelerator.is_main_process:
+            saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32)
+        elif self.config.merge_adapter:
+            saved = without_adapter(trained, merge=True)
+        else:
+            saved = copy.deepcopy(trained)
+        saved = saved.to(self.accelerator.device)
+        broadcast(saved.state_dict())
+        return saved
+
+
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a run that may be replaced by others, such as ones that tests watch.
-
-    Args:
-        step: Does one optimizer step on some batches; returns the mean loss.
-        validate: Scores a model on the validation split.
-        calibrate: Calibrates the saved model; returns its predictions and the report.
-        draw: Draws the plots of a run that has ended, with the arguments of `draw_plots`.
-    """
+    """The parts of a run that may be replaced by others, such as ones that tests watch."""
 
     step: Callable[[Learner, list[Any]], float] = Learner.step
     validate: Callable[[Validator, RocModel], dict[str, Any]] = Validator.score
@@ -192,9 +247,9 @@ class TrainingRun:
         self.learner.model.train()
         batches = next(self.steps(epoch=0))
         if self.accelerator.is_main_process:
-            print(
-                "", format_batch(*batches[0], self.train_set.samples, processor, relations), sep="\n", file=sys.stderr
-            )
+            row_ids, batch = batches[0]
+            first = format_batch(row_ids, batch, self.train_set.samples, processor, relations)
+            print(f"\n{first}", file=sys.stderr)
         return {
             "dry_run": True,
             "num_samples": len(self.train_set),
@@ -208,7 +263,7 @@ class TrainingRun:
         record = self.train_epoch(epoch, after_step)
         if epoch % self.config.epochs_per_validation == 0 or epoch == self.num_epochs:
             with self.learner.averaged():
-                record = self._validate_and_save(epoch, record)
+                self._validate_and_save(epoch, record)
         self._note_time()
         self.progress.end_epoch(record)
 
@@ -217,14 +272,9 @@ class TrainingRun:
 
         Returns:
             The epoch's record: step, loss, learning rate, samples per second, temperature.
-
-        Raises:
-            MemoryError: If memory is exhausted; the message says what to lower.
-            FloatingPointError: If the loss is not finite.
         """
         self.learner.model.train()
-        progress = self.progress
-        hidden = not shows_progress()
+        progress, hidden = self.progress, not shows_progress()
         advice = (
             "Add --activation_checkpointing, with which --resume auto can go on; or, in a new run, lower "
             f"--batch_size ({self.config.batch_size}) and raise --gradient_accumulation_steps, or lower --max_length "
@@ -233,8 +283,7 @@ class TrainingRun:
         bar = tqdm(total=self.total_steps, initial=progress.step, desc=f"epoch {epoch}", disable=hidden)
         for batches in self.steps(epoch):
             shapes = [tuple(batch["input_ids"].shape) for _, batch in batches]
-            where = f"at step {progress.step + 1}, on samples x tokens {shapes}"
-            with memory_errors_explained(where, advice):
+            with memory_errors_explained(f"at step {progress.step + 1}, on samples x tokens {shapes}", advice):
                 loss = self.parts.step(self.learner, batches)
             self._note_step(loss, bar)
             if progress.step >= self.total_steps:
@@ -282,20 +331,19 @@ class TrainingRun:
         bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}", samples_per_s=f"{self._samples_per_second():.0f}")
         bar.update()
 
-    def _validate_and_save(self, epoch: int, record: dict[str, Any]) -> dict[str, Any]:
-        """Return the epoch's record with the scores."""
+    def _validate_and_save(self, epoch: int, record: dict[str, Any]) -> None:
+        """Add the scores to the epoch's record."""
         self.learner.gather_weights()
         model, progress = self.learner.plain_model, self.progress
         val = self.parts.validate(self.validator, model)
-        record = {**record, "val": without_details(val)}
+        record["val"] = without_details(val)
         logger.info("epoch %d: %s", epoch, json.dumps(record))
         track_epoch(self.accelerator, record)
-        if progress.improves(val):
+        if not progress.best_val or val["micro_f1"] > progress.best_val["micro_f1"]:
             progress.best_epoch, progress.best_val = epoch, val
             if self.accelerator.is_main_process:
                 with disk_errors_explained(f"The model of epoch {epoch}"):
                     save_run(self.config, model, self.processor)
-        return record
 
     def _is_over(self) -> bool:
         history, patience = self.progress.history, self.config.early_stopping_patience
@@ -327,16 +375,11 @@ class TrainingRun:
         return self.progress.num_samples / (self.progress.seconds - self.progress.epoch_started)
 
     def _log_start(self) -> None:
-        counts = count_parameters(self.learner.plain_model)
+        accelerator, counts = self.accelerator, count_parameters(self.learner.plain_model)
         logger.info(
-            "%d samples, %d steps in %d epochs on %d processes, %s precision, %.1f M trainable parameters of %.1f M",
-            len(self.train_set),
-            self.total_steps,
-            self.num_epochs,
-            self.accelerator.num_processes,
-            self.accelerator.mixed_precision,
-            counts["trainable_parameters"] / 1e6,
-            counts["parameters"] / 1e6,
+            f"{len(self.train_set)} samples, {self.total_steps} steps in {self.num_epochs} epochs on "
+            f"{accelerator.num_processes} processes, {accelerator.mixed_precision} precision, "
+            f"{counts['trainable_parameters'] / 1e6:.1f} M trainable parameters of {counts['parameters'] / 1e6:.1f} M"
         )
 
 

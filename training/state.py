@@ -40,33 +40,17 @@ WHOLE = StateDictOptions(full_state_dict=True)
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Args:
-        step: Optimizer steps done.
-        history: Per finished epoch: step, loss, learning rate, samples per second, and the validation scores.
-        best_epoch: Epoch with the best validation micro-F1, counted from 1.
-        best_val: Its scores.
-        calibration: What `calibrate` reports of it, at the end.
-        losses: The loss of each optimizer step of the running epoch.
-        num_samples: Samples that the running epoch has seen.
-        epoch_started: `seconds` when the running epoch began.
-        seconds: How long the run has been computing, all its parts together.
-    """
-
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_val: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
-    num_samples: int = 0
-    epoch_started: float = 0.0
-    seconds: float = 0.0
-
-    def improves(self, val: dict[str, Any]) -> bool:
-        """Whether these validation scores beat the best so far."""
-        return not self.best_val or val["micro_f1"] > self.best_val["micro_f1"]
+    step: int = 0  # optimizer steps done
+    history: list[dict[str, Any]] = field(default_factory=list)  # the record of each finished epoch
+    best_epoch: int = 0  # the one with the best validation micro-F1, counted from 1
+    best_val: dict[str, Any] = field(default_factory=dict)  # its scores
+    calibration: dict[str, Any] = field(default_factory=dict)  # what `calibrate` reports of it, at the end
+    losses: list[float] = field(default_factory=list)  # one for each optimizer step of the running epoch
+    num_samples: int = 0  # how many the running epoch has seen
+    epoch_started: float = 0.0  # `seconds` when the running epoch began
+    seconds: float = 0.0  # how long the run has been computing, all its parts together
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Add the record of the running epoch; the next one begins."""
@@ -208,16 +192,8 @@ def describe_run(
 ) -> dict[str, dict[str, Any]]:
     """Describe what decides a run's result: two runs with the same description are the same run.
 
-    Args:
-        config: The settings.
-        accelerator: The run's processes.
-        model: The model, before it is prepared.
-        inventory: The relations to train on.
-        negatives: The relations that hold for no pair.
-        splits: The training and validation samples.
-
-    Returns:
-        `settings` by name, and `contents`, SHA-256 of what settings merely name.
+    It has `settings` by name, and `contents`, the SHA-256 of what settings merely name. `negatives` are the relations
+    that hold for no pair, `splits` the training and the validation samples.
     """
     settings = settings_by_name(dataclasses.asdict(config))
     settings = {name: value for name, value in settings.items() if name not in MAY_CHANGE}

@@ -9,12 +9,12 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker
+from accelerate.tracking import TensorBoardTracker, TrackioTracker
 from huggingface_hub import constants
 
 from roc.training.settings import RunConfig, settings_by_name
@@ -52,7 +52,8 @@ def tracked(accelerator: Accelerator, config: RunConfig, *, step: int = 0) -> It
     later ones it goes on.
     """
     if config.trackers and accelerator.is_main_process:
-        accelerator.log_with = [TRACKERS[name](config, step) for name in config.trackers]
+        known: dict[str, Any] = {"tensorboard": _TensorBoard, "trackio": _Trackio}
+        accelerator.log_with = [known[name](config, step) for name in config.trackers]
         accelerator.init_trackers(PROJECT)
     try:
         yield
@@ -135,9 +136,6 @@ class _Trackio(TrackioTracker):
 
         with _quiet_and_offline():
             trackio.finish()  # unlike the run's own, it is not repeated, with a line on stdout, when Python ends
-
-
-TRACKERS: dict[str, Callable[[RunConfig, int], GeneralTracker]] = {"tensorboard": _TensorBoard, "trackio": _Trackio}
 
 
 @contextlib.contextmanager
