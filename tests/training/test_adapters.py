@@ -20,7 +20,7 @@ from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.training.adapters import add_lora, has_adapter, save_model, without_adapter
-from roc.training.optimizer import parameter_groups
+from roc.training.learner import parameter_groups
 from roc.training.settings import RunConfig
 
 PROCESSOR = tiny_processor()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from roc.training.averaging import WeightAverage
+from roc.training.state import WeightAverage
 
 
 def test_the_average_follows_its_formula() -> None:

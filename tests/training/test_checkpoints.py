@@ -37,11 +37,11 @@ import roc.training.loop
 from roc.modeling_roc import RocModel
 from roc.samples.batching import SampleCollator
 from roc.training.checkpoints import Checkpoint, checkpoint_folder, find_checkpoint, list_checkpoints
-from roc.training.interruptions import memory_errors_explained
 from roc.training.learner import Learner
+from roc.training.loop import Validator
+from roc.training.processes import memory_errors_explained
 from roc.training.settings import RunConfig
 from roc.training.state import MAY_CHANGE
-from roc.training.validation import Validator
 
 pytestmark = pytest.mark.usefixtures("fresh_state")
 

@@ -25,11 +25,9 @@ from transformers import (
 
 import roc.score
 from roc.modeling_roc import RocModel
-from roc.training.adapters import has_adapter
-from roc.training.costs import peak_memory_mib
-from roc.training.freezing import freeze_lower_layers
-from roc.training.learner import Learner
-from roc.training.optimizer import build_optimizer
+from roc.training.adapters import freeze_lower_layers, has_adapter
+from roc.training.learner import Learner, build_optimizer
+from roc.training.run_folder import peak_memory_mib
 from roc.training.settings import RunConfig, load_run_config
 
 pytestmark = pytest.mark.usefixtures("fresh_state")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from roc.evaluation.predictions import Predictions, predict_relations, score_predictions
 from roc.samples.batching import SampleCollator
+from roc.training.learner import parameter_groups
 from roc.training.loop import TrainingRun
-from roc.training.optimizer import parameter_groups
 from roc.training.settings import RunConfig
 
 pytestmark = pytest.mark.usefixtures("fresh_state")
