@@ -13,17 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from roc.dataset_scripts.building.builder import MissingImages
-from roc.dataset_scripts.loading import DATASETS, load_dataset_splits
+from roc.dataset_scripts.loading import DATASETS
 from roc.support.files import atomic_write
 from roc.support.programs import run_program
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from roc.evaluation.predictions import Predictions
     from roc.modeling_roc import RocModel
     from roc.processing_roc import RocProcessor
-    from roc.samples.grouping import GroupedSamples
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(options: argparse.Namespace) -> dict[str, Any]:
-    from roc.evaluation.predictions import predict_relations, score_predictions  # here: PyTorch takes seconds
+    from roc.evaluation.predictions import (
+        load_split,
+        predict_relations,
+        score_predictions,
+    )  # here: PyTorch takes seconds
     from roc.inference.posts import load_model
     from roc.support.machine import set_num_threads
     from roc.training.processes import start_accelerator
@@ -44,7 +45,11 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     model.to(accelerator.device)
     _take_type_constraints(model, options)
     unseen = _take_relations(model, processor, options)
-    samples = _load_samples(model, processor, options, accelerator, unseen)
+    policy = options.missing_images or _policy_of_run(options.model)
+    with accelerator.local_main_process_first():  # the others find its work in the cache
+        split = (options.dataset, options.data_dir, options.split)
+        seen = {"missing_images": policy, "use_image": options.use_image}
+        samples = load_split(model, processor, *split, **seen, only=unseen)
     predictions = predict_relations(model, processor, samples, batch_size=options.batch_size, accelerator=accelerator)
     accelerator.end_training()
     if not accelerator.is_main_process:
@@ -79,34 +84,6 @@ def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.
         model.config.none_threshold = None  # in the zero-shot protocol every pair has one of the relations
     model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
     return unseen
-
-
-def _load_samples(
-    model: RocModel,
-    processor: RocProcessor,
-    options: argparse.Namespace,
-    accelerator: Accelerator,
-    unseen: Sequence[str],
-) -> GroupedSamples:
-    """The samples of the split, all of whose relations the model has; those with an unseen relation alone, if any."""
-    from roc.evaluation.zero_shot import restrict_rows
-    from roc.samples.grouping import GroupedSamples
-    from roc.samples.splitting import check_relations_known
-
-    with accelerator.local_main_process_first():  # the others find its work in the cache
-        splits = load_dataset_splits(
-            options.dataset,
-            options.data_dir,
-            splits=[options.split],
-            missing_images=options.missing_images or _policy_of_run(options.model),
-            entity_typer=processor.entity_typer,
-        )
-    rows, where = splits[options.split], f"{options.data_dir}, split {options.split}"
-    if unseen:
-        rows = restrict_rows(rows, unseen, where=where)
-    samples = GroupedSamples(rows, use_image=model.config.vision_config is not None and options.use_image)
-    check_relations_known(samples, model.config.relation_names, where)
-    return samples
 
 
 def _policy_of_run(model: str) -> MissingImages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from roc.dataset_scripts.building.builder import MissingImages
+from roc.dataset_scripts.loading import load_dataset_splits
+from roc.evaluation.zero_shot import restrict_rows
 from roc.modeling_decisions_roc import NO_RELATION, decide_relations
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.samples.batching import LengthBucketBatchSampler, SampleCollator
 from roc.samples.grouping import GroupedSamples
+from roc.samples.splitting import check_relations_known
 from roc.support.programs import shows_progress
 
 ABSTAINED = ""  # what is predicted below `none_threshold`, where no relation of the inventory means "none of these"
@@ -39,6 +43,41 @@ class Predictions:
     expected: list[str]
     predicted: list[str]
     logits: Tensor = field(compare=False)
+
+
+def load_split(
+    model: RocModel,
+    processor: RocProcessor,
+    dataset: str,
+    data_dir: str,
+    split: str,
+    *,
+    missing_images: MissingImages = "no_image",
+    use_image: bool = True,
+    only: Collection[str] = (),
+) -> GroupedSamples:
+    """Load the samples of a split for a model.
+
+    Args:
+        model: The model; pictures are left out where it reads none.
+        processor: Its processor, whose typer types entities without a type.
+        dataset: See `load_dataset_splits`, as for `data_dir`, `split` and `missing_images`.
+        data_dir: Folder of the raw files, or of what a builder wrote.
+        split: Name of the split.
+        missing_images: What to do where a picture is missing.
+        use_image: Whether the model is shown pictures.
+        only: Relations whose rows are kept; empty for all.
+
+    Raises:
+        ValueError: If the model lacks the relation of a row, no row is kept, or as `load_dataset_splits`.
+        FileNotFoundError: If the folder, the split or a picture is not there.
+    """
+    typer, where = processor.entity_typer, f"{data_dir}, split {split}"
+    splits = load_dataset_splits(dataset, data_dir, splits=[split], missing_images=missing_images, entity_typer=typer)
+    rows = restrict_rows(splits[split], only, where=where) if only else splits[split]
+    samples = GroupedSamples(rows, use_image=use_image and model.config.vision_config is not None)
+    check_relations_known(samples, model.config.relation_names, where)
+    return samples
 
 
 @torch.no_grad()
