@@ -27,13 +27,7 @@ LARGEST_SIDE, SMALLEST_SIDE = 768, 384  # pixels of a picture in an answer
 
 
 class SharedModel:
-    """A model for many visitors, one request at a time.
-
-    Args:
-        model: The model; it stays as it is.
-        processor: Its processor.
-        lock: The lock of another `SharedModel` with the same weights; None for a new one.
-    """
+    """A model for many visitors, one request at a time. Those with the same weights share a lock."""
 
     def __init__(self, model: RocModel, processor: RocProcessor, lock: threading.Lock | None = None) -> None:
         self.model, self.processor = model, processor
@@ -42,35 +36,23 @@ class SharedModel:
     @property
     def relations(self) -> list[dict[str, Any]]:
         """The model's own relations."""
-        return self.model.config.relations
+        return list(self.model.config.relations)
 
     def with_relations(self, relations: Sequence[Mapping[str, Any]]) -> SharedModel:
-        """Give a copy of the model a visitor's relations, for one answer.
-
-        Raises:
-            ValueError: If a relation is refused by the model.
-        """
+        """Give a copy of the model a visitor's relations, for one answer; the model may refuse them."""
         if list(relations) == self.relations:
             return self
         with self._lock:
             return SharedModel(self.model.with_relations(relations, self.processor), self.processor, self._lock)
 
     def rank(self, post: Post) -> dict[str, Any]:
-        """Rank the relations for the pairs of a post: what `roc.inference.posts.predict` returns.
-
-        Raises:
-            ValueError: If the post is refused by the model.
-        """
+        """Rank the relations for the pairs of a post: what `roc.inference.posts.predict` returns."""
         given = {"image": post.image, "pairs": post.pairs, "top_k": TOP_K}
         with self._lock:
             return predict(self.model, self.processor, post.text, post.entities, **given)
 
     def explain(self, post: Post) -> dict[str, Any]:
-        """Explain the best relation of the post's first pair: what `roc.inference.posts.explain` returns.
-
-        Raises:
-            ValueError: As `rank`.
-        """
+        """Explain the best relation of the post's first pair: what `roc.inference.posts.explain` returns."""
         given = {"image": post.image, "pair": post.pairs[0]}
         with self._lock:
             return explain(self.model, self.processor, post.text, post.entities, **given)
@@ -81,11 +63,7 @@ class SharedModel:
 
 
 def ranks_as_html(result: Mapping[str, Any]) -> str:
-    """Show the ranked relations of a pair; of several pairs only the best relation of each, likely ones first.
-
-    Args:
-        result: What `SharedModel.rank` returned.
-    """
+    """Show what `SharedModel.rank` returned: all relations of one pair, or the best of each of several pairs."""
     entities, predictions = result["entities"], result["predictions"]
     note = "<p class='roc-note'>The end of the text is beyond what the model reads.</p>" if result["truncated"] else ""
     if len(predictions) == 1:
@@ -131,7 +109,8 @@ def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapp
         result: What `SharedModel.rank` returned for its first pair.
         explanation: What `SharedModel.explain` returned.
     """
-    largest = _largest(explanation)
+    relevances = [token["relevance"] for token in explanation["tokens"]]
+    largest = max((abs(own) for row in [relevances, *(explanation["patches"] or [])] for own in row), default=0)
     legend = (
         f"<p class='roc-legend'>{_swatch(TOWARDS)} towards <b>{escape(explanation['relation'])}</b> "
         f"{_swatch(AWAY)} away from it</p>"
@@ -151,13 +130,6 @@ def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapp
     )
     keep = f"<a download='relation.png' href='{_data_uri(drawing, 'PNG')}'>Save all of it as a picture</a>"
     return f"<section class='roc-card'>{legend}{words}{picture}<p class='roc-note'>{keep}</p></section>"
-
-
-def _largest(explanation: Mapping[str, Any]) -> float:
-    patches = [value for row in explanation["patches"] or [] for value in row]
-    return max(
-        (abs(value) for value in [*patches, *(token["relevance"] for token in explanation["tokens"])]), default=0
-    )
 
 
 def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> str:
