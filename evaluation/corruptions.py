@@ -134,37 +134,31 @@ def cropped(item: Item, *, border: float = CROPPED_BORDER) -> Item:
     A box that lies outside altogether becomes a strip of one pixel at the nearest edge, so that its pairs can still be
     asked for.
     """
-    sample, image = item
-    if image is None:
-        return item
-    picture = _decoded(sample, image)
-    width, height = picture.size
-    left, top = int(border * width), int(border * height)
+    entities = list(item[0].entities)
 
-    def moved(entity: Entity) -> Entity:
-        if entity.bbox is None:
-            return entity
-        x0, x1 = _side_within(entity.bbox[0] * width, entity.bbox[2] * width, left, width - left)
-        y0, y1 = _side_within(entity.bbox[1] * height, entity.bbox[3] * height, top, height - top)
-        return replace(entity, bbox=(x0, y0, x1, y1))
+    def crop(picture: Image.Image) -> Image.Image:
+        width, height = picture.size
+        left, top = int(border * width), int(border * height)
+        for number, entity in enumerate(entities):
+            if entity.bbox is not None:
+                x0, y0, x1, y1 = entity.bbox
+                across = _side_within(x0 * width, x1 * width, left, width - left)
+                down = _side_within(y0 * height, y1 * height, top, height - top)
+                entities[number] = replace(entity, bbox=(across[0], down[0], across[1], down[1]))
+        return picture.crop((left, top, width - left, height - top))
 
-    window = picture.crop((left, top, width - left, height - top))
-    return replace(sample, entities=[moved(entity) for entity in sample.entities]), _encoded(window)
+    sample, image = _redrawn(item, crop)
+    return replace(sample, entities=entities), image
 
 
 def blurred(item: Item, *, radius: float = BLUR_RADIUS) -> Item:
     """Blur the picture by a Gaussian whose deviation is a share `radius` of the picture's shorter side."""
-    sample, image = item
-    if image is None:
-        return item
-    picture = _decoded(sample, image)
-    return sample, _encoded(picture.filter(ImageFilter.GaussianBlur(radius * min(picture.size))))
+    return _redrawn(item, lambda picture: picture.filter(ImageFilter.GaussianBlur(radius * min(picture.size))))
 
 
 def as_jpeg(item: Item, *, quality: int = JPEG_QUALITY) -> Item:
     """Save the picture as JPEG of a quality from 1 to 95 (libjpeg's scale; 75 is usual)."""
-    sample, image = item
-    return item if image is None else (sample, _encoded(_decoded(sample, image), "JPEG", quality=quality))
+    return _redrawn(item, lambda picture: picture, "JPEG", quality=quality)
 
 
 def share_inside(bbox: Sequence[float], *, border: float = CROPPED_BORDER) -> float:
@@ -184,14 +178,14 @@ def _side_within(start: float, end: float, low: int, high: int) -> tuple[float, 
     return first, min(first + pixel, 1.0)
 
 
-def _decoded(sample: Sample, image: bytes) -> Image.Image:
-    return open_image(image, f"row {sample.row_ids[0]!r}")
-
-
-def _encoded(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+def _redrawn(item: Item, change: Callable[[Image.Image], Image.Image], format: str = "PNG", **options: Any) -> Item:
+    """Decode the picture, where there is one, change it, and encode it anew."""
+    sample, image = item
+    if image is None:
+        return item
     file = io.BytesIO()
-    picture.save(file, format, **options)
-    return file.getvalue()
+    change(open_image(image, f"row {sample.row_ids[0]!r}")).save(file, format, **options)
+    return sample, file.getvalue()
 
 
 # --- texts

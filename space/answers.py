@@ -66,18 +66,15 @@ def ranks_as_html(result: Mapping[str, Any]) -> str:
     """Show what `SharedModel.rank` returned: all relations of one pair, or the best of each of several pairs."""
     entities, predictions = result["entities"], result["predictions"]
     note = "<p class='roc-note'>The end of the text is beyond what the model reads.</p>" if result["truncated"] else ""
-    if len(predictions) == 1:
-        return note + _pair_card(entities, predictions[0], predictions[0]["relations"])
     by_score = sorted(predictions, key=lambda pair: pair["relations"][0]["score"], reverse=True)
-    return note + "".join(_pair_card(entities, pair, pair["relations"][:1]) for pair in by_score)
+    num_relations = TOP_K if len(predictions) == 1 else 1
+    return note + "".join(_pair_card(entities, pair, num_relations) for pair in by_score)
 
 
-def _pair_card(
-    entities: Sequence[Mapping[str, Any]], pair: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]
-) -> str:
+def _pair_card(entities: Sequence[Mapping[str, Any]], pair: Mapping[str, Any], num_relations: int) -> str:
     chips = " → ".join(_chip(entities[pair[side]], pair[side]) for side in ("head", "tail"))
     undecided = "<p class='roc-note'>no relation</p>" if pair["relation"] is None else ""
-    rows = "".join(_relation_row(relation, rank) for rank, relation in enumerate(relations))
+    rows = "".join(_relation_row(relation, rank) for rank, relation in enumerate(pair["relations"][:num_relations]))
     return f"<section class='roc-card'><div class='roc-pair'>{chips}</div>{undecided}<ol>{rows}</ol></section>"
 
 
@@ -104,10 +101,7 @@ def _relation_row(relation: Mapping[str, Any], rank: int) -> str:
 def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapping[str, Any]) -> str:
     """Colour the words and the parts of the picture that decided, and offer the whole as a picture to save.
 
-    Args:
-        post: The post.
-        result: What `SharedModel.rank` returned for its first pair.
-        explanation: What `SharedModel.explain` returned.
+    `result` and `explanation` are what `SharedModel.rank` and `SharedModel.explain` returned for the post's first pair.
     """
     relevances = [token["relevance"] for token in explanation["tokens"]]
     largest = max((abs(own) for row in [relevances, *(explanation["patches"] or [])] for own in row), default=0)
@@ -140,8 +134,7 @@ def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> st
         if end <= start:  # a byte-level tokenizer may split one character
             continue
         colour = ", ".join(map(str, colour_of(token["relevance"])))
-        strength = opacity(token["relevance"], largest)
-        style = f"background: rgba({colour}, {strength:.2f})"
+        style = f"background: rgba({colour}, {opacity(token['relevance'], largest):.2f})"
         parts.append(f"{escape(text[at:start])}<span style='{style}'>{escape(text[start:end])}</span>")
         at = end
     return "".join(parts) + escape(text[at:])
@@ -152,9 +145,9 @@ def _swatch(colour: Color) -> str:
 
 
 def _resized(image: Image.Image) -> Image.Image:
-    """Large enough for sharp boxes, small enough for a phone's connection."""
+    """Scale a picture so that its boxes are sharp, and that it is small enough for a phone's connection."""
     side = max(image.size)
-    scale = min(1.0, LARGEST_SIDE / side) if side >= SMALLEST_SIDE else SMALLEST_SIDE / side
+    scale = min(max(side, SMALLEST_SIDE), LARGEST_SIDE) / side
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
 
 
@@ -162,8 +155,7 @@ def _with_boxes(image: Image.Image, entities: Sequence[Mapping[str, Any]]) -> Im
     draw = ImageDraw.Draw(image)
     for number, entity in enumerate(entities):
         if "bbox" in entity:
-            x0, y0, x1, y1 = entity["bbox"]
-            corners = (x0 * image.width, y0 * image.height, x1 * image.width, y1 * image.height)
+            corners = [side * length for side, length in zip(entity["bbox"], image.size * 2)]
             draw.rectangle(corners, outline=entity_color(number), width=3)
     return image
 

@@ -37,45 +37,6 @@ EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parent / "example
 MAX_WAITING = 30  # requests; further visitors are told to come back
 MAX_SESSIONS = 200  # open pages whose last values Gradio remembers
 
-HEAD = """
-<div class="roc-head"><h1>Which relation holds between the two?</h1>
-<p>ROC reads a text with its picture and retrieves the description of a relation that fits two entities best. Reword the
-descriptions, or add relations of your own: nothing is trained for it.</p>
-<details class="roc-share"><summary>Nothing you enter is stored or shared.</summary>
-It is sent to this Space to be answered, is in its memory while this page is open, and is then gone: no text, picture or
-relation is written to disk, logged, published or used for training, no other visitor sees it, and the app has no
-analytics. Whoever hosts this page may keep its usual access logs. The pictures of the examples are generated.</details>
-</div>
-"""
-# Gradio has no component for a picture with boxes, and none for a list of relations.
-PICTURE = """
-<div class="roc-picture">
-  <span class="roc-label">Picture</span>
-  <div data-part="stage">
-    <img data-part="picture" alt="the post's picture" draggable="false">
-    <div data-part="layer"></div>
-  </div>
-  <div class="roc-tools">
-    <button type="button" class="roc-small" data-part="draw">Draw a box</button>
-    <button type="button" class="roc-small" data-part="undo">Remove last box</button>
-    <button type="button" class="roc-small" data-part="remove">Remove picture</button>
-    <label class="roc-small">
-      <input type="file" data-part="file" accept="image/png,image/jpeg,image/webp">Choose a picture
-    </label>
-  </div>
-  <p class="roc-problem" data-part="problem" role="alert"></p>
-</div>
-"""
-
-RELATIONS = """
-<div class="roc-relations">
-  <div class="roc-bar-line">
-    <button type="button" class="roc-small" data-part="add">Add a relation</button>
-    <span class="roc-note" data-part="count"></span>
-  </div>
-  <div data-part="rows"></div>
-</div>
-"""
 EMPTY = "<p class='roc-note'>Ranked relations appear here.</p>"
 SELECTION = """(text, entities, selection) => {
   const area = document.querySelector("#post textarea");
@@ -125,7 +86,7 @@ class Page:
     """The page: question and answer side by side, or one above the other on a phone; the relations below."""
 
     def __init__(self, titles: Sequence[str], own_rows: list[dict[str, str]], *, reads_images: bool) -> None:
-        gr.HTML(HEAD)
+        gr.HTML(_read("head.html"))
         with gr.Row():
             with gr.Column(min_width=300):
                 gr.HTML("<span class='roc-label'>Try an example</span>", elem_id="try", apply_default_css=False)
@@ -136,8 +97,8 @@ class Page:
                 with gr.Row(elem_id="marking"):
                     self.mark = gr.Button("Mark the selected words", size="sm", min_width=140, elem_id="mark")
                     self.suggest = gr.Button("Suggest names", size="sm", min_width=140, elem_id="suggest")
-                nothing = {"image": None, "boxes": []}
-                self.picture = _scripted(nothing, PICTURE, "picture.js", elem_id="picture", visible=reads_images)
+                nothing: dict[str, Any] = {"image": None, "boxes": []}
+                self.picture = _scripted("picture", nothing, visible=reads_images)
                 several: dict[str, Any] = {"multiselect": True, "max_choices": MAX_ENTITIES, "elem_id": "entities"}
                 hint = "Names as the text has them, and boxes"
                 self.entities = gr.Dropdown([], label="Entities", info=hint, allow_custom_value=True, **several)
@@ -147,7 +108,7 @@ class Page:
                 self.ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)
                 self.explanation = gr.HTML("", elem_id="explanation", apply_default_css=False)
         with gr.Accordion("The relations to choose from; your changes are yours alone", elem_id="inventory"):
-            self.relations = _scripted(own_rows, RELATIONS, "relations.js", elem_id="relations")
+            self.relations = _scripted("relations", own_rows)
             self.restore = gr.Button("Restore the model's own relations", size="sm", elem_id="restore")
         self.selection = gr.Textbox(visible=False)  # what the browser says is selected in the text
 
@@ -174,14 +135,18 @@ class Page:
         self.restore.click(lambda: own_rows, None, self.relations, **quick)
 
 
-def _scripted(value: Any, template: str, script: str, **options: Any) -> Any:
-    """Make a component of our own, which keeps its value by a script in the browser: no file is ever written.
+def _scripted(name: str, value: Any, **options: Any) -> Any:
+    """Make a component that Gradio does not have; it keeps its value by a script in the browser, and writes no file.
 
-    A picture's value is `image` (a data URI, or None) and `boxes` (`xyxy`, shares of the picture), and its event
-    `boxes` tells their `count`; that of the relations is `rows_of_relations`.
+    The value of `picture` is `image` (a data URI, or None) and `boxes` (`xyxy`, shares of the picture), and its event
+    `boxes` tells their `count`. That of `relations` is `rows_of_relations`.
     """
-    code = (HERE / script).read_text(encoding="utf-8")
-    return gr.HTML(value, html_template=template, js_on_load=code, apply_default_css=False, **options)
+    template, script = _read(f"{name}.html"), _read(f"{name}.js")
+    return gr.HTML(value, html_template=template, js_on_load=script, elem_id=name, apply_default_css=False, **options)
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
 
 
 def refuse_files() -> None:
@@ -210,7 +175,7 @@ def load_examples(relation_names: Sequence[str], *, reads_images: bool) -> list[
 
     A model that reads no pictures gets them without pictures, and none that has boxes.
     """
-    examples = json.loads((HERE / "examples.json").read_text(encoding="utf-8"))
+    examples = json.loads(_read("examples.json"))
     fitting = [example for example in examples if example["relation"] in relation_names] or examples
     if not reads_images:
         return [example | {"image": None} for example in fitting if not example["boxes"]]
