@@ -13,17 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from roc.dataset_scripts.building.builder import MissingImages
-from roc.dataset_scripts.loading import DATASETS, load_dataset_splits
+from roc.dataset_scripts.loading import DATASETS
 from roc.support.files import atomic_write
 from roc.support.programs import run_program
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from roc.evaluation.predictions import Predictions
     from roc.modeling_roc import RocModel
     from roc.processing_roc import RocProcessor
-    from roc.samples.grouping import GroupedSamples
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(options: argparse.Namespace) -> dict[str, Any]:
-    from roc.evaluation.predictions import predict_relations, score_predictions  # here: PyTorch takes seconds
+    from roc.evaluation.predictions import (
+        load_split,
+        predict_relations,
+        score_predictions,
+    )  # here: PyTorch takes seconds
     from roc.inference.posts import load_model
     from roc.support.machine import set_num_threads
     from roc.training.processes import start_accelerator
@@ -42,9 +43,15 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     set_num_threads()
     model, processor = load_model(options.model)
     model.to(accelerator.device)
-    _take_type_constraints(model, options)
+    for name in ("type_constraints", "type_penalty"):
+        if getattr(options, name) is not None:
+            setattr(model.config, name, getattr(options, name))
     unseen = _take_relations(model, processor, options)
-    samples = _load_samples(model, processor, options, accelerator, unseen)
+    policy = options.missing_images or _policy_of_run(options.model)
+    with accelerator.local_main_process_first():  # the others find its work in the cache
+        split = (options.dataset, options.data_dir, options.split)
+        seen = {"missing_images": policy, "use_image": options.use_image}
+        samples = load_split(model, processor, *split, **seen, only=unseen)
     predictions = predict_relations(model, processor, samples, batch_size=options.batch_size, accelerator=accelerator)
     accelerator.end_training()
     if not accelerator.is_main_process:
@@ -54,15 +61,8 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     return score_predictions(predictions, model.config.none_relation)
 
 
-def _take_type_constraints(model: RocModel, options: argparse.Namespace) -> None:
-    """Change what the model does with entity types, where that was asked for."""
-    for name in ("type_constraints", "type_penalty"):
-        if getattr(options, name) is not None:
-            setattr(model.config, name, getattr(options, name))
-
-
 def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.Namespace) -> list[str]:
-    """Give the model the relations that were asked for; returns those to which scoring is restricted, if any."""
+    """Give the model the relations that were asked for; return those to which scoring is restricted, if any."""
     from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
     from roc.relations.files import read_relation_file
 
@@ -81,36 +81,8 @@ def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.
     return unseen
 
 
-def _load_samples(
-    model: RocModel,
-    processor: RocProcessor,
-    options: argparse.Namespace,
-    accelerator: Accelerator,
-    unseen: Sequence[str],
-) -> GroupedSamples:
-    """The samples of the split, all of whose relations the model has; those with an unseen relation alone, if any."""
-    from roc.evaluation.zero_shot import restrict_rows
-    from roc.samples.grouping import GroupedSamples
-    from roc.samples.splitting import check_relations_known
-
-    with accelerator.local_main_process_first():  # the others find its work in the cache
-        splits = load_dataset_splits(
-            options.dataset,
-            options.data_dir,
-            splits=[options.split],
-            missing_images=options.missing_images or _policy_of_run(options.model),
-            entity_typer=processor.entity_typer,
-        )
-    rows, where = splits[options.split], f"{options.data_dir}, split {options.split}"
-    if unseen:
-        rows = restrict_rows(rows, unseen, where=where)
-    samples = GroupedSamples(rows, use_image=model.config.vision_config is not None and options.use_image)
-    check_relations_known(samples, model.config.relation_names, where)
-    return samples
-
-
 def _policy_of_run(model: str) -> MissingImages:
-    """What the training run did about missing pictures; `error` where that is not known."""
+    """Return what the training run did about missing pictures; `error` where that is not known."""
     import yaml
 
     from roc.training.settings import RUN_FILE
@@ -123,9 +95,8 @@ def _policy_of_run(model: str) -> MissingImages:
 
 
 def _write_predictions(path: str, predictions: Predictions) -> None:
-    rows = zip(predictions.row_ids, predictions.expected, predictions.predicted)
     with atomic_write(path) as file:
-        for row_id, expected, predicted in rows:
+        for row_id, expected, predicted in zip(predictions.row_ids, predictions.expected, predictions.predicted):
             row = {"id": row_id, "relation": expected, "predicted": predicted}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -137,14 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, choices=DATASETS, help="which builder")
     add("--data_dir", required=True, help="folder of the raw files, or of what a builder wrote")
     add("--split", default="val", help="which split")
-    policy = "where a picture is missing: stop, drop the row, or go on without; as the training run did if not given"
+    policy = "where a picture is missing: stop, drop the row, or go on without (default: as the training run did)"
     add("--missing_images", choices=get_args(MissingImages), help=policy)
-    constraints = "other than the model's: relations by entity types"
+    constraints = "how entity types restrict relations (default: as the model does)"
     add("--type_constraints", choices=("off", "soft", "hard"), help=constraints)
-    add("--type_penalty", type=float, help="other than the model's: for soft constraints")
+    add("--type_penalty", type=float, help="penalty of soft constraints (default: the model's)")
     add("--relations", help="relation file to use instead of the model's own relations")
     add("--held_out_relations", nargs="+", help="score these of the relations, and their rows, alone")
-    add("--num_unseen", type=int, default=0, help="instead, how many train.py held out")
+    add("--num_unseen", type=int, default=0, help="score as many relations as train.py drew and held out")
     add("--seed", type=int, default=0, help="the seed with which it drew them")
     add("--use_image", action=argparse.BooleanOptionalAction, default=True, help="show the pictures")
     add("--batch_size", type=int, default=64, help="texts per forward pass")

@@ -14,10 +14,11 @@ Prints one JSON line.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -25,109 +26,96 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from roc.dataset_scripts.generating.evidence import Evidence, load_evidence
-from roc.dataset_scripts.loading import load_dataset_splits
+from roc.benchmarks.common import MODEL, run_benchmark
+from roc.dataset_scripts.generating.evidence import load_evidence
+from roc.evaluation.predictions import load_split
 from roc.inference.posts import load_model
+from roc.modeling_explaining_roc import Explanation
 from roc.modeling_roc import RocModel
 from roc.samples.batching import SampleCollator
-from roc.samples.grouping import GroupedSamples
-from roc.support.programs import run_program
 
 NUM_DELETED = 4  # patches: about what one object covers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure with the given command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder that train.py wrote")
-    parser.add_argument("--data_dir", required=True, help="folder that roc.dataset_scripts.scenes wrote")
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--max_samples", type=int, default=300, help="use only the first so many posts")
-    parser.add_argument("--num_steps", type=int, default=16, help="see RocModel.explain")
-    options = parser.parse_args(arguments)
-    return run_program(lambda: _measure(options))
+    options = {
+        "--model": MODEL,
+        "--data_dir": {"required": True, "help": "folder that roc.dataset_scripts.scenes wrote"},
+        "--split": "val",
+        "--max_samples": {"type": int, "default": 300, "help": "use only the first so many posts"},
+        "--num_steps": {"type": int, "default": 16, "help": "see RocModel.explain"},
+    }
+    return run_benchmark(measure, options, arguments)
 
 
-def _measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the mean figures of all right predictions that an object decides, and of each kind of pair."""
     model, processor = load_model(options.model)
     evidence = load_evidence(options.data_dir)
-    rows = load_dataset_splits("scenes", options.data_dir, splits=[options.split])[options.split]
-    samples = GroupedSamples(rows)
-    generator = random.Random(0)
+    samples = load_split(model, processor, "scenes", options.data_dir, options.split)
+    generator, names = random.Random(0), model.config.relation_names
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for number in tqdm(range(min(len(samples), options.max_samples)), desc="explaining", disable=None):
-        item = samples[number]
-        _, batch = SampleCollator(processor, None)([item])
-        right = _right_pairs(model, batch, item[0].relations)
-        for pair, row_id in enumerate(item[0].row_ids):
-            if pair in right and evidence[row_id].boxes:
-                measured = _explain(model, dict(batch.to(model.device)), pair, evidence[row_id], options, generator)
-                found[evidence[row_id].kind].append(measured)
-    return {
-        "benchmark": "evidence",
-        "split": options.split,
-        "all": _means([measured for own in found.values() for measured in own]),
-        **{kind: _means(own) for kind, own in found.items()},
-    }
+        sample = samples.samples[number]
+        _, batch = SampleCollator(processor, None)([samples[number]])
+        batch = batch.to(model.device)
+        with torch.no_grad():
+            predicted = model(**batch).logits[0].argmax(dim=-1).tolist()
+        for pair, (row_id, relation) in enumerate(zip(sample.row_ids, sample.relations)):
+            if names[predicted[pair]] == relation and evidence[row_id].boxes:
+                explanation = model.explain(batch, pair=pair, num_steps=options.num_steps)
+                figures = judge(model, batch, pair, explanation, evidence[row_id].boxes, generator)
+                found[evidence[row_id].kind].append(figures)
+    means = {"all": _means([*itertools.chain(*found.values())])} | {kind: _means(own) for kind, own in found.items()}
+    return {"benchmark": "evidence", "split": options.split, **means}
 
 
-@torch.no_grad()
-def _right_pairs(model: RocModel, batch: Any, relations: Sequence[str]) -> set[int]:
-    predicted = model(**batch.to(model.device)).logits[0].argmax(dim=-1).tolist()
-    names = model.config.relation_names
-    return {pair for pair, relation in enumerate(relations) if names[predicted[pair]] == relation}
-
-
-def _explain(
+def judge(
     model: RocModel,
-    batch: dict[str, Tensor],
+    batch: Mapping[str, Tensor],
     pair: int,
-    evidence: Evidence,
-    options: argparse.Namespace,
+    explanation: Explanation,
+    boxes: Sequence[Sequence[float]],
     generator: random.Random,
 ) -> dict[str, float]:
-    explanation = model.explain(batch, pair=pair, num_steps=options.num_steps)
+    """Compare one explanation with the boxes of the objects that decide, and with patches at random."""
     relevance = explanation.patch_relevance
     assert relevance is not None, "the scenes have pictures"
-    rows, columns = relevance.shape
-    inside = patches_inside(evidence.boxes, (rows, columns))
+    grid = (relevance.shape[0], relevance.shape[1])
+    inside = patches_inside(boxes, grid)
     ranked = relevance.flatten().argsort(descending=True).tolist()
-    at_random = generator.sample(range(rows * columns), NUM_DELETED)
-
-    number = model.config.relation_names.index(explanation.relation)
+    relation = model.config.relation_names.index(explanation.relation)
 
     @torch.no_grad()
-    def score_without(patches: Sequence[int]) -> float:
-        pixels = delete_patches(batch["pixel_values"], patches, (rows, columns))
+    def fall_without(patches: Sequence[int]) -> float:
+        pixels = delete_patches(batch["pixel_values"], patches, grid)
         logits = model(**{**batch, "pixel_values": pixels}).logits
-        return logits[0, pair, number].item() * model.temperature
+        return explanation.score - logits[0, pair, relation].item() * model.temperature
 
     return {
         "hits": float(ranked[0] in inside),
-        "hits_at_random": len(inside) / (rows * columns),
+        "hits_at_random": len(inside) / relevance.numel(),
         "score": explanation.score,
-        "fall_most_relevant": explanation.score - score_without(ranked[:NUM_DELETED]),
-        "fall_at_random": explanation.score - score_without(at_random),
+        "fall_most_relevant": fall_without(ranked[:NUM_DELETED]),
+        "fall_at_random": fall_without(generator.sample(range(relevance.numel()), NUM_DELETED)),
     }
 
 
 def patches_inside(boxes: Sequence[Sequence[float]], grid: tuple[int, int]) -> set[int]:
-    """Numbers of the patches whose centre lies in one of the boxes.
+    """Return the numbers of the patches whose centre lies in one of the boxes.
 
     Args:
         boxes: `xyxy` in [0, 1].
-        grid: Rows and columns.
-
-    Returns:
-        Numbers in row-major order.
+        grid: Rows and columns of patches, which are numbered row by row.
     """
     rows, columns = grid
-    centres = {
-        row * columns + column: ((column + 0.5) / columns, (row + 0.5) / rows)
-        for row in range(rows)
-        for column in range(columns)
+    centres = (((column + 0.5) / columns, (row + 0.5) / rows) for row, column in itertools.product(*map(range, grid)))
+    return {
+        number
+        for number, (x, y) in enumerate(centres)
+        if any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in boxes)
     }
-    return {number for number, (x, y) in centres.items() if any(a <= x <= c and b <= y <= d for a, b, c, d in boxes)}
 
 
 def delete_patches(pixel_values: Tensor, patches: Sequence[int], grid: tuple[int, int]) -> Tensor:
@@ -135,11 +123,8 @@ def delete_patches(pixel_values: Tensor, patches: Sequence[int], grid: tuple[int
 
     Args:
         pixel_values: `(1, channels, height, width)`.
-        patches: Numbers in row-major order.
-        grid: Rows and columns.
-
-    Returns:
-        The same shape.
+        patches: Numbers of patches, as `patches_inside` gives them.
+        grid: Rows and columns of patches.
     """
     deleted, mean_colour = pixel_values.clone(), pixel_values.mean(dim=(2, 3), keepdim=True)
     height, width = pixel_values.shape[2] // grid[0], pixel_values.shape[3] // grid[1]
@@ -149,10 +134,9 @@ def delete_patches(pixel_values: Tensor, patches: Sequence[int], grid: tuple[int
     return deleted
 
 
-def _means(measured: Sequence[dict[str, float]]) -> dict[str, float]:
-    if not measured:
-        return {"n": 0}
-    return {"n": len(measured), **{name: round(mean(own[name] for own in measured), 4) for name in measured[0]}}
+def _means(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = figures[0] if figures else ()
+    return {"n": len(figures), **{name: round(mean(own[name] for own in figures), 4) for name in names}}
 
 
 if __name__ == "__main__":

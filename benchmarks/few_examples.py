@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import yaml
 
+from roc.benchmarks.common import run_benchmark
 from roc.evaluation.plots import plot_scores_by_share
 from roc.training.settings import METRICS_FILE, RUN_FILE
 
@@ -22,12 +24,8 @@ LABELS = {"retrieval": "retrieval over descriptions", "classification": "classif
 SCORES = ("micro_f1", "macro_f1")
 
 
-def main() -> None:
-    """Read the runs, print one JSON line, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="folders that train.py wrote")
-    parser.add_argument("--output", required=True, help="PNG file")
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Draw the runs' scores; return them by head and share."""
     found: dict[str, dict[float, list[dict[str, Any]]]] = {head: {} for head in LABELS}
     for folder in map(Path, options.runs):
         settings = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
@@ -39,18 +37,15 @@ def main() -> None:
         for head, shares in found.items()
     }
     plot_scores_by_share(curves, options.output, score="validation micro-F1")
-    table = {
-        head: {
-            share: {
-                **{f"mean_{score}": round(mean(run[score] for run in runs), 4) for score in SCORES},
-                "runs": sorted(runs, key=lambda run: run["seed"]),
-            }
-            for share, runs in sorted(shares.items())
-        }
-        for head, shares in found.items()
-    }
-    print(json.dumps({"benchmark": "few_examples", **table}))
+    tables = {head: {share: _row(runs) for share, runs in sorted(shares.items())} for head, shares in found.items()}
+    return {"benchmark": "few_examples", **tables}
+
+
+def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    means = {f"mean_{score}": round(mean(run[score] for run in runs), 4) for score in SCORES}
+    return {**means, "runs": sorted(runs, key=lambda run: run["seed"])}
 
 
 if __name__ == "__main__":
-    main()
+    runs = {"nargs": "+", "help": "folders that train.py wrote"}
+    sys.exit(run_benchmark(measure, {"runs": runs, "--output": {"required": True, "help": "PNG file"}}))

@@ -9,12 +9,12 @@ out, as in training with `negative_relations`.
 from __future__ import annotations
 
 import argparse
-import json
 import random
+import sys
 from typing import Any
 
-from roc.dataset_scripts.loading import load_dataset_splits
-from roc.evaluation.predictions import predict_relations, score_predictions
+from roc.benchmarks.common import MODEL, run_benchmark
+from roc.evaluation.predictions import load_split, predict_relations, score_predictions
 from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -23,35 +23,26 @@ from roc.samples.grouping import GroupedSamples
 from roc.training.building import unrelated_descriptions
 
 
-def main() -> None:
-    """Measure and print one JSON line: the scores with the model's own relations, and with more."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--relations", help="relation file")
-    parser.add_argument("--num_relations", type=int, default=1000, help="at most so many")
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the scores with the model's own relations, and with more."""
     model, processor = load_model(options.model)
-    rows = load_dataset_splits(
-        "mnre", options.data_dir, splits=["val"], missing_images="no_image", entity_typer=processor.entity_typer
-    )["val"]
-    samples = GroupedSamples(rows, use_image=model.config.vision_config is not None)
-    sets = {"words": _of_words(processor)} | ({"file": _of_file(options.relations)} if options.relations else {})
-    figures: dict[str, Any] = {"own": _scores(model, processor, samples)}
+    samples = load_split(model, processor, "mnre", options.data_dir, "val")
+    sets = {"words": _words(processor)}
+    if options.relations:
+        sets["file"] = list(
+            dict.fromkeys(r["descriptions"][0] for r in read_relation_file(options.relations).relations)
+        )
+    figures: dict[str, Any] = {"benchmark": "larger_inventory", "own": _scores(model, processor, samples)}
     own = model.config.relation_names
     for name, descriptions in sets.items():
         unrelated = [*unrelated_descriptions(descriptions, processor, model)][: options.num_relations]
         model.add_relations([{"name": f"unrelated: {text}", "descriptions": [text]} for text in unrelated], processor)
         figures[name] = {"num_unrelated": len(unrelated), **_scores(model, processor, samples)}
         model.subset_relations(own)
-    print(json.dumps({"benchmark": "larger_inventory", **figures}))
+    return figures
 
 
-def _of_file(path: str) -> list[str]:
-    return list(dict.fromkeys(relation["descriptions"][0] for relation in read_relation_file(path).relations))
-
-
-def _of_words(processor: RocProcessor) -> list[str]:
+def _words(processor: RocProcessor) -> list[str]:
     words = sorted(word for word in processor.tokenizer.get_vocab() if word.isalpha() and word.islower())
     random.Random(0).shuffle(words)
     return [word for word in words if len(word) > 4][:2000]
@@ -63,4 +54,6 @@ def _scores(model: RocModel, processor: RocProcessor, samples: GroupedSamples) -
 
 
 if __name__ == "__main__":
-    main()
+    relations, most = {"help": "relation file"}, {"type": int, "default": 1000, "help": "at most so many"}
+    options = {"--model": MODEL, "--data_dir": {"required": True}, "--relations": relations, "--num_relations": most}
+    sys.exit(run_benchmark(measure, options))

@@ -15,23 +15,18 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-from common import alternate, build, report
-
+from roc.benchmarks.common import alternate, build, collate, counting, machine, run_benchmark, timed
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.modeling_roc import RocModel
-from roc.processing_roc import RocProcessor
 from roc.relations.files import read_relation_file
 from roc.relations_bank_roc import descriptions_of
 from roc.relations_index_roc import RelationIndex
@@ -39,26 +34,23 @@ from roc.relations_index_roc import RelationIndex
 BATCH_SIZE = 64
 
 
-def main() -> None:
-    """Measure and print one JSON line."""
-    options = _options()
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the ratios, and the seconds that they come from."""
     torch.manual_seed(0)
     model, processor = build(vision=False, alignment="residual")
     model.eval()
-    encoded: list[int] = []
-    model.relation_model.register_forward_hook(
-        lambda module, args, kwargs, output: encoded.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
     generator = random.Random(0)
     relations = made_relations(options.data_dir, options.num_relations, generator)
+    reworded = [{**relations[0], "descriptions": ["an entirely different relation"]}]
     with torch.autocast("cpu", torch.bfloat16):  # half the time
         all_seconds, _ = timed(lambda: model.set_relations(relations, processor))
-        del encoded[:]
-        reworded = [{**relations[0], "descriptions": ["an entirely different relation"]}]
-        one_seconds, _ = timed(lambda: model.update_relations(reworded, processor))
+        with counting(model.relation_model, "input_ids") as encoded:
+            one_seconds, _ = timed(lambda: model.update_relations(reworded, processor))
     index_seconds, index = timed(lambda: model.index_relations(exact=False))
     exact_index = model.index_relations(exact=True)
-    batches = encoded_posts(processor, posts(options.data_dir, 16 * BATCH_SIZE, generator))
+    given = posts(options.data_dir, 16 * BATCH_SIZE, generator)
+    starts = range(0, len(given), BATCH_SIZE)
+    batches = [collate(processor, given[start : start + BATCH_SIZE], use_image=False) for start in starts]
     pairs = [pair_vectors(model, batch) for batch in batches]
     parts = {
         "encoding": lambda: pair_vectors(model, batches[0]),
@@ -66,32 +58,24 @@ def main() -> None:
         "exact_search": lambda: exact_index.search(pairs[0]),
     }
     seconds = alternate(parts, repeats=options.repeats)
-    encoding, search = seconds["encoding"], seconds["search"]
-    report(
-        benchmark="retrieval",
-        ratio=round((encoding + search) / encoding, 3),
-        ratio_exact=round((encoding + seconds["exact_search"]) / encoding, 3),
-        recall_at_10=round(recall(index, exact_index, pairs), 4),
+    return {
+        "benchmark": "retrieval",
+        "ratio": round(1 + seconds["search"] / seconds["encoding"], 3),
+        "ratio_exact": round(1 + seconds["exact_search"] / seconds["encoding"], 3),
+        "recall_at_10": round(recall(index, exact_index, pairs), 4),
         **{f"{name}_seconds": round(value, 5) for name, value in seconds.items()},
-        index_seconds=round(index_seconds, 1),
-        all_encoded_seconds=round(all_seconds, 1),
-        one_reworded_seconds=round(one_seconds, 2),
-        one_reworded_encoded=sum(encoded),
-        num_relations=options.num_relations,
-        tokens=batches[0]["input_ids"].shape[1],
-    )
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path)
-    parser.add_argument("--num_relations", type=int, default=100_000)
-    parser.add_argument("--repeats", type=int, default=15)
-    return parser.parse_args()
+        "index_seconds": round(index_seconds, 1),
+        "all_encoded_seconds": round(all_seconds, 1),
+        "one_reworded_seconds": round(one_seconds, 2),
+        "one_reworded_encoded": sum(encoded),
+        "num_relations": options.num_relations,
+        "tokens": batches[0]["input_ids"].shape[1],
+        **machine(),
+    }
 
 
 def made_relations(data_dir: Path | None, count: int, generator: random.Random) -> list[dict[str, Any]]:
-    """So many relations with different descriptions."""
+    """Make so many relations with different descriptions."""
     if data_dir is None:
         parts, size, between = shipped_words(), 5, " "
     else:
@@ -104,62 +88,37 @@ def made_relations(data_dir: Path | None, count: int, generator: random.Random) 
 
 
 def shipped_words() -> list[str]:
-    """The words of MNRE's descriptions."""
-    texts = descriptions_of(read_relation_file("relations/mnre.yaml").relations)
-    return sorted({word for text in texts for word in text.split()})
+    """Return the words of MNRE's descriptions."""
+    return sorted({*" ".join(descriptions_of(read_relation_file("relations/mnre.yaml").relations)).split()})
 
 
 def posts(data_dir: Path | None, count: int, generator: random.Random) -> list[dict[str, Any]]:
-    """`text` and two `entities` of each post."""
+    """Return `text` and two `entities` of each post; the first and the last word of a post that is made up."""
     if data_dir is None:
-        return [post_of(generator.sample(shipped_words(), 17)) for _ in range(count)]
+        made = [generator.sample(shipped_words(), 17) for _ in range(count)]
+        starts = [len(" ".join(words[:-1])) + 1 for words in made]
+        return [
+            {"text": " ".join(own), "entities": [(0, len(own[0])), (start, start + len(own[-1]))]}
+            for own, start in zip(made, starts)
+        ]
     with tempfile.TemporaryDirectory() as cache_dir:
         rows = load_dataset_splits("fewrel", data_dir, splits=["val"], cache_dir=cache_dir)["val"].to_list()
     return [{"text": row["text"], "entities": [row["head"], row["tail"]]} for row in generator.sample(rows, count)]
 
 
-def post_of(words: list[str]) -> dict[str, Any]:
-    """A post of these words, whose first and last are its entities."""
-    text = " ".join(words)
-    return {"text": text, "entities": [(0, len(words[0])), (len(text) - len(words[-1]), len(text))]}
-
-
-def encoded_posts(processor: RocProcessor, posts: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-    """Batches of tensors, one pair a post."""
-    batches = [posts[start : start + BATCH_SIZE] for start in range(0, len(posts), BATCH_SIZE)]
-    return [
-        processor(
-            text=[post["text"] for post in batch],
-            entities=[post["entities"] for post in batch],
-            pairs=[[(0, 1)]] * len(batch),
-        )
-        for batch in batches
-    ]
-
-
 @torch.no_grad()
 def pair_vectors(model: RocModel, batch: dict[str, Tensor]) -> Tensor:
-    """`(posts, embed_dim)`: each post has one pair."""
+    """Return the vector of each post's pair: `(posts, embed_dim)`."""
     names = ("input_ids", "attention_mask", "entity_positions", "entity_is_region", "pair_index")
     return model.get_pair_features(**{name: batch[name] for name in names})[:, 0]
 
 
 def recall(index: RelationIndex, exact_index: RelationIndex, pairs: list[Tensor]) -> float:
-    """Which share of the ten nearest relations the approximate index finds."""
-    found = [
-        len(set(own) & set(exact))
-        for batch in pairs
-        for own, exact in zip(index.search(batch).names, exact_index.search(batch).names)
-    ]
-    return statistics.mean(found) / 10
-
-
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what it returned."""
-    started = time.perf_counter()
-    result = run()
-    return time.perf_counter() - started, result
+    """Return which share of the ten nearest relations the approximate index finds."""
+    own, exact = ([names for batch in pairs for names in i.search(batch).names] for i in (index, exact_index))
+    return mean(len({*found} & {*nearest}) for found, nearest in zip(own, exact)) / 10
 
 
 if __name__ == "__main__":
-    main()
+    options = {"--data_dir": {"type": Path}, "--num_relations": 100_000, "--repeats": 15}
+    sys.exit(run_benchmark(measure, options))

@@ -2,8 +2,8 @@
 
 Training steps on generated posts, as `CONFIG.yaml` has them (`configs/mnre_minilm.yaml` if not given) and with one
 option more each, in a process of its own: forward, backward, clipping and optimizer on a batch that is ready. Printed
-are for each option the seconds of a step (the median; of CPU time where there is no GPU, so that other programs do not
-count) and the peak of the memory that model and steps have added, both as shares of the plain run's too, and the
+are for each option the seconds of a step (the median; of CPU time where there is no accelerator, so that other programs
+do not count) and the peak of the memory that model and steps have added, both as shares of the plain run's too, and the
 seconds on the clock of the first step, in which `torch.compile` compiles.
 """
 
@@ -16,19 +16,16 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent))
-from common import collate, post, report
-
+from roc.benchmarks.common import collate, machine, make_post, run_benchmark
 from roc.relations.files import read_relation_file
 from roc.training.building import build_model, build_processor
-from roc.training.learner import build_optimizer
-from roc.training.run_folder import count_parameters, peak_memory_mib
+from roc.training.costs import count_parameters, peak_memory_mib
+from roc.training.optimizer import build_optimizer
 from roc.training.settings import RunConfig, load_run_config
 
 PLAIN = "plain"
@@ -46,19 +43,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def main() -> None:
-    """Measure and print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", default="configs/mnre_minilm.yaml")
-    parser.add_argument("--steps", type=int, default=5, help="steps that are timed, after one that is not")
-    parser.add_argument("--rounds", type=int, default=1, help="processes per option, taking turns")
-    parser.add_argument("--options", nargs="+", choices=OPTIONS, default=[*OPTIONS], metavar="OPTION")
-    parser.add_argument("--only", choices=OPTIONS, help=argparse.SUPPRESS)  # what each process is called with
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of each option, and their shares of the plain run's."""
     if options.only is not None:
-        config = load_run_config(options.config, OPTIONS[options.only])
-        print(json.dumps(measure(config, options.steps, is_compiled=options.only == COMPILED)))
-        return
+        return measure_one(load_run_config(options.config, OPTIONS[options.only]), options)
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in [PLAIN, *options.options]}
     for _ in range(options.rounds):
         for name, measured in rounds.items():
@@ -73,28 +61,27 @@ def main() -> None:
         for key in ("step_seconds", "memory_mib"):
             own[f"{key}_ratio"] = round(own[key] / figures[PLAIN][key], 3)
         print(f"{name}: {own}", file=sys.stderr)
-    report(benchmark="train_options", config=options.config, options=figures)
+    return {"benchmark": "train_options", "config": options.config, "options": figures, **machine()}
 
 
-def measure(config: RunConfig, num_steps: int, *, is_compiled: bool) -> dict[str, float]:
-    """The cost of training steps in this process."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    inventory = read_relation_file(config.relations)
+def measure_one(config: RunConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what training steps cost in this process."""
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
     processor = build_processor(config)
-    posts = [post(random.Random(number)) for number in range(config.batch_size)]
+    posts = [make_post(random.Random(number)) for number in range(config.batch_size)]
     size = config.batch_size // config.gradient_accumulation_steps
     batches = [
         collate(processor, posts[start : start + size], use_image=config.vision_model is not None).to(device)
         for start in range(0, size * config.gradient_accumulation_steps, size)
     ]
-    memory_before = 0 if device == "cuda" else peak_memory_mib()
-    model = build_model(config, processor, inventory).to(device).train()
+    memory_before = peak_memory_mib()
+    model = build_model(config, processor, read_relation_file(config.relations)).to(device).train()
     optimizer = build_optimizer(model, config)
-    run = torch.compile(model) if is_compiled else model
+    run = torch.compile(model) if options.only == COMPILED else model
     started = time.perf_counter()
     step(run, optimizer, batches, config)
     first_step = time.perf_counter() - started
-    seconds = [step(run, optimizer, batches, config) for _ in range(num_steps)]
+    seconds = [step(run, optimizer, batches, config) for _ in range(options.steps)]
     memory = peak_memory_mib()
     assert memory is not None
     assert memory_before is not None
@@ -109,7 +96,7 @@ def measure(config: RunConfig, num_steps: int, *, is_compiled: bool) -> dict[str
 def step(
     model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[dict[str, Tensor]], config: RunConfig
 ) -> float:
-    """One training step; returns its seconds."""
+    """Do one training step; return its seconds."""
     started = now()
     num_pairs = sum(int(batch["pair_mask"].sum()) for batch in batches)
     for batch in batches:
@@ -121,12 +108,19 @@ def step(
 
 
 def now() -> float:
-    """Seconds of CPU time, or of the clock once the GPU is done."""
-    if not torch.cuda.is_available():
+    """Return the seconds of CPU time, or of the clock once the accelerator is done."""
+    if not torch.accelerator.is_available():
         return time.process_time()
-    torch.cuda.synchronize()
+    torch.accelerator.synchronize()
     return time.perf_counter()
 
 
 if __name__ == "__main__":
-    main()
+    options = {
+        "config": {"nargs": "?", "default": "configs/mnre_minilm.yaml"},
+        "--steps": {"type": int, "default": 5, "help": "steps that are timed, after one that is not"},
+        "--rounds": {"type": int, "default": 1, "help": "processes per option, taking turns"},
+        "--options": {"nargs": "+", "choices": OPTIONS, "default": [*OPTIONS], "metavar": "OPTION"},
+        "--only": {"choices": OPTIONS, "help": argparse.SUPPRESS},  # what each process is called with
+    }
+    sys.exit(run_benchmark(measure, options))

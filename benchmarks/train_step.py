@@ -11,53 +11,46 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from pathlib import Path
+from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from common import alternate, build, collate, post, report
-
+from roc.benchmarks.common import alternate, build, collate, machine, make_post, run_benchmark
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 
 
-def main() -> None:
-    """Measure and print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the ratio, and the seconds that it comes from."""
     torch.manual_seed(0)
     model, processor = build()
     model.train()
     generator = random.Random(0)
-    posts = [post(generator) for _ in range(options.batch_size)]
+    posts = [make_post(generator) for _ in range(options.batch_size)]
     batch = collate(processor, posts)
-    seconds = alternate(
-        {"step": lambda: step(model, processor, posts), "bare": lambda: bare(model, batch)}, repeats=options.repeats
-    )
-    collation = alternate({"collation": lambda: collate(processor, posts)}, repeats=options.repeats)
-    report(
-        benchmark="train_step",
-        ratio=round(seconds["step"] / seconds["bare"], 3),
-        step_seconds=round(seconds["step"], 4),
-        bare_seconds=round(seconds["bare"], 4),
-        collation_seconds=round(collation["collation"], 4),
-        batch_size=options.batch_size,
-        tokens=batch["input_ids"].shape[1],
-    )
+    runs = {"step": lambda: step(model, processor, posts), "bare": lambda: bare(model, batch)}
+    seconds = alternate(runs, repeats=options.repeats)
+    seconds |= alternate({"collation": lambda: collate(processor, posts)}, repeats=options.repeats)
+    return {
+        "benchmark": "train_step",
+        "ratio": round(seconds["step"] / seconds["bare"], 3),
+        **{f"{name}_seconds": round(value, 4) for name, value in seconds.items()},
+        "batch_size": options.batch_size,
+        "tokens": batch["input_ids"].shape[1],
+        **machine(),
+    }
 
 
 def step(model: RocModel, processor: RocProcessor, posts: list[dict]) -> None:
-    """A training step without the optimizer."""
+    """Do a training step without the optimizer."""
     model(**collate(processor, posts)).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     model.zero_grad(set_to_none=True)
 
 
 def bare(model: RocModel, batch: dict[str, torch.Tensor]) -> None:
-    """The same encoders and fusion layers alone."""
+    """Call the same encoders and fusion layers alone."""
+    assert model.vision_model is not None
     text = model.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
     patches = model.vision_model(pixel_values=batch["pixel_values"]).last_hidden_state[:, 1:]
     states = torch.cat([text, patches], dim=1)  # both are 384 wide here
@@ -71,4 +64,4 @@ def bare(model: RocModel, batch: dict[str, torch.Tensor]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_benchmark(measure, {"--batch_size": 32, "--repeats": 9}))

@@ -8,9 +8,10 @@ A sentence with its pair, "SENTENCE The relation between HEAD and TAIL.", is com
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -19,9 +20,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).parent))
-from common import TEXT_MODEL
-
+from roc.benchmarks.common import TEXT_MODEL, run_benchmark
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.wikidata import relations_of_split
 from roc.evaluation.scoring import relation_scores
@@ -31,57 +30,44 @@ from roc.modeling_fusion_roc import mean_of_tokens
 from roc.relations.files import RelationInventory
 
 
-def main() -> None:
-    """Measure and print one JSON line: macro-F1 of each seed, and the mean."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True)
-    parser.add_argument("--num_unseen", type=int, default=5)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    options = parser.parse_args()
-    relations = relations_of_split(Path(options.data_dir), "val")
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the macro-F1 of each seed, and the mean."""
+    relations = relations_of_split(options.data_dir, "val")
     rows = load_dataset_splits("fewrel", options.data_dir, splits=["val"])["val"].to_list()
-    embed = Embedder()
-    queries = embed([query(row) for row in rows])
-    keys = embed([relation["descriptions"][0] for relation in relations])
+    embeds = embed([*map(query, rows), *(relation["descriptions"][0] for relation in relations)])
+    queries, keys = embeds[: len(rows)], dict(zip((relation["name"] for relation in relations), embeds[len(rows) :]))
     scores = {}
     for seed in options.seeds:
         unseen = unseen_relations(RelationInventory(relations, None), num_unseen=options.num_unseen, seed=seed)
         numbers = [number for number, row in enumerate(rows) if row["relation"] in unseen]
-        candidates = keys[[number for name in unseen for number, r in enumerate(relations) if r["name"] == name]]
-        nearest = (queries[numbers] @ candidates.T).argmax(dim=-1).tolist()
+        nearest = (queries[numbers] @ torch.stack([keys[name] for name in unseen]).T).argmax(dim=-1).tolist()
         expected = [rows[number]["relation"] for number in numbers]
-        macro = relation_scores([unseen[number] for number in nearest], expected, none_relation=None)["macro_f1"]
-        scores[seed] = round(macro, 4)
-    mean = round(sum(scores.values()) / len(scores), 4)
-    print(json.dumps({"benchmark": "zero_shot_baseline", "macro_f1": scores, "mean": mean}))
+        found = relation_scores([unseen[number] for number in nearest], expected, none_relation=None)
+        scores[seed] = round(found["macro_f1"], 4)
+    return {"benchmark": "zero_shot_baseline", "macro_f1": scores, "mean": round(mean(scores.values()), 4)}
 
 
 def query(row: dict[str, Any]) -> str:
-    """The sentence, and the question about its pair."""
+    """Return the sentence, and the question about its pair."""
     return f"{row['text']} The relation between {row['head']['name']} and {row['tail']['name']}."
 
 
-class Embedder:
-    """MiniLM as a sentence encoder: the mean of the tokens' states, normalised."""
-
-    def __init__(self) -> None:
-        folder = resolve_model(TEXT_MODEL)
-        self.tokenizer, self.encoder = AutoTokenizer.from_pretrained(folder), load_backbone(folder).eval()
-
-    @torch.no_grad()
-    def __call__(self, texts: list[str]) -> Tensor:
-        """`(len(texts), dim)`, L2-normalised."""
-        embeds: list[Tensor] = [torch.empty(0)] * len(texts)
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        for start in tqdm(range(0, len(order), 64), desc="encoding", disable=None):
-            numbers = order[start : start + 64]
-            batch = self.tokenizer([texts[n] for n in numbers], padding=True, truncation=True, return_tensors="pt")
-            states = self.encoder(**batch).last_hidden_state
-            mean = mean_of_tokens(states, batch["attention_mask"])
-            for number, embed in zip(numbers, functional.normalize(mean, dim=-1)):
-                embeds[number] = embed
-        return torch.stack(embeds)
+@torch.no_grad()
+def embed(texts: Sequence[str]) -> Tensor:
+    """Embed texts with MiniLM: the mean of the tokens' states, L2-normalised; `(len(texts), dim)`."""
+    folder = resolve_model(TEXT_MODEL)
+    tokenizer, encoder = AutoTokenizer.from_pretrained(folder), load_backbone(folder).eval()
+    by_length = sorted(set(texts), key=len)
+    embeds: dict[str, Tensor] = {}
+    for start in tqdm(range(0, len(by_length), 64), desc="encoding", disable=None):
+        own = by_length[start : start + 64]
+        batch = tokenizer(own, padding=True, truncation=True, return_tensors="pt")
+        states = encoder(**batch).last_hidden_state
+        embeds.update(zip(own, functional.normalize(mean_of_tokens(states, batch["attention_mask"]), dim=-1)))
+    return torch.stack([embeds[text] for text in texts])
 
 
 if __name__ == "__main__":
-    main()
+    seeds = {"type": int, "nargs": "+", "default": [0, 1, 2, 3, 4]}
+    options = {"--data_dir": {"type": Path, "required": True}, "--num_unseen": 5, "--seeds": seeds}
+    sys.exit(run_benchmark(measure, options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from roc.dataset_scripts.building.builder import MissingImages
+from roc.dataset_scripts.loading import load_dataset_splits
+from roc.evaluation.zero_shot import restrict_rows
 from roc.modeling_decisions_roc import NO_RELATION, decide_relations
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.samples.batching import LengthBucketBatchSampler, SampleCollator
 from roc.samples.grouping import GroupedSamples
+from roc.samples.splitting import check_relations_known
 from roc.support.programs import shows_progress
 
 ABSTAINED = ""  # what is predicted below `none_threshold`, where no relation of the inventory means "none of these"
@@ -26,19 +30,47 @@ ABSTAINED = ""  # what is predicted below `none_threshold`, where no relation of
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions for a split: one entry per row, in the order in which the samples list them.
-
-    Args:
-        row_ids: Ids of the rows.
-        expected: Relations that the data states.
-        predicted: Relations that the model decides for; `ABSTAINED` for none.
-        logits: `(pairs, relations)`, on the CPU.
-    """
+    """One entry per row of the split, in the order in which the samples list them."""
 
     row_ids: list[str]
-    expected: list[str]
-    predicted: list[str]
-    logits: Tensor = field(compare=False)
+    expected: list[str]  # what the data states
+    predicted: list[str]  # what the model decides for; `ABSTAINED` for none
+    logits: Tensor = field(compare=False)  # (pairs, relations), on the CPU
+
+
+def load_split(
+    model: RocModel,
+    processor: RocProcessor,
+    dataset: str,
+    data_dir: str,
+    split: str,
+    *,
+    missing_images: MissingImages = "no_image",
+    use_image: bool = True,
+    only: Collection[str] = (),
+) -> GroupedSamples:
+    """Load the samples of a split for a model.
+
+    Args:
+        model: The model; pictures are left out where it reads none.
+        processor: Its processor, whose typer types entities without a type.
+        dataset: See `load_dataset_splits`, as for `data_dir`, `split` and `missing_images`.
+        data_dir: Folder of the raw files, or of what a builder wrote.
+        split: Name of the split.
+        missing_images: What to do where a picture is missing.
+        use_image: Whether the model is shown pictures.
+        only: Relations whose rows are kept; empty for all.
+
+    Raises:
+        ValueError: If the model lacks the relation of a row, no row is kept, or as `load_dataset_splits`.
+        FileNotFoundError: If the folder, the split or a picture is not there.
+    """
+    typer, where = processor.entity_typer, f"{data_dir}, split {split}"
+    splits = load_dataset_splits(dataset, data_dir, splits=[split], missing_images=missing_images, entity_typer=typer)
+    rows = restrict_rows(splits[split], only, where=where) if only else splits[split]
+    samples = GroupedSamples(rows, use_image=use_image and model.config.vision_config is not None)
+    check_relations_known(samples, model.config.relation_names, where)
+    return samples
 
 
 @torch.no_grad()
@@ -57,11 +89,8 @@ def predict_relations(
         processor: Its processor.
         samples: The split.
         batch_size: Samples per forward pass.
-        accelerator: The processes that share the batches; all call this, and get all predictions. None where this
-            process works alone.
-
-    Returns:
-        The predictions.
+        accelerator: What the processes share that divide the batches among them. All of them call this, and get all
+            predictions. None where this process works alone.
     """
     model.eval()
     lengths = [sample.approximate_length for sample in samples.samples]
@@ -87,17 +116,12 @@ def predict_relations(
 
 def _rows_of(samples: GroupedSamples, batches: Sequence[Sequence[int]]) -> list[int]:
     """Return the place of each pair of the batches among all pairs of the samples."""
-    ends = list(itertools.accumulate(len(sample.pairs) for sample in samples.samples))
-    return [
-        row
-        for batch in batches
-        for number in batch
-        for row in range(ends[number] - len(samples.samples[number].pairs), ends[number])
-    ]
+    starts = list(itertools.accumulate((len(sample.pairs) for sample in samples.samples), initial=0))
+    return [row for batch in batches for number in batch for row in range(starts[number], starts[number + 1])]
 
 
 def _gather_in_order(rows: Tensor, values: Tensor, accelerator: Accelerator | None) -> Tensor:
-    """Gather the values `(n, ...)` of all processes, in the order of their `rows` `(n,)`."""
+    """Return the values `(n, ...)` of all processes together, in the order of their `rows` `(n,)`."""
     if accelerator is not None:
         rows, values = accelerator.gather(accelerator.pad_across_processes((rows, values), pad_index=-1))
         rows, values = rows[rows >= 0], values[rows >= 0]
@@ -111,16 +135,7 @@ def score_predictions(predictions: Predictions, none_relation: str | None) -> di
 
 
 def score_relations(predicted: Sequence[str], expected: Sequence[str], *, none_relation: str) -> dict[str, Any]:
-    """Score relations with the metric that `evaluate.load("./evaluation/metrics/roc_f1")` gives.
-
-    Args:
-        predicted: Predicted relation names, one per pair.
-        expected: True relation names, in the same order.
-        none_relation: Name that means "no relation".
-
-    Returns:
-        The scores, as `relation_scores` describes them.
-    """
+    """Score relations as `relation_scores` does, with the metric that `evaluate.load` gives of `metrics/roc_f1`."""
     from roc.evaluation.metrics.roc_f1.roc_f1 import RocF1  # here: `evaluate` takes seconds to import
 
     with tempfile.TemporaryDirectory() as folder:  # it makes an empty folder there; the pairs stay in memory

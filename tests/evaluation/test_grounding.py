@@ -14,8 +14,8 @@ from roc.samples.grouping import GroupedSamples
 
 
 @pytest.fixture(scope="module")
-def evidence():
-    return {example.row["id"]: example.evidence for example in generate_examples(96, 13)}
+def kinds():
+    return {example.row["id"]: example.evidence.kind for example in generate_examples(96, 13)}
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +35,18 @@ def test_each_object_gets_the_box_of_another_object_of_its_picture(samples):
         )
 
 
-def test_each_text_gets_the_picture_of_another_text_of_its_kind(samples, evidence):
+def test_each_text_gets_the_picture_of_another_text_of_its_kind(samples, kinds):
     owner = {sample.image_row: sample for sample in samples.samples}
-    for before, after in zip(samples.samples, swap_pictures(samples.samples, evidence, 0), strict=True):
+    for before, after in zip(samples.samples, swap_pictures(samples.samples, kinds, 0), strict=True):
         other = owner[after.image_row]
         assert other.text != before.text
-        assert evidence[other.row_ids[0]].kind == evidence[before.row_ids[0]].kind
+        assert kinds[other.row_ids[0]] == kinds[before.row_ids[0]]
         assert (after.text, after.entities, after.pairs) == (before.text, before.entities, before.pairs)
 
 
-def test_a_single_text_has_no_other_picture(samples, evidence):
+def test_a_single_text_has_no_other_picture(samples, kinds):
     with pytest.raises(ValueError, match="one text only of the kind 'text-object'"):
-        swap_pictures(samples.samples[:6], evidence, 0)
+        swap_pictures(samples.samples[:6], kinds, 0)
 
 
 def test_the_given_samples_stay_as_they_are(samples):
@@ -58,20 +58,20 @@ def test_the_given_samples_stay_as_they_are(samples):
     assert len(samples) == 96
 
 
-def test_shares_are_counted_per_kind(evidence):
-    kinds = {"text-object": [], "text-text": [], "misleading": []}
-    for row_id, found in evidence.items():
-        kinds[found.kind].append(row_id)
-    row_ids = [*kinds["text-object"][:2], kinds["text-text"][0]]
+def test_shares_are_counted_per_kind(kinds):
+    of_kind = {"text-object": [], "text-text": [], "misleading": []}
+    for row_id, kind in kinds.items():
+        of_kind[kind].append(row_id)
+    row_ids = [*of_kind["text-object"][:2], of_kind["text-text"][0]]
     predictions = Predictions(row_ids, ["player", "coach", "none"], ["player", "none", "none"], torch.zeros(3, 1))
-    assert by_kind(predictions, evidence, "none") == {
+    assert by_kind(predictions, kinds, "none") == {
         "text-object": {"pairs": 2, "accuracy": 0.5, "none_share": 0.5},
         "text-text": {"pairs": 1, "accuracy": 1.0, "none_share": 1.0},
     }
 
 
-def test_a_pair_with_an_object_is_of_another_kind_than_one_without(samples, evidence):
-    kinds = kinds_of_pairs(samples.samples)
-    assert kinds.keys() == {row_id for sample in samples.samples for row_id in sample.row_ids}
-    for row_id, found in kinds.items():
-        assert found.kind == ("text-object" if evidence[row_id].kind == "text-object" else "text-text")
+def test_a_pair_with_an_object_is_of_another_kind_than_one_without(samples, kinds):
+    found = kinds_of_pairs(samples.samples)
+    assert found.keys() == {row_id for sample in samples.samples for row_id in sample.row_ids}
+    for row_id, kind in found.items():
+        assert kind == ("text-object" if kinds[row_id] == "text-object" else "text-text")

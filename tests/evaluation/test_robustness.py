@@ -103,7 +103,7 @@ def run(
 def table(folder: Path) -> list[list[str]]:
     """The cells of the rows of the written table."""
     lines = (folder / "robustness.md").read_text(encoding="utf-8").splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][2:]
 
 
 def test_the_suite_scores_every_condition_and_writes_a_table_and_a_plot(

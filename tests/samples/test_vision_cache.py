@@ -18,7 +18,7 @@ from transformers import AutoConfig
 
 import roc.processing_roc
 import roc.samples.vision_cache
-from roc.benchmarks.vision_cache import counting
+from roc.benchmarks.common import counting
 from roc.dataset_scripts.schema import object_entity, text_entity
 from roc.modeling_roc import RocModel
 from roc.modeling_vision_roc import encode_patches
@@ -85,10 +85,10 @@ def test_a_picture_shared_by_four_texts_is_encoded_once_and_with_the_cache_never
     model: RocModel, processor: RocProcessor, tmp_path: Path
 ) -> None:
     samples = grouped([row(str(number), text, PICTURES[0]) for number, text in enumerate(TEXTS)])
-    with counting(model) as encoded:
+    with counting(model.vision_model, "pixel_values") as encoded:
         model(**collate(processor, samples))
     assert encoded == [1]
-    with counting(model) as encoded:
+    with counting(model.vision_model, "pixel_values") as encoded:
         use_vision_cache(tmp_path, model, processor, [samples], alone())
         assert encoded == [1]
         batch = collate(processor, samples)
@@ -107,7 +107,7 @@ def test_every_distinct_picture_of_all_splits_is_decoded_and_encoded_once_and_in
     for expected in ([2, 1], []):
         decoded.clear()
         splits = two_splits()
-        with counting(model) as encoded:
+        with counting(model.vision_model, "pixel_values") as encoded:
             use_vision_cache(tmp_path, model, processor, splits, alone(), batch_size=2)
             for split in splits:
                 model(**collate(processor, split))
@@ -120,7 +120,7 @@ def test_only_pictures_that_the_cache_lacks_are_encoded(
 ) -> None:
     train, val = two_splits()
     use_vision_cache(tmp_path, model, processor, [train], alone())
-    with counting(model) as encoded:
+    with counting(model.vision_model, "pixel_values") as encoded:
         use_vision_cache(tmp_path, model, processor, [train, val], alone())
     assert encoded == [1]
 
@@ -131,7 +131,7 @@ def test_each_process_encodes_its_share_and_all_read_all(
     shares = []
     for index in range(2):
         splits = two_splits()
-        with counting(model) as encoded:
+        with counting(model.vision_model, "pixel_values") as encoded:
             if index == 0:  # the other's share is not there yet, and nothing here waits for it
                 with pytest.raises(ValueError, match=r"1 of 3 pictures are not in .* a folder|share this folder"):
                     use_vision_cache(tmp_path, model, processor, splits, alone(num_processes=2))
@@ -158,7 +158,7 @@ def test_encoding_that_fails_keeps_what_it_has_done(
         use_vision_cache(tmp_path, model, processor, two_splits(), alone(), batch_size=1)
     monkeypatch.undo()
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".safetensors"]
-    with counting(model) as encoded:
+    with counting(model.vision_model, "pixel_values") as encoded:
         use_vision_cache(tmp_path, model, processor, two_splits(), alone(), batch_size=1)
     assert encoded == [1, 1]
 
@@ -308,7 +308,7 @@ def test_what_else_is_trained_does_not_change_the_revision(model: RocModel, proc
 def test_a_changed_picture_is_another_picture(model: RocModel, processor: RocProcessor, tmp_path: Path) -> None:
     use_vision_cache(tmp_path, model, processor, [grouped([row("0", TEXTS[0], noise(7))])], alone())
     changed = grouped([row("0", TEXTS[0], noise(8))])
-    with counting(model) as encoded:
+    with counting(model.vision_model, "pixel_values") as encoded:
         use_vision_cache(tmp_path, model, processor, [changed], alone())
     assert encoded == [1]
     expected = encode_patches(model.vision_model, processor.pixels(noise(8), "here"))[0]

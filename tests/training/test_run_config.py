@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 import re
 import subprocess
 import sys
@@ -14,11 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub.errors import StrictDataclassError
-from transformers.utils import logging as transformers_logging
 
 from roc.configuration_fields_roc import LIMITS, ModelSettings
-from roc.support.programs import run_program, shows_progress
 from roc.support.resources import PACKAGE_ROOT
 from roc.training.settings import (
     DEFAULTS,
@@ -347,84 +342,3 @@ def test_what_settings_do_is_told_where_they_are_declared() -> None:
     assert {"data_dir", "vision_cache"} == LOCAL_SETTINGS - WITHOUT_EFFECT
     assert {"relations", "negative_relations"} == FILE_SETTINGS
     assert not {"seed", "batch_size", "learning_rate", "mixed_precision"} & LOCAL_SETTINGS
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Programs
-
-
-def fail(error: BaseException) -> Any:
-    raise error
-
-
-def test_a_result_is_one_json_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    def program() -> dict[str, Any]:
-        logging.getLogger("roc.test").info("a message")
-        return {"text": "é\n", "score": 0.5}
-
-    assert run_program(program) == 0
-    out = capsys.readouterr().out
-    assert out.count("\n") == 1
-    assert json.loads(out) == {"text": "é\n", "score": 0.5}
-
-
-@pytest.mark.parametrize("failed", [0, 2])
-def test_an_incomplete_result_is_printed_all_the_same(failed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    code = run_program(lambda: {"failed": failed}, incomplete=lambda result: result["failed"] > 0)
-    assert code == (1 if failed else 0)
-    assert json.loads(capsys.readouterr().out) == {"failed": failed}
-
-
-def test_an_empty_result_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_program(dict) == 0
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("wrong\n  value"),
-        TypeError("wrong value"),
-        FileNotFoundError("wrong value"),
-        ImportError("wrong value"),
-        FloatingPointError("wrong value"),
-        StrictDataclassError("wrong value"),
-    ],
-)
-def test_an_expected_error_is_one_line_on_stderr(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_program(lambda: fail(error)) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.splitlines()[-1] == "error: wrong value"
-
-
-def test_an_error_on_one_of_several_processes_names_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setattr(transformers_logging, "set_verbosity_error", lambda: None)  # for all tests to come
-    assert run_program(lambda: fail(ValueError("wrong value"))) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "error on process 3: wrong value"
-
-
-@pytest.mark.parametrize(
-    ("rank", "watched", "shown"), [("0", True, True), ("1", True, False), ("0", False, False), (None, True, True)]
-)
-def test_progress_is_shown_to_somebody_who_watches_once(
-    rank: str | None, watched: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    if rank is not None:
-        monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched, raising=False)
-    assert shows_progress() == shown
-
-
-def test_a_bug_is_not_hidden() -> None:
-    with pytest.raises(KeyError):
-        run_program(lambda: fail(KeyError("a bug")))
-
-
-def test_a_number_that_json_does_not_have_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_program(lambda: {"loss": float("nan")}) == 1
-    assert capsys.readouterr().out == ""
