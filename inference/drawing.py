@@ -45,7 +45,7 @@ _WIDTH, _MARGIN, _GAP, _PADDING = 1080, 24, 16, 18  # points
 _MAX_PICTURE_HEIGHT = 560
 _TEXT_SIZE, _TEXT_HEIGHT, _TAG_SIZE, _LANE_HEIGHT, _DESCRIPTION_HEIGHT = 21, 33, 13, 22, 20
 _CHARACTERS_DRAWN, _DESCRIPTION_DRAWN = 5000, 1000  # more than their lines hold, so that a whole book costs no time
-_MAX_PIXELS_HIGH = 60_000  # matplotlib draws less than 2 ** 16
+_MAX_PIXELS_HIGH = 20_000  # of more than a hundred nested entities; matplotlib draws less than 2 ** 16
 
 
 def entity_color(index: int) -> str:
@@ -87,7 +87,6 @@ def draw_prediction(
     entities: Sequence[Mapping[str, Any]],
     predictions: Sequence[Mapping[str, Any]],
     image: Image.Image | None = None,
-    title: str | None = None,
     explanation: Mapping[str, Any] | None = None,
 ) -> Figure:
     """Draw one post: its text with coloured entities, its picture with boxes, and the ranked relations of its pairs.
@@ -105,7 +104,6 @@ def draw_prediction(
             `relation`, `score` and `description` (or None), best first. Bars show scores from 0 to 1. Where
             `relation` is there and None, no relation was decided for: a line says so, and no bar stands out.
         image: The picture, of any size and mode, turned the way the boxes were measured.
-        title: A heading.
         explanation: What moved the pair towards its relation, as `inference.posts.explain` gives it: the text's words
             and the picture's patches are coloured by their relevance, on one scale.
 
@@ -119,8 +117,7 @@ def draw_prediction(
     _check_prediction(path, text, entities, predictions)
     page = _Page()
     inner = _WIDTH - 2 * _MARGIN
-    rows = [[_title_block(page, title, inner)]] if title else []
-    rows.append([_text_block(page, text, entities, inner, explanation)])
+    rows = [[_text_block(page, text, entities, inner, explanation)]]
     if explanation is not None:
         rows.append([_legend_block(page, explanation, inner)])
     rows.append(_detail_blocks(page, entities, predictions, image, inner, explanation))
@@ -232,12 +229,6 @@ class _Block:
         patch = FancyBboxPatch((x0, y0), x1 - x0, y1 - y0, boxstyle=shape, transform=self.transform, linewidth=0)
         patch.set(facecolor=fill, gid=gid, **{"zorder": next(self.page.order), **style})
         self.page.figure.add_artist(patch)
-
-
-def _title_block(page: _Page, title: str, width: float) -> _Block:
-    block = _Block(page, width, 36)
-    block.text(0, 25, page.type.shorten(title, 26, width, bold=True), 26, bold=True)
-    return block
 
 
 def _note_block(page: _Page, note: str, width: float) -> _Block:
