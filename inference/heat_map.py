@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageColor
 
-Color = tuple[int, int, int]
-
-TOWARDS: Color = (220, 38, 38)
-AWAY: Color = (37, 99, 235)
+TOWARDS, AWAY = "#dc2626", "#2563eb"
 STRONGEST = 0.72  # opacity of the largest relevance: the picture stays visible under it
+
+
+def largest_relevance(explanation: Mapping[str, Any]) -> float:
+    """The largest magnitude among all tokens and patches of an explanation: one scale for text and picture."""
+    patches = [value for row in explanation["patches"] or () for value in row]
+    return max((abs(value) for value in [*patches, *(t["relevance"] for t in explanation["tokens"])]), default=0.0)
 
 
 def opacity(relevance: float, largest: float) -> float:
@@ -26,7 +30,7 @@ def opacity(relevance: float, largest: float) -> float:
     return STRONGEST * min(1.0, abs(relevance) / largest) if largest > 0 else 0.0
 
 
-def colour_of(relevance: float) -> Color:
+def color_of(relevance: float) -> str:
     """`TOWARDS` or `AWAY`."""
     return TOWARDS if relevance > 0 else AWAY
 
@@ -42,10 +46,10 @@ def with_heat(image: Image.Image, patches: Sequence[Sequence[float]], largest: f
     Returns:
         The picture in fainter colours, and on it each patch as a block, the stronger the more relevant.
     """
-    colours = Image.new("RGB", (len(patches[0]), len(patches)))
-    strengths = Image.new("L", colours.size)
-    colours.putdata([colour_of(value) for row in patches for value in row])
+    colors = Image.new("RGB", (len(patches[0]), len(patches)))
+    strengths = Image.new("L", colors.size)
+    colors.putdata([ImageColor.getrgb(color_of(value)) for row in patches for value in row])
     strengths.putdata([round(255 * opacity(value, largest)) for row in patches for value in row])
     faint = Image.blend(image.convert("L").convert("RGB"), image, 0.45)
-    heat, mask = (part.resize(image.size, Image.Resampling.NEAREST) for part in (colours, strengths))
+    heat, mask = (part.resize(image.size, Image.Resampling.NEAREST) for part in (colors, strengths))
     return Image.composite(heat, faint, mask)

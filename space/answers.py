@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from roc.inference.drawing import draw_prediction, entity_color
-from roc.inference.heat_map import AWAY, TOWARDS, Color, colour_of, opacity, with_heat
+from roc.inference.heat_map import AWAY, TOWARDS, color_of, largest_relevance, opacity, with_heat
 from roc.inference.posts import explain, predict
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import Post
@@ -105,7 +105,7 @@ def _pair_card(
 
 def _chip(entity: Mapping[str, Any], number: int) -> str:
     kind = f" <small>{escape(entity['type'])}</small>" if entity["type"] else ""
-    colour = _css(entity_color(number))
+    colour = entity_color(number)
     return f"<span class='roc-chip' style='--entity: {colour}'>{escape(entity['name'])}{kind}</span>"
 
 
@@ -131,7 +131,7 @@ def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapp
         result: What `SharedModel.rank` returned for its first pair.
         explanation: What `SharedModel.explain` returned.
     """
-    largest = _largest(explanation)
+    largest = largest_relevance(explanation)
     legend = (
         f"<p class='roc-legend'>{_swatch(TOWARDS)} towards <b>{escape(explanation['relation'])}</b> "
         f"{_swatch(AWAY)} away from it</p>"
@@ -140,7 +140,8 @@ def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapp
     picture = ""
     if post.image is not None and explanation["patches"] is not None:
         seen = _with_boxes(with_heat(_resized(post.image), explanation["patches"], largest), post.entities)
-        picture = f"<img alt='The picture; what decided is coloured' src='{_data_uri(seen, 'JPEG')}'>"
+        seen.save(file := io.BytesIO(), "JPEG")
+        picture = f"<img alt='The picture; what decided is coloured' src='{_data_uri(file, 'jpeg')}'>"
     drawing = draw_prediction(
         None,
         text=post.text,
@@ -149,15 +150,9 @@ def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapp
         image=post.image,
         explanation=explanation,
     )
-    keep = f"<a download='relation.png' href='{_data_uri(drawing, 'PNG')}'>Save all of it as a picture</a>"
+    drawing.savefig(file := io.BytesIO(), format="png")
+    keep = f"<a download='relation.png' href='{_data_uri(file, 'png')}'>Save all of it as a picture</a>"
     return f"<section class='roc-card'>{legend}{words}{picture}<p class='roc-note'>{keep}</p></section>"
-
-
-def _largest(explanation: Mapping[str, Any]) -> float:
-    patches = [value for row in explanation["patches"] or [] for value in row]
-    return max(
-        (abs(value) for value in [*patches, *(token["relevance"] for token in explanation["tokens"])]), default=0
-    )
 
 
 def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> str:
@@ -167,16 +162,15 @@ def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> st
         start, end = max(at, token["start"]), token["end"]
         if end <= start:  # a byte-level tokenizer may split one character
             continue
-        colour = ", ".join(map(str, colour_of(token["relevance"])))
-        strength = opacity(token["relevance"], largest)
-        style = f"background: rgba({colour}, {strength:.2f})"
+        strength = round(255 * opacity(token["relevance"], largest))
+        style = f"background: {color_of(token['relevance'])}{strength:02x}"
         parts.append(f"{escape(text[at:start])}<span style='{style}'>{escape(text[start:end])}</span>")
         at = end
     return "".join(parts) + escape(text[at:])
 
 
-def _swatch(colour: Color) -> str:
-    return f"<i style='background: {_css(colour)}'></i>"
+def _swatch(colour: str) -> str:
+    return f"<i style='background: {colour}'></i>"
 
 
 def _resized(image: Image.Image) -> Image.Image:
@@ -196,11 +190,5 @@ def _with_boxes(image: Image.Image, entities: Sequence[Mapping[str, Any]]) -> Im
     return image
 
 
-def _data_uri(image: Image.Image, format: str) -> str:
-    file = io.BytesIO()
-    image.save(file, format)
-    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _css(colour: Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def _data_uri(file: io.BytesIO, format: str) -> str:
+    return f"data:image/{format};base64,{base64.b64encode(file.getvalue()).decode()}"
