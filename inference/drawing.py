@@ -1,19 +1,23 @@
-"""Pictures for people: one prediction with text, picture and ranked relations."""
+"""Pictures for people: one prediction with its text, its picture and the ranked relations of its pairs."""
 
 from __future__ import annotations
 
-import itertools
+import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image, ImageColor
 
-from roc.inference.heat_map import AWAY, TOWARDS, color_of, largest_relevance, opacity, with_heat
-from roc.inference.text_layout import DPI, Piece, Typesetter, import_extra
+from roc.processing_entities_roc import check_entity, check_pairs
 from roc.processing_images_roc import open_image
 from roc.support.files import atomic_write
 
@@ -22,34 +26,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_PAIRS = 6
-MAX_RELATIONS = 5
-MAX_TEXT_LINES = 24
-MAX_DESCRIPTION_LINES = 3
-
-# Eight hues that stay apart from each other, dark enough for small type on white (contrast at least 4.5 : 1).
-ENTITY_COLORS = (
-    "#2563eb",  # blue
-    "#c2410c",  # orange
-    "#047857",  # green
-    "#be185d",  # pink
-    "#6d28d9",  # violet
-    "#0e7490",  # teal
-    "#b91c1c",  # red
-    "#4d7c0f",  # olive
-)
+MAX_PAIRS, MAX_RELATIONS, MAX_TEXT_LINES, MAX_DESCRIPTION_LINES = 6, 5, 24, 3
+# Blue, orange, green, pink, violet, teal, red, olive: dark enough for small type on white (contrast at least 4.5 : 1).
+ENTITY_COLORS = ("#2563eb", "#c2410c", "#047857", "#be185d", "#6d28d9", "#0e7490", "#b91c1c", "#4d7c0f")
 INK, MUTED = "#18202f", "#5c6779"
-_PAGE, _CARD, _EDGE, _TRACK, _FIRST_BAR, _BAR = "#f4f6fa", "#ffffff", "#dde2ea", "#e9edf3", "#334155", "#94a3b8"
+TOWARDS, AWAY = "#dc2626", "#2563eb"  # what moved a pair towards its relation, and what away from it
+MISSING = "\N{REPLACEMENT CHARACTER}"  # stands for a character that no font has
+DPI = 160
+_CHIP = {"pad": 3, "linewidth": 0}
+_MAX_TEXT = 5000  # characters; more than its lines hold
+_WIDTH, _GAP, _MAX_PICTURE_HEIGHT = 720, 12, 380  # points, 72 per inch
+_TEXT_SIZE, _NAME_SIZE, _SMALL_SIZE, _TYPE_SIZE = 14, 11, 9, 8
 
-_WIDTH, _MARGIN, _GAP, _PADDING = 1080, 24, 16, 18  # points
-_MAX_PICTURE_HEIGHT = 560
-_TEXT_SIZE, _TEXT_HEIGHT, _TAG_SIZE, _LANE_HEIGHT, _DESCRIPTION_HEIGHT = 21, 33, 13, 22, 20
-_CHARACTERS_DRAWN, _DESCRIPTION_DRAWN = 5000, 1000  # more than their lines hold, so that a whole book costs no time
-_MAX_PIXELS_HIGH = 20_000  # of more than a hundred nested entities; matplotlib draws less than 2 ** 16
+# Chinese, Japanese, Thai and Lao are written without spaces: a line may end after each letter with its marks.
+_LETTERS = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_MARKS = "\u0300-\u036f\u0e31\u0e33-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb3-\u0ebc\u0ec8-\u0ece\u3001-\u301f\uff01-\uff65"
+_WORD = re.compile(rf"\n|[\u0e40-\u0e44]?[{_LETTERS}][{_MARKS}]*|[^\s{_LETTERS}]{{1,30}}[{_MARKS}]*")
+_POINT = re.compile("[-.,:;!?/\u2026\u060c\u061b\u061f]")  # the words beside a point decide its place
+Placed = tuple[float, float, int, int]  # a word of a line: left and right in points, half-open characters of the text
+_TAG = 0xE0100  # invisible marks, which follow the character before them in any order of words
 
 
 def entity_color(index: int) -> str:
-    """Colour of the entity at `index`: the same in the text, on the picture and in the pairs."""
+    """Return the colour of the entity at `index`: the same in the text, on the picture and in the pairs."""
     return ENTITY_COLORS[index % len(ENTITY_COLORS)]
 
 
@@ -60,14 +59,13 @@ def check_png(path: str | os.PathLike[str] | None) -> None:
 
 
 def new_figure(width: float, height: float, **options: Any) -> Figure:
-    """A figure (in inches) of its own: without pyplot's global state, a display, or any other thread's.
-
-    Raises:
-        ImportError: If matplotlib isn't installed.
-    """
-    figure = import_extra("matplotlib.figure").Figure(figsize=(width, height), **options)
-    import_extra("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
-    return figure
+    """Return a figure (in inches) without pyplot's global state, a display, or any other thread's."""
+    try:
+        import bidi  # noqa: F401  (drawings need it a little later)
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Drawings need matplotlib and python-bidi: type `pip install 'roc[plots]'`.") from error
+    return Figure(figsize=(width, height), **options)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
@@ -76,8 +74,26 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(file, format="png", metadata={"Software": None})
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One prediction
+def largest_relevance(explanation: Mapping[str, Any]) -> float:
+    """Return the largest magnitude among all tokens and patches of an explanation: one scale for text and picture."""
+    values = [token["relevance"] for token in explanation["tokens"]] + [*chain(*explanation["patches"] or ())]
+    return max(map(abs, values), default=0.0)
+
+
+def tint(relevance: float, largest: float) -> str:
+    """Return the colour of a relevance as `#rrggbbaa`: the hue of its sign, the more opaque the nearer to `largest`."""
+    share = min(1.0, abs(relevance) / largest) if largest > 0 else 0.0
+    return f"{TOWARDS if relevance > 0 else AWAY}{round(180 * share):02x}"  # a picture stays visible under it
+
+
+def with_heat(image: Image.Image, patches: Sequence[Sequence[float]], largest: float) -> Image.Image:
+    """Return an RGB picture in fainter colours, under the `tint` of each patch (rows of relevances) of a grid on it."""
+    heat = Image.new("RGBA", (len(patches[0]), len(patches)))
+    heat.putdata([ImageColor.getrgb(tint(value, largest)) for value in chain(*patches)])
+    heat = heat.resize(image.size, Image.Resampling.NEAREST)
+    faint = Image.blend(image.convert("L").convert("RGB"), image, 0.45)
+    faint.paste(heat, mask=heat)
+    return faint
 
 
 def draw_prediction(
@@ -91,386 +107,265 @@ def draw_prediction(
 ) -> Figure:
     """Draw one post: its text with coloured entities, its picture with boxes, and the ranked relations of its pairs.
 
-    The first `MAX_PAIRS` pairs are drawn with their first `MAX_RELATIONS` relations, and a line says how many are left
-    out; likewise for a text of more than `MAX_TEXT_LINES` lines. Characters that no font of this machine has are
-    replaced by a mark, and a line of the drawing and a warning say which scripts they are of.
+    The drawing says how much it leaves out, and a warning names the scripts that no font of this machine has.
 
     Args:
         path: PNG file to write (whole or not at all), or `None` to write none.
-        text: The post.
-        entities: Dicts with `name`, `type` (or None), and either `start` and `end` (half-open character offsets into
-            `text`) or `bbox` (`xyxy`, normalised to [0, 1], origin top left; parts outside are cut off), or both.
-        predictions: Dicts with `head` and `tail` (indices into `entities`) and `relations`, a list of dicts with
-            `relation`, `score` and `description` (or None), best first. Bars show scores from 0 to 1. Where
-            `relation` is there and None, no relation was decided for: a line says so, and no bar stands out.
+        entities: Dicts with `name`, `type` (or None), and `start` and `end` (half-open character offsets into `text`)
+            or `bbox` (`xyxy`, normalised to [0, 1], origin top left).
+        predictions: Dicts with `head` and `tail` (indices into `entities`), `relations`, a list of dicts with
+            `relation`, `score` (in [0, 1]) and `description` (or None), best first; and `relation`, None if none holds.
         image: The picture, of any size and mode, turned the way the boxes were measured.
-        explanation: What moved the pair towards its relation, as `inference.posts.explain` gives it: the text's words
-            and the picture's patches are coloured by their relevance, on one scale.
+        explanation: What moved the pair, as `inference.posts.explain` gives it: it colours words and patches.
 
     Returns:
-        The figure. Marks, boxes, tints and bars carry a `gid` such as `mark 0`, where 0 is the entity's index.
+        The figure. Its artists carry a `gid` such as `mark 0`, where 0 is an entity's index.
 
     Raises:
-        ValueError: If a span lies outside the text, a pair names an entity that isn't there, or `path` is no `.png`.
+        ValueError: If a span, a box or a pair's entity is not there, or `path` does not end in `.png`.
         ImportError: If the extra `plots` isn't installed.
     """
-    _check_prediction(path, text, entities, predictions)
-    page = _Page()
-    inner = _WIDTH - 2 * _MARGIN
-    rows = [[_text_block(page, text, entities, inner, explanation)]]
-    if explanation is not None:
-        rows.append([_legend_block(page, explanation, inner)])
-    rows.append(_detail_blocks(page, entities, predictions, image, inner, explanation))
-    left_out = len(predictions) - MAX_PAIRS
-    if left_out > 0:
-        rows.append([_note_block(page, f"and {left_out} more pair{'s' * (left_out > 1)}", inner)])
-    elif not predictions:
-        rows.append([_note_block(page, "no pairs of entities", inner)])
-    if note := page.type.missing_note():
-        logger.warning(note)
-        rows.append([_note_block(page, note, inner)])
-    figure = page.arrange(rows)
-    if path is not None:
-        save_figure(figure, path)
-    return figure
-
-
-def _check_prediction(
-    path: str | os.PathLike[str] | None,
-    text: str,
-    entities: Sequence[Mapping[str, Any]],
-    predictions: Sequence[Mapping[str, Any]],
-) -> None:
     check_png(path)
     for index, entity in enumerate(entities):
-        start, end = entity.get("start"), entity.get("end")
-        if start is not None and end is not None and not 0 <= start <= end <= len(text):
-            raise ValueError(
-                f"Entity {index} ({entity['name']!r}) spans characters {start} to {end} of a text of {len(text)} "
-                "characters; give half-open character offsets into the text, not token positions."
-            )
-    for index, pair in enumerate(predictions):
-        for side in ("head", "tail"):
-            if not 0 <= pair[side] < len(entities):
-                raise ValueError(
-                    f"Pair {index} has the {side} {pair[side]}, but there are {len(entities)} entities; "
-                    "heads and tails are indices into entities, from 0."
-                )
+        check_entity({**entity, "type": None}, text, f"Entity {index} ({entity['name']!r})")
+    check_pairs([(pair["head"], pair["tail"]) for pair in predictions], len(entities), "The drawing")
+    page = _Page(text, entities, predictions, explanation)
+    page.add([page.draw_text])
+    pictures = [] if image is None else [partial(page.draw_picture, open_image(image, "the picture"))]
+    page.add(pictures + [partial(page.draw_pair, pair) for pair in predictions[:MAX_PAIRS]])
+    if page.missing:
+        logger.warning(page.missing)
+    for note in filter(None, [_more(len(predictions) - MAX_PAIRS, "pair"), page.missing]):
+        page.bottom = _GAP + page.write(note, _GAP, page.bottom, _WIDTH - 2 * _GAP)
+    page.axes.set(xlim=(0, _WIDTH), ylim=(page.bottom, 0))
+    page.figure.set_size_inches(_WIDTH / 72, page.bottom / 72)
+    if path is not None:
+        save_figure(page.figure, path)
+    return page.figure
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Page and blocks: all in points, from the top left
+def _more(number: int, what: str) -> str:
+    return f"and {number:,} more {what}{'s' * (number > 1)}" * (number > 0)
 
 
 class _Page:
-    """A figure as high as the blocks on it need; artists lie over each other in the order in which they were added."""
+    """A page in points from the top left; a part of it draws at a left and upper edge and returns its lower edge."""
 
-    def __init__(self) -> None:
-        self.type = Typesetter()
-        self.figure = new_figure(_WIDTH / 72, 1, dpi=DPI, facecolor=_PAGE)
-        self.downwards = import_extra("matplotlib.transforms").Affine2D()
-        self.order = itertools.count(1)
+    def __init__(self, text: str, entities: Any, predictions: Any, explanation: Mapping[str, Any] | None) -> None:
+        self.figure = new_figure(_WIDTH / 72, 1, dpi=DPI, facecolor="#f4f6fa")
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
+        self.text, self.entities, self.explanation, self.bottom = text, entities, explanation or {}, float(_GAP)
+        self.spans = {i: (own["start"], own["end"]) for i, own in enumerate(entities) if own.get("bbox") is None}
+        self.patches, self.tokens = self.explanation.get("patches"), self.explanation.get("tokens", ())
+        self.largest = largest_relevance(explanation) if explanation else 0.0
+        written = json.dumps([entities, predictions, explanation], ensure_ascii=False)  # controls are escaped in it
+        self.fonts, self.table, self.missing = _find_fonts({*text[:_MAX_TEXT], *written, *map(chr, range(32)), *"…→"})
 
-    def arrange(self, rows: list[list[_Block]]) -> Figure:
-        """Put rows of blocks one under the other; the blocks of one row go under the shorter of two columns."""
-        y = float(_MARGIN)
-        for row in filter(None, rows):
-            ends = [y, y]
-            for block in row:
-                column = 0 if ends[0] <= ends[1] else 1
-                block.offset.translate(_MARGIN + column * (block.width + _GAP), ends[column])
-                ends[column] += block.height + _GAP
-            y = max(ends)
-        height = y - _GAP + _MARGIN
-        self.downwards.scale(1 / 72, -1 / 72).translate(0, height / 72)
-        self.figure.set_size_inches(_WIDTH / 72, height / 72)
-        self.figure.set_dpi(min(DPI, _MAX_PIXELS_HIGH / (height / 72)))
-        return self.figure
+    def add(self, parts: Sequence[Callable[[float, float, float], float]]) -> None:
+        """Put parts on cards in two columns, each under the shorter one; a single part is as wide as the page."""
+        columns = [self.bottom] * min(2, len(parts))
+        for part in parts:
+            top, width = min(columns), (_WIDTH - _GAP) / len(columns) - _GAP
+            left = _GAP + columns.index(top) * (width + _GAP)
+            bottom = part(left + _GAP, top + _GAP, width - 2 * _GAP) + _GAP
+            self._box(left, top, left + width, bottom, "card", facecolor="white", zorder=-1)
+            columns[columns.index(top)] = bottom + _GAP
+        self.bottom = max(columns, default=self.bottom)
 
+    def draw_text(self, left: float, top: float, width: float) -> float:
+        """Write the post's text with its entities, and what the colours of an explanation mean."""
+        y = self.write(self.text, left, top, width, MAX_TEXT_LINES, _TEXT_SIZE)
+        if not self.explanation:
+            return y
+        added = f"text {sum(token['relevance'] for token in self.tokens):+.2f}"
+        added += f", picture {sum(map(sum, self.patches)):+.2f}" if self.patches else ""
+        note = f"Red: towards {self.explanation['relation']}. Blue: away from it."
+        return self.write(f"{note} Score {self.explanation['score']:.2f}: {added}", left, y, width)
 
-class _Block:
-    """A part of the page, drawn from its own top left corner; the page moves it to its place when its height is known.
-
-    Args:
-        page: The page.
-        width: In points.
-        height: In points; of a card, `close` says it.
-    """
-
-    def __init__(self, page: _Page, width: float, height: float = 0) -> None:
-        from matplotlib.transforms import Affine2D
-
-        self.page, self.type, self.width, self.height = page, page.type, width, height
-        self.offset = Affine2D()
-        self.transform = self.offset + page.downwards + page.figure.dpi_scale_trans
-
-    def close(self, height: float) -> _Block:
-        """End a card: lay it under what was drawn."""
-        self.height = height
-        self.box(0, 0, self.width, height, _CARD, "card", 10, edgecolor=_EDGE, linewidth=1, zorder=0)
-        return self
-
-    def text(
-        self, x: float, baseline: float, text: str, size: float, color: str = INK, bold: bool = False, **style: Any
-    ) -> float:
-        """Write one line, which is sure to fit; returns how wide it is."""
-        given: dict[str, Any] = {"parse_math": False, "transform": self.transform, "zorder": next(self.page.order)}
-        font, shown = self.type.font(size, bold), self.type.shown(text)
-        self.page.figure.text(x, baseline, shown, color=color, fontproperties=font, **given, **style)
-        return self.type.width(text, size, bold)
-
-    def box(
-        self, x0: float, y0: float, x1: float, y1: float, fill: Any, gid: str, radius: float = 0, **style: Any
-    ) -> None:
-        """Draw a filled rectangle, with round corners where there is a radius."""
-        from matplotlib.patches import FancyBboxPatch
-
-        shape = f"round,pad=0,rounding_size={min(radius, (x1 - x0) / 2, (y1 - y0) / 2)}"
-        patch = FancyBboxPatch((x0, y0), x1 - x0, y1 - y0, boxstyle=shape, transform=self.transform, linewidth=0)
-        patch.set(facecolor=fill, gid=gid, **{"zorder": next(self.page.order), **style})
-        self.page.figure.add_artist(patch)
-
-
-def _note_block(page: _Page, note: str, width: float) -> _Block:
-    lines = page.type.wrap(note, 15, width)
-    block = _Block(page, width, 22 * len(lines))
-    for number, (start, end) in enumerate(lines):
-        block.text(width / 2, 15 + 22 * number, note[start:end], 15, MUTED, ha="center")
-    return block
-
-
-def _legend_block(page: _Page, explanation: Mapping[str, Any], width: float) -> _Block:
-    """What the colours mean, and how much text and picture add to the score."""
-    block, x = _Block(page, width, 24), 4.0
-    for color, words in ((TOWARDS, f"towards {explanation['relation']}"), (AWAY, "away from it")):
-        block.box(x, 5, x + 14, 19, color, "legend", 3)
-        x += 46 + block.text(x + 22, 17, page.type.shorten(words, 15, 420), 15)
-    note = f"score {explanation['score']:.2f}; text {sum(token['relevance'] for token in explanation['tokens']):+.2f}"
-    if explanation["patches"] is not None:
-        note += f", picture {sum(map(sum, explanation['patches'])):+.2f}"
-    block.text(width - 4, 17, note, 15, MUTED, ha="right")
-    return block
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The text
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """The bar under the part of an entity that lies on one line, with its type where the entity begins."""
-
-    entity: int
-    left: float
-    right: float
-    tag: str
-    begin: float  # of bar and tag together; where the tag begins
-    end: float
-
-
-def _text_block(
-    page: _Page,
-    text: str,
-    entities: Sequence[Mapping[str, Any]],
-    width: float,
-    explanation: Mapping[str, Any] | None,
-) -> _Block:
-    """The text; under each line, bars mark its entities, in as many lanes as nested or close entities need.
-
-    With an explanation the tokens' colours are behind the text instead of the entities'.
-    """
-    block, inner, y = _Block(page, width), width - 2 * _PADDING, float(_PADDING)
-    lines = page.type.wrap(text[:_CHARACTERS_DRAWN], _TEXT_SIZE, inner)[:MAX_TEXT_LINES]
-    for line in lines:
-        pieces = page.type.place(text, line, _TEXT_SIZE, inner)
-        marks = _marks(page.type, text, pieces, entities, inner)
-        for left, right, color in _tints(page.type, text, pieces, marks, explanation):
-            block.box(_PADDING + left, y, _PADDING + right, y + 30, color, "tint", 5)
-        for piece in pieces:
-            block.text(_PADDING + piece.left, y + 22, text[piece.start : piece.end], _TEXT_SIZE)
-        y += _TEXT_HEIGHT
-        for lane in _lanes(marks):
-            for mark in lane:
-                color, left, right = entity_color(mark.entity), mark.left, max(mark.left + 2, mark.right)
-                block.box(_PADDING + left, y - 1, _PADDING + right, y + 1.5, color, f"mark {mark.entity}")
-                block.text(_PADDING + mark.begin, y + 14, mark.tag, _TAG_SIZE, color)
-            y += _LANE_HEIGHT
-    if left_out := len(text[lines[-1][1] :].strip()) if lines else 0:
-        y += 24
-        block.text(_PADDING, y - 9, f"… and {left_out:,} more characters", 15, MUTED)
-    return block.close(y + _PADDING)
-
-
-def _marks(
-    type: Typesetter, text: str, pieces: Sequence[Piece], entities: Sequence[Mapping[str, Any]], width: float
-) -> list[_Mark]:
-    marks = []
-    for index, entity in enumerate(entities):
-        is_in_text = entity.get("start") is not None and entity.get("end") is not None
-        if is_in_text and (extent := type.extent(text, pieces, entity, _TEXT_SIZE)):
-            begins = any(piece.start <= entity["start"] < piece.end for piece in pieces)
-            tag = type.shorten(entity.get("type") or "", _TAG_SIZE, 160) if begins else ""
-            begin = max(0.0, min(extent[0], width - type.width(tag, _TAG_SIZE)))
-            marks.append(
-                _Mark(index, extent[0], extent[1], tag, begin, max(extent[1], begin + type.width(tag, _TAG_SIZE)))
+    def draw_picture(self, image: Image.Image, left: float, top: float, width: float) -> float:
+        """Draw the picture with the relevance of its patches and a named box for each object."""
+        scale = min(width / image.width, _MAX_PICTURE_HEIGHT / image.height)
+        wide, high = image.width * scale, image.height * scale
+        boxes = {index: own["bbox"] for index, own in enumerate(self.entities) if own.get("bbox") is not None}
+        x, y, taken = left + (width - wide) / 2, top + 16 * bool(boxes), list[tuple[float, float, float]]()
+        shown = with_heat(image, self.patches, self.largest) if self.patches else image
+        self.axes.imshow(shown, extent=(x, x + wide, y + high, y), aspect="auto", gid="picture")
+        for index, box in boxes.items():
+            color, (x0, y0, x1, y1) = entity_color(index), np.multiply(box, [wide, high] * 2) + [x, y] * 2
+            self._box(x0, y0, x1, y1, f"box {index}", fill=False, edgecolor=color, linewidth=2)
+            name = self.shorten(self.entities[index]["name"], _SMALL_SIZE, width / 2)
+            start = min(x0, left + width - self.width(name, _SMALL_SIZE) - 8)
+            above = _free(taken, start, start + self.width(name, _SMALL_SIZE) + 8, y0 - 16, 16)
+            self._text(
+                start + 4,
+                above + 11,
+                name,
+                _SMALL_SIZE,
+                "white",
+                gid=f"label {index}",
+                bbox={**_CHIP, "color": color},
             )
-    return sorted(marks, key=lambda mark: mark.left - mark.right)
+        return max([y + high, *(above + 16 for _, _, above in taken)])
+
+    def draw_pair(self, pair: Mapping[str, Any], left: float, top: float, width: float) -> float:
+        """Write both names, draw a bar for each relation, and describe the best one."""
+        x, y, relations = left + 4, top + 26, pair["relations"][:MAX_RELATIONS]
+        for side, arrow in (("head", "→"), ("tail", "")):
+            name = self.shorten(self.entities[pair[side]]["name"], _NAME_SIZE, width / 2 - 24)
+            color, gid = entity_color(pair[side]), f"{side} {pair[side]}"
+            self._text(x, top + 12, name, _NAME_SIZE, color, gid=gid, bbox={**_CHIP, "color": _light(color)})
+            x += self.width(name, _NAME_SIZE) + 10
+            self._text(x, top + 12, arrow, _NAME_SIZE, MUTED)
+            x += 22
+        is_decided = bool(relations) and pair.get("relation", "") is not None
+        y = y if is_decided else self.write("no relation", left, y, width)
+        rows = [y + 6 + 15 * number for number in range(len(relations))]
+        for row, relation in zip(rows, relations):
+            self._text(left, row + 3, self.shorten(relation["relation"], _SMALL_SIZE, 0.46 * width), _SMALL_SIZE)
+        lengths = [(0.5 * width - 24) * min(1.0, max(0.0, own["score"])) for own in relations]
+        bars = self.axes.barh(rows, lengths, 8, left + 0.5 * width, color="#94a3b8", gid="bar")
+        self.axes.bar_label(bars, [f"{own['score']:.2f}" for own in relations], padding=3, fontsize=_SMALL_SIZE)
+        y += 15 * len(rows) + 2
+        if is_decided:
+            bars[0].set(facecolor=INK, gid="best bar")
+            y = self.write(relations[0].get("description") or "", left, y, width, MAX_DESCRIPTION_LINES)
+        return self.write(_more(len(pair["relations"]) - MAX_RELATIONS, "relation"), left, y, width)
+
+    def write(self, text: str, left: float, top: float, width: float, limit: int = 9, size: int = _SMALL_SIZE) -> float:
+        """Write the first lines of a text and say how much is left out; entities are marked in the post's text."""
+        is_post, written = size == _TEXT_SIZE, 0
+        for number, line in enumerate(self._lines(text[:_MAX_TEXT].translate(self.table), size, width)):
+            if number == limit:
+                return self.write(f"… {_more(len(text) - written, 'character')}", left, top, width)
+            for x, _, start, end in line:
+                word = text[start:end].translate(self.table)
+                self._text(left + x, top + 1.1 * size, word, size, INK if is_post else MUTED)
+                written = max(written, end)
+            top = self._mark(line, left, top, width) if is_post else top + 1.5 * size
+        return top
+
+    def _mark(self, line: Sequence[Placed], left: float, top: float, width: float) -> float:
+        """Colour the words of a line, and draw bars below its entities with their types; returns the lower edge."""
+        for x0, x1, first, last in line:
+            if tokens := [own for own in self.tokens if first < own["end"] and own["start"] < last]:
+                color = tint(sum(token["relevance"] for token in tokens), self.largest)
+                self._box(left + x0, top, left + x1, top + 18, "tint", facecolor=color)
+        taken: list[tuple[float, float, float]] = []
+        for index, (start, end) in sorted(self.spans.items(), key=lambda item: item[1][0] - item[1][1]):
+            for is_inside, run in groupby(line, lambda piece: start < piece[3] and piece[2] < end):  # noqa: B023
+                if is_inside:
+                    pieces, color = list(run), entity_color(index)
+                    x0, x1 = left + pieces[0][0], left + pieces[-1][1]
+                    if not self.explanation:
+                        self._box(x0 - 1, top, x1 + 1, top + 18, "tint", facecolor=_light(color))
+                    kind = self.shorten(self.entities[index].get("type") or "", _TYPE_SIZE, width / 4)
+                    begin = min(x0, left + width - self.width(kind, _TYPE_SIZE))
+                    y = _free(taken, begin, max(x1, begin + self.width(kind, _TYPE_SIZE)) + 4, top + 19, 13)
+                    self._box(x0, y, x1, y + 1.5, f"mark {index}", facecolor=color)
+                    self._text(begin, y + 9.5, kind, _TYPE_SIZE, color)
+        return max([top + 10, *(y for _, _, y in taken)]) + 14
+
+    def _lines(self, text: str, size: int, room: float) -> Iterator[list[Placed]]:
+        """Break a text into lines that fit; words are cut beside points and, in the post's text, where entities end."""
+        edges = set(chain(*(point.span() for point in _POINT.finditer(text))))
+        edges.update(*(self.spans.values() if size == _TEXT_SIZE else ()))
+        line, used = list[tuple[int, int]](), 0.0
+        for word in _WORD.finditer(text + "\n" * bool(text)):
+            start, end = word.span()
+            spaced = (" " * text[start - 1 : start].isspace() + word[0]).rstrip("\n")
+            used += self.width(spaced, size)
+            if word[0] == "\n" or (line and used > room):
+                yield self._in_order(text, line, size, room)
+                line, used = [], self.width(spaced, size)
+            if word[0] != "\n":
+                line.extend(pairwise(sorted({start, end} | edges.intersection(range(start, end)))))
+
+    def _in_order(self, text: str, line: Sequence[tuple[int, int]], size: int, room: float) -> list[Placed]:
+        """Place the words of a line from left to right, as the Unicode bidirectional algorithm orders them."""
+        from bidi import get_base_level, get_display
+
+        spaces = [" " * text[start - 1 : start].isspace() for start, _ in line]
+        tagged = [text[start] + chr(_TAG + number) + text[start + 1 : end] for number, (start, end) in enumerate(line)]
+        is_right, placed, x = get_base_level(text) == 1, list[Placed](), 0.0
+        for character in get_display("".join(map("".join, zip(spaces, tagged))).strip(), base_dir="LR"[is_right]):
+            x += self.width(" ", size) * (character == " ")
+            if 0 <= (number := ord(character) - _TAG) < len(line):
+                start, end = line[number]
+                placed.append((x, x := x + self.width(text[start:end], size), start, end))
+        shift = (room - x) * is_right
+        return [(left + shift, right + shift, start, end) for left, right, start, end in placed]
+
+    def width(self, text: str, size: int) -> float:
+        """Return the width of one line in points."""
+        from matplotlib.backends.backend_agg import RendererAgg
+
+        return RendererAgg(1, 1, DPI).get_text_width_height_descent(text, self.fonts[size], False)[0] * 72 / DPI
+
+    def shorten(self, text: str, size: int, room: float) -> str:
+        """Return a text on one line, with an ellipsis in place of its end if it is wider than the room."""
+        line = " ".join(text[:200].translate(self.table).split())
+        while len(line) > 1 and self.width(line, size) > room:
+            line = line[:-2] + "…"
+        return line
+
+    def _text(self, x: float, y: float, text: str, size: int, color: str = INK, **style: Any) -> None:
+        self.axes.text(x, y, text, color=color, fontproperties=self.fonts[size], parse_math=False, **style)
+
+    def _box(self, x0: float, y0: float, x1: float, y1: float, gid: str, **style: Any) -> None:
+        from matplotlib.patches import Rectangle
+
+        self.axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, gid=gid, **{"linewidth": 0, **style}))
 
 
-def _lanes(marks: Sequence[_Mark]) -> list[list[_Mark]]:
-    """Spread marks over the fewest lanes (greedily) in which neither bars nor tags touch each other."""
-    lanes: list[list[_Mark]] = []
-    for mark in sorted(marks, key=lambda mark: (mark.begin, -mark.right)):
-        lane = next((lane for lane in lanes if lane[-1].end + 6 <= mark.begin), None)
-        if lane is None:
-            lanes.append(lane := [])
-        lane.append(mark)
-    return lanes
+def _light(color: str) -> str:
+    """Return a tint of a colour, on which dark letters can be read."""
+    return "#" + "".join(f"{255 - (255 - channel) * 4 // 25:02x}" for channel in ImageColor.getrgb(color))
 
 
-def _tints(
-    type: Typesetter,
-    text: str,
-    pieces: Sequence[Piece],
-    marks: Sequence[_Mark],
-    explanation: Mapping[str, Any] | None,
-) -> Iterator[tuple[float, float, Any]]:
-    """Left, right and colour: of entities (a nested one's lies on that of the one around it), or of tokens."""
-    if explanation is None:
-        yield from ((mark.left - 2, mark.right + 2, _light(entity_color(mark.entity))) for mark in marks)
-        return
-    largest = largest_relevance(explanation)
-    for token in explanation["tokens"]:
-        if extent := type.extent(text, pieces, token, _TEXT_SIZE):
-            yield *extent, (color_of(token["relevance"]), opacity(token["relevance"], largest))
+def _free(taken: list[tuple[float, float, float]], left: float, right: float, top: float, height: float) -> float:
+    """Take the first place at or below `top` where nothing is."""
+    while any(left < end and start < right and abs(top - other) < height for start, end, other in taken):
+        top += 1
+    taken.append((left, right, top))
+    return top
 
 
-def _light(color: str) -> tuple[float, ...]:
-    """A tint of a colour, for the ground behind text."""
-    return tuple(1 - 0.16 * (1 - channel / 255) for channel in ImageColor.getrgb(color))
+def _find_fonts(characters: set[str]) -> tuple[dict[int, Any], dict[int, str], str]:
+    """Return fonts by size that have the characters, what is drawn instead of some of them, and a note on those."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    hidden = {own for own in characters if own.isspace() or unicodedata.category(own) in ("Cc", "Cf")}
+    hidden |= {own for own in characters if "VARIATION SELECTOR" in unicodedata.name(own, "")}
+    missing, families = (
+        characters - hidden | characters & {*"\u200c\u200d"},
+        [],
+    )  # joiners shape the letters beside them
+    for family in _families():
+        faces = [get_font(findfont(FontProperties(family, weight=weight))) for weight in ("normal", "bold")]
+        if covered := {own for own in missing if all(face.get_char_index(ord(own)) for face in faces)}:
+            families, missing = [*families, family], missing - covered
+        if not missing:
+            break
+    fonts = {size: FontProperties(families, size=size) for size in (_TEXT_SIZE, _SMALL_SIZE, _TYPE_SIZE)}
+    fonts[_NAME_SIZE] = FontProperties(families, size=_NAME_SIZE, weight="bold")
+    table = {ord(own): " " if own.isspace() else "\u200b" for own in hidden - {*"\n\u200c\u200d"}}
+    letters = {own for own in missing if unicodedata.category(own)[0] in "LM"}
+    scripts = sorted({unicodedata.name(own).split()[0].capitalize() for own in letters})
+    scripts += ["some emoji or symbols"] * (missing > letters)
+    note = f"No font here for: {', '.join(scripts)} (shown as {MISSING}). Install the Noto fonts." * bool(missing)
+    return fonts, table | dict.fromkeys(map(ord, missing), MISSING), note
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The picture and the pairs
+def _families() -> Iterator[str]:
+    """Generate installed families: DejaVu Sans comes with matplotlib; then those that may have what it lacks."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
 
-
-def _detail_blocks(
-    page: _Page,
-    entities: Sequence[Mapping[str, Any]],
-    predictions: Sequence[Mapping[str, Any]],
-    image: Image.Image | None,
-    width: float,
-    explanation: Mapping[str, Any] | None,
-) -> list[_Block]:
-    """The picture and one card per pair, all as wide as one of two columns, or as the page if there is only one."""
-    shown = predictions[:MAX_PAIRS]
-    alone = len(shown) + (image is not None) < 2
-    column = width if alone else (width - _GAP) / 2
-    blocks = [] if image is None else [_picture_block(page, image, entities, column, explanation)]
-    return blocks + [_pair_block(page, pair, entities, column) for pair in shown]
-
-
-def _picture_block(
-    page: _Page,
-    image: Image.Image,
-    entities: Sequence[Mapping[str, Any]],
-    width: float,
-    explanation: Mapping[str, Any] | None,
-) -> _Block:
-    """The picture with a named box for each object, its patches coloured by relevance."""
-    from matplotlib.image import BboxImage
-    from matplotlib.transforms import Bbox, TransformedBbox
-
-    image = open_image(image, "the picture")
-    scale = min((width - 2 * _PADDING) / image.width, _MAX_PICTURE_HEIGHT / image.height)
-    wide, high = max(1.0, image.width * scale), max(1.0, image.height * scale)
-    left, top = (width - wide) / 2, float(_PADDING)
-    block = _Block(page, width)
-    pixels = image.resize((round(wide * DPI / 72), round(high * DPI / 72)), Image.Resampling.LANCZOS)
-    if explanation is not None and explanation["patches"] is not None:
-        pixels = with_heat(pixels, explanation["patches"], largest_relevance(explanation))
-    place = TransformedBbox(Bbox([[left, top], [left + wide, top + high]]), block.transform)
-    page.figure.add_artist(BboxImage(place, data=pixels, origin="upper", zorder=next(page.order), gid="picture"))
-    corners = []
-    for index, entity in enumerate(entities):
-        if entity.get("bbox") is not None:
-            x0, y0, x1, y1 = (min(1.0, max(0.0, float(value))) for value in entity["bbox"])
-            (x0, x1), (y0, y1) = (
-                sorted((left + x0 * wide, left + x1 * wide)),
-                sorted((top + y0 * high, top + y1 * high)),
-            )
-            block.box(x0, y0, x1, y1, "none", f"box {index}", edgecolor=entity_color(index), linewidth=3)
-            corners.append((index, entity["name"], x0, y0))
-    _label_boxes(block, corners, top + high)  # last, so that no box runs through a name
-    return block.close(top + high + _PADDING)
-
-
-def _label_boxes(block: _Block, corners: Sequence[tuple[int, str, float, float]], bottom: float) -> None:
-    """Write each name above its box, or lower where the card's edge or another name leaves no room there."""
-    high, taken = 21.0, list[tuple[float, float, float]]()
-    for index, name, x, y in corners:
-        name = block.type.shorten(name, 14, block.width / 2, bold=True)
-        wide = block.type.width(name, 14, bold=True) + 12
-        left = max(_PADDING / 2, min(x, block.width - wide - _PADDING / 2))
-        beside = [other_top for start, end, other_top in taken if left < end and start < left + wide]
-        tops = (y + high * step for step in range(-1, int(bottom / high)))
-        free = (top for top in tops if 2 <= top < bottom and all(abs(top - other) >= high for other in beside))
-        top = next(free, max(2.0, y - high))
-        taken.append((left, left + wide, top))
-        block.box(left, top, left + wide, top + high, entity_color(index), f"label {index}")
-        block.text(left + 6, top + 15.5, name, 14, _CARD, bold=True)
-
-
-def _pair_block(page: _Page, pair: Mapping[str, Any], entities: Sequence[Mapping[str, Any]], width: float) -> _Block:
-    """The two names, then each relation with its bar, score and description."""
-    block, relations, y = _Block(page, width), pair["relations"], _PADDING + 44.0
-    _draw_names(block, entities, pair)
-    is_none = not relations or pair.get("relation", relations) is None
-    if is_none:
-        block.text(_PADDING, y + 12, "no relation", 16, MUTED)
-        y += 34
-    for rank, relation in enumerate(relations[:MAX_RELATIONS]):
-        y = 14 + _draw_relation(block, y, relation, best=rank == 0 and not is_none)
-    if left_out := len(relations[MAX_RELATIONS:]):
-        block.text(_PADDING, y + 8, f"and {left_out} more relation{'s' * (left_out > 1)}", 14, MUTED)
-        y += 26
-    return block.close(y - 14 + _PADDING)
-
-
-def _draw_names(block: _Block, entities: Sequence[Mapping[str, Any]], pair: Mapping[str, Any]) -> None:
-    """Head and tail as coloured chips with an arrow between; each gets half of the line at most."""
-    x, top, arrow = float(_PADDING), _PADDING, 40
-    for side in ("head", "tail"):
-        color = entity_color(pair[side])
-        name = block.type.shorten(entities[pair[side]]["name"], 16, (block.width - 2 * x - arrow) / 2 - 20, bold=True)
-        right = x + block.type.width(name, 16, bold=True) + 20
-        block.box(x, top, right, top + 30, _light(color), f"{side} {pair[side]}", 15)
-        block.text(x + 10, top + 21, name, 16, color, bold=True)
-        if side == "head":
-            block.text(right + arrow / 2, top + 21, "→", 20, MUTED, ha="center")
-        x = right + arrow
-
-
-def _draw_relation(block: _Block, y: float, relation: Mapping[str, Any], *, best: bool) -> float:
-    """Name and score on one line, the bar under them, the description; the best relation is the dark one.
-
-    Returns:
-        The lower edge.
-    """
-    left, right, type = float(_PADDING), block.width - _PADDING, block.type
-    room = right - left - 16 - block.text(right, y + 15, f"{relation['score']:.2f}", 16, bold=best, ha="right")
-    block.text(left, y + 15, type.shorten(relation["relation"], 16, room, bold=best), 16, bold=best)
-    block.box(left, y + 22, right, y + 29, _TRACK, "track", 3.5)
-    if relation["score"] > 0:  # a NaN compares false with everything and so draws no bar
-        end = left + max(7.0, min(1.0, relation["score"]) * (right - left))
-        color, gid = (_FIRST_BAR, "best bar") if best else (_BAR, "bar")
-        block.box(left, y + 22, end, y + 29, color, gid, 3.5)
-    y += 34
-    text = " ".join((relation.get("description") or "").split())[:_DESCRIPTION_DRAWN]
-    lines = type.wrap(text, 14, right - left) if text else []
-    if len(lines) > MAX_DESCRIPTION_LINES:
-        lines[MAX_DESCRIPTION_LINES - 1 :] = [(lines[MAX_DESCRIPTION_LINES - 1][0], len(text))]
-    for start, end_of_line in lines:
-        y += _DESCRIPTION_HEIGHT
-        block.text(left, y - 5, type.shorten(text[start:end_of_line], 14, right - left), 14, MUTED)
-    return y
+    yield "DejaVu Sans"
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it regrets each family without a bold face
+    for path in set(findSystemFonts()) - {entry.fname for entry in fontManager.ttflist}:
+        with suppress(RuntimeError, NotImplementedError, OSError):  # bitmaps, or damaged
+            fontManager.addfont(path)  # installed since matplotlib made its list
+    # Last Resort has a box for every character; coloured glyphs have no outlines, so that nothing would be drawn.
+    names = {own.name for own in fontManager.ttflist if not re.search("Last Resort|Color|DejaVu|Twemoji", own.name)}
+    yield from sorted(names, key=lambda name: (not name.startswith("Noto Sans"), "Sans" not in name, name))

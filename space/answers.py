@@ -15,8 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from roc.inference.drawing import draw_prediction, entity_color
-from roc.inference.heat_map import AWAY, TOWARDS, color_of, largest_relevance, opacity, with_heat
+from roc.inference.drawing import AWAY, TOWARDS, draw_prediction, entity_color, largest_relevance, tint, with_heat
 from roc.inference.posts import explain, predict
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import Post
@@ -162,8 +161,7 @@ def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> st
         start, end = max(at, token["start"]), token["end"]
         if end <= start:  # a byte-level tokenizer may split one character
             continue
-        strength = round(255 * opacity(token["relevance"], largest))
-        style = f"background: {color_of(token['relevance'])}{strength:02x}"
+        style = f"background: {tint(token['relevance'], largest)}"
         parts.append(f"{escape(text[at:start])}<span style='{style}'>{escape(text[start:end])}</span>")
         at = end
     return "".join(parts) + escape(text[at:])
