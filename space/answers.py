@@ -15,8 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from roc.inference.drawing import draw_prediction, entity_color
-from roc.inference.heat_map import AWAY, TOWARDS, Color, colour_of, opacity, with_heat
+from roc.inference.drawing import AWAY, TOWARDS, draw_prediction, entity_color, largest_relevance, tint, with_heat
 from roc.inference.posts import explain, predict
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import Post
@@ -80,7 +79,7 @@ def _pair_card(entities: Sequence[Mapping[str, Any]], pair: Mapping[str, Any], n
 
 def _chip(entity: Mapping[str, Any], number: int) -> str:
     kind = f" <small>{escape(entity['type'])}</small>" if entity["type"] else ""
-    colour = _css(entity_color(number))
+    colour = entity_color(number)
     return f"<span class='roc-chip' style='--entity: {colour}'>{escape(entity['name'])}{kind}</span>"
 
 
@@ -103,8 +102,7 @@ def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapp
 
     `result` and `explanation` are what `SharedModel.rank` and `SharedModel.explain` returned for the post's first pair.
     """
-    relevances = [token["relevance"] for token in explanation["tokens"]]
-    largest = max((abs(own) for row in [relevances, *(explanation["patches"] or [])] for own in row), default=0)
+    largest = largest_relevance(explanation)
     legend = (
         f"<p class='roc-legend'>{_swatch(TOWARDS)} towards <b>{escape(explanation['relation'])}</b> "
         f"{_swatch(AWAY)} away from it</p>"
@@ -113,7 +111,8 @@ def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapp
     picture = ""
     if post.image is not None and explanation["patches"] is not None:
         seen = _with_boxes(with_heat(_resized(post.image), explanation["patches"], largest), post.entities)
-        picture = f"<img alt='The picture; what decided is coloured' src='{_data_uri(seen, 'JPEG')}'>"
+        seen.save(file := io.BytesIO(), "JPEG")
+        picture = f"<img alt='The picture; what decided is coloured' src='{_data_uri(file, 'jpeg')}'>"
     drawing = draw_prediction(
         None,
         text=post.text,
@@ -122,7 +121,8 @@ def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapp
         image=post.image,
         explanation=explanation,
     )
-    keep = f"<a download='relation.png' href='{_data_uri(drawing, 'PNG')}'>Save all of it as a picture</a>"
+    drawing.savefig(file := io.BytesIO(), format="png")
+    keep = f"<a download='relation.png' href='{_data_uri(file, 'png')}'>Save all of it as a picture</a>"
     return f"<section class='roc-card'>{legend}{words}{picture}<p class='roc-note'>{keep}</p></section>"
 
 
@@ -133,15 +133,14 @@ def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> st
         start, end = max(at, token["start"]), token["end"]
         if end <= start:  # a byte-level tokenizer may split one character
             continue
-        colour = ", ".join(map(str, colour_of(token["relevance"])))
-        style = f"background: rgba({colour}, {opacity(token['relevance'], largest):.2f})"
+        style = f"background: {tint(token['relevance'], largest)}"
         parts.append(f"{escape(text[at:start])}<span style='{style}'>{escape(text[start:end])}</span>")
         at = end
     return "".join(parts) + escape(text[at:])
 
 
-def _swatch(colour: Color) -> str:
-    return f"<i style='background: {_css(colour)}'></i>"
+def _swatch(colour: str) -> str:
+    return f"<i style='background: {colour}'></i>"
 
 
 def _resized(image: Image.Image) -> Image.Image:
@@ -160,11 +159,5 @@ def _with_boxes(image: Image.Image, entities: Sequence[Mapping[str, Any]]) -> Im
     return image
 
 
-def _data_uri(image: Image.Image, format: str) -> str:
-    file = io.BytesIO()
-    image.save(file, format)
-    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _css(colour: Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def _data_uri(file: io.BytesIO, format: str) -> str:
+    return f"data:image/{format};base64,{base64.b64encode(file.getvalue()).decode()}"

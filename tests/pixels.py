@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 
-def where(picture: Image.Image, color: tuple[int, int, int]) -> np.ndarray:
-    """(height, width) truth values: the pixels that have exactly this colour."""
-    return (np.asarray(picture) == color).all(axis=-1)
+def where(picture: Image.Image, color: str) -> np.ndarray:
+    """(height, width) truth values: the pixels that have exactly this colour, such as `#2563eb`."""
+    return (np.asarray(picture) == ImageColor.getrgb(color)).all(axis=-1)
 
 
 def extent(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,6 +141,7 @@ def test_a_text_with_fewer_than_two_named_entities_says_what_to_do(
 
 
 def test_the_picture_changes_the_prediction_and_is_drawn(run: Run, model: str, picture: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     arguments = ["--model", model, "--text", TEXT, "--head", "Ann", "--tail", "Bob"]
     out = tmp_path / "drawn" / "prediction.png"
     _, without, _ = run(predict.main, *arguments)
@@ -147,12 +149,29 @@ def test_the_picture_changes_the_prediction_and_is_drawn(run: Run, model: str, p
     assert result["predictions"] != without["predictions"]
     assert result["picture"] == str(out)
     with Image.open(out) as drawn:
-        assert (drawn.format, drawn.mode) == ("PNG", "RGB")
+        assert (drawn.format, drawn.mode) == ("PNG", "RGBA")
+
+
+def test_an_answer_that_cannot_be_drawn_is_printed_all_the_same(
+    run: Run,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arguments = ["--model", model, "--text", TEXT, "--head", "Ann", "--tail", "Bob"]
+    _, plain, _ = run(predict.main, *arguments)
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    assert predict.main([*arguments, "--picture", str(tmp_path / "out.png")]) == 1
+    assert json.loads(capsys.readouterr().out) == {**plain, "picture": None}
+    assert "pip install 'roc[plots]'" in caplog.text
 
 
 def test_an_explanation_covers_the_text_and_the_picture_and_is_drawn(
     run: Run, model: str, picture: str, tmp_path: Path
 ) -> None:
+    pytest.importorskip("matplotlib")
     arguments = ["--model", model, "--text", TEXT, "--head", "Ann", "--tail", "Bob", "--image", picture]
     _, plain, _ = run(predict.main, *arguments, "--picture", str(tmp_path / "plain.png"))
     _, result, _ = run(predict.main, *arguments, "--explain", "--picture", str(tmp_path / "explained.png"))

@@ -290,6 +290,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 
 def test_what_visitors_wrote_is_shown_as_text(shared: answers.SharedModel) -> None:
+    pytest.importorskip("matplotlib")
     post = visitor.read_post(f"Ann {EVIL} & Bob", RED, ["Ann", EVIL], None)
     relations = [{"name": EVIL, "descriptions": [f"{EVIL} '\""]}, *shared.relations]
     result = shared.with_relations(relations).rank(post)
@@ -328,6 +329,7 @@ def test_a_pair_without_a_relation_and_a_text_that_was_cut_are_told(
 
 
 def test_an_explanation_shows_the_whole_text_and_the_picture(shared: answers.SharedModel, post: visitor.Post) -> None:
+    pytest.importorskip("matplotlib")
     result, explanation = shared.rank(post), shared.explain(post)
     page = answers.explanation_as_html(post, result, explanation)
     words = page.split("<p class='roc-words'>")[1].split("</p>")[0]
@@ -338,6 +340,7 @@ def test_an_explanation_shows_the_whole_text_and_the_picture(shared: answers.Sha
 
 
 def test_an_explanation_without_a_picture_shows_the_text(shared: answers.SharedModel) -> None:
+    pytest.importorskip("matplotlib")
     post = visitor.read_post(TEXT, None, ["Ann", "Bob"], None)
     result, explanation = shared.rank(post), shared.explain(post)
     assert "data:image/jpeg" not in answers.explanation_as_html(post, result, explanation)
