@@ -111,6 +111,7 @@ def draw_prediction(
 
     Args:
         path: PNG file to write (whole or not at all), or `None` to write none.
+        text: The post's text.
         entities: Dicts with `name`, `type` (or None), and `start` and `end` (half-open character offsets into `text`)
             or `bbox` (`xyxy`, normalised to [0, 1], origin top left).
         predictions: Dicts with `head` and `tail` (indices into `entities`), `relations`, a list of dicts with
@@ -337,10 +338,8 @@ def _find_fonts(characters: set[str]) -> tuple[dict[int, Any], dict[int, str], s
 
     hidden = {own for own in characters if own.isspace() or unicodedata.category(own) in ("Cc", "Cf")}
     hidden |= {own for own in characters if "VARIATION SELECTOR" in unicodedata.name(own, "")}
-    missing, families = (
-        characters - hidden | characters & {*"\u200c\u200d"},
-        [],
-    )  # joiners shape the letters beside them
+    missing = characters - hidden | characters & {*"\u200c\u200d"}  # joiners shape the letters beside them
+    families: list[str] = []
     for family in _families():
         faces = [get_font(findfont(FontProperties(family, weight=weight))) for weight in ("normal", "bold")]
         if covered := {own for own in missing if all(face.get_char_index(ord(own)) for face in faces)}:
