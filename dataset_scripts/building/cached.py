@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
-from roc.dataset_scripts.building.builder import RocDatasetBuilder
 from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.schema import Row
+
+if TYPE_CHECKING:
+    from roc.dataset_scripts.building.builder import RocDatasetBuilder
 
 
 class CachedRows(datasets.GeneratorBasedBuilder):
