@@ -40,7 +40,7 @@ class Entity:
 
 
 def check_entity(entity: Any, text: str, where: str, entity_types: Sequence[str] = ENTITY_TYPES) -> Entity:
-    """Check an entity that a caller gave.
+    """Check an entity that a caller gave, and bring its type into one of `entity_types`.
 
     Args:
         entity: A mapping with `start` and `end`, or `bbox`, and optionally `type`; `(start, end)`;
@@ -48,9 +48,6 @@ def check_entity(entity: Any, text: str, where: str, entity_types: Sequence[str]
         text: The text that the offsets point into.
         where: The entity's name in an error.
         entity_types: The types that it may have.
-
-    Returns:
-        The entity, with one of `entity_types` in place of a tag such as PER.
 
     Raises:
         TypeError: If it is none of these.
@@ -70,11 +67,6 @@ def check_entity(entity: Any, text: str, where: str, entity_types: Sequence[str]
     if text[start:end].isspace():
         raise ValueError(f"{where}: the span ({start}, {end}) holds only white space of the text {shorten(text)!r}.")
     return Entity(start, end, kind)
-
-
-def untyped_spans(entities: Sequence[Entity]) -> list[tuple[int, int]]:
-    """List the spans of the text entities whose type was not given."""
-    return [(e.start, e.end) for e in entities if e.type is None and e.start is not None and e.end is not None]
 
 
 def check_type(given: Any, entity_types: Sequence[str], where: str) -> str:
@@ -175,9 +167,9 @@ def check_pairs(pairs: Any, num_entities: int, where: str) -> tuple[tuple[int, i
 
 
 def _check_pair(pair: Any, num_entities: int, where: str) -> tuple[int, int]:
-    if not isinstance(pair, Sequence) or len(pair) != 2 or not (is_int(pair[0]) and is_int(pair[1])):
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(map(is_int, pair)):
         raise TypeError(f"{where}: a pair is (head, tail), two numbers of entities; given {pair!r}.")
-    head, tail = operator.index(pair[0]), operator.index(pair[1])
+    head, tail = map(operator.index, pair)
     if head == tail or not (0 <= head < num_entities and 0 <= tail < num_entities):
         raise ValueError(
             f"{where}: the pair ({head}, {tail}) must name two different entities out of {num_entities} "

@@ -18,23 +18,14 @@ MAX_NAME_TOKENS = 24  # of an object's type and name: captions are about ten wor
 
 @dataclass(frozen=True)
 class Sample:
-    """A checked text, its picture, its entities and the pairs to encode.
-
-    Args:
-        text: The text.
-        image: Its picture, which is not decoded yet, or None.
-        entities: Its entities. An object has no place in the text; if it has a name, that is read behind the text.
-        pairs: (head, tail) numbers into `entities`. The entities that they name must not be cut off.
-        labels: One label per pair, or None where none were given.
-        where: The text's name in an error.
-    """
+    """A checked text, its picture, its entities and the pairs to encode."""
 
     text: str
-    image: Any
-    entities: tuple[Entity, ...]
-    pairs: tuple[tuple[int, int], ...]
-    labels: tuple[int, ...] | None
-    where: str
+    image: Any  # not decoded yet, or None
+    entities: tuple[Entity, ...]  # an object has no place in the text; if it has a name, that is read behind the text
+    pairs: tuple[tuple[int, int], ...]  # (head, tail) numbers into `entities`; what they name must not be cut off
+    labels: tuple[int, ...] | None  # one per pair
+    where: str  # the text's name in an error
 
     def one_pair_each(self) -> Iterator[Sample]:
         """Repeat the sample once per pair, with only head and tail, each marked in its role (`markers="pair"`)."""
@@ -60,24 +51,14 @@ class Token(NamedTuple):
     is_marker: bool = False
 
 
-@dataclass(frozen=True)
-class EncodedSample:
-    """A sample as tokens.
-
-    Args:
-        sample: The sample.
-        tokens: The tokens, with the tokenizer's special tokens around them.
-        positions: The place of each text entity's opening marker in `tokens`, 0 if it was cut off; for an object, its
-            number among the objects.
-        name_positions: The place of the opening marker of each object's name, -1 if the name is not read.
-        truncated: Whether a part of the text or of an object's name was cut off.
-    """
+class EncodedSample(NamedTuple):
+    """A sample as tokens, with the tokenizer's special tokens around them."""
 
     sample: Sample
     tokens: list[Token]
-    positions: list[int]
-    name_positions: list[int]
-    truncated: bool
+    positions: list[int]  # of each text entity's opening marker, 0 if it was cut off; an object's number among objects
+    name_positions: list[int]  # of the opening marker of each object's name, -1 if the name is not read
+    truncated: bool  # whether a part of the text or of an object's name was cut off
 
 
 class _Mark(NamedTuple):
@@ -107,15 +88,9 @@ def encode_marked(
     The pieces between the markers of all texts go through the tokenizer at once, each with the white space before it:
     where entities end at the end of words, the tokens without markers and types are those of the text.
 
-    Args:
-        tokenizer: A tokenizer that has the markers.
-        samples: The texts.
-        max_length: Most tokens of a text. In a longer one only asked-for entities are marked, and what lies far from
-            them is cut off; where even that leaves no room for the names of objects, those are left out.
-        with_offsets: Whether to tell each token's span in its text; the tokenizer must be a fast one.
-
-    Returns:
-        The texts as tokens. A sample whose pairs lie too far apart for `max_length` is parted until they fit.
+    In a text of more than `max_length` tokens only asked-for entities are marked, and what lies far from them is cut
+    off; where even that leaves no room for the names of objects, those are left out. A sample whose pairs lie too far
+    apart is parted until they fit. `with_offsets` needs a fast tokenizer.
 
     Raises:
         ValueError: If the entities of one pair lie too far apart for `max_length`; the message names the last.

@@ -13,18 +13,10 @@ from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 
 from .loss_roc import NO_LABEL
 from .messages_roc import shorten
-from .processing_entities_roc import (
-    Entity,
-    check_entity,
-    check_number_of_regions,
-    check_pairs,
-    is_int,
-    join_words,
-    untyped_spans,
-)
+from .processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words
 from .processing_images_roc import open_image
 from .processing_marking_roc import MARKERS, NO_SPAN, Sample, encode_marked
-from .processing_typing_roc import ENTITY_TYPES, load_entity_typer, type_id, word_of_type
+from .processing_typing_roc import ENTITY_TYPES, Span, load_entity_typer, type_id, word_of_type
 
 
 class RocProcessor(ProcessorMixin):
@@ -205,15 +197,9 @@ class RocProcessor(ProcessorMixin):
     def type_entities(
         self, texts: Sequence[str], entities: Sequence[Sequence[Any]], *, where: Sequence[str] | None = None
     ) -> list[tuple[Entity, ...]]:
-        """Check entities, and have the entity typer fill in the types that are not given.
+        """Check entities of texts, and have the entity typer fill in the types that are not given.
 
-        Args:
-            texts: The texts.
-            entities: The entities of each text, as `__call__` takes them.
-            where: Each text's name in an error.
-
-        Returns:
-            The entities of each text; a type that the typer could not tell is `""`.
+        `entities` and `where` are as for `__call__`. A type that the typer could not tell is `""`.
 
         Raises:
             TypeError: If an entity is malformed.
@@ -224,7 +210,7 @@ class RocProcessor(ProcessorMixin):
             tuple(check_entity(entity, text, f"{name}, entity {j}", self.entity_types) for j, entity in enumerate(own))
             for text, own, name in zip(texts, entities, names, strict=True)
         ]
-        spans = {i: found for i, own in enumerate(checked) if (found := untyped_spans(own))}
+        spans = {i: found for i, own in enumerate(checked) if (found := _untyped_spans(own))}
         if self.entity_typer is None or not spans:
             return checked
         typer = load_entity_typer(self.entity_typer)
@@ -309,7 +295,7 @@ class RocProcessor(ProcessorMixin):
 def _one_tuple_per_sample(
     text: Any, images: Any, entities: Any, pairs: Any, labels: Any, is_split_into_words: bool
 ) -> list[tuple[Any, ...]]:
-    """`(text, image, entities, pairs, labels)` of each sample, whether one was given or a batch."""
+    """Return `(text, image, entities, pairs, labels)` of each sample, whether one was given or a batch."""
     if text is None or entities is None:
         raise ValueError("ROC needs `text` and its `entities` (images and pairs are optional).")
     columns = {"text": text, "images": images, "entities": entities, "pairs": pairs, "labels": labels}
@@ -317,16 +303,20 @@ def _one_tuple_per_sample(
     if isinstance(text, str) or is_list_of_words:
         return [tuple(columns.values())]
     for name, column in columns.items():
-        if not isinstance(column, Sequence) or isinstance(column, (str, bytes)):
-            if column is None:
-                columns[name] = [None] * len(text)
-                continue
+        if column is None:
+            columns[name] = [None] * len(text)
+        elif not isinstance(column, Sequence) or isinstance(column, (str, bytes)):
             raise TypeError(f"`{name}` must be a list with one entry per text; given a {type(column).__name__}.")
-        if len(column) != len(text):
+        elif len(column) != len(text):
             raise ValueError(f"`{name}` must have one entry per text: {len(text)} texts, given {len(column)}.")
     if not text:
         raise ValueError("The batch is empty: give at least one text.")
     return list(zip(*columns.values(), strict=True))
+
+
+def _untyped_spans(entities: Sequence[Entity]) -> list[Span]:
+    """List the spans of the text entities whose type was not given."""
+    return [(e.start, e.end) for e in entities if e.type is None and e.start is not None and e.end is not None]
 
 
 def _check_text(text: Any, where: str) -> str:

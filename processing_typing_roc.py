@@ -41,24 +41,12 @@ def type_id(word: str | None) -> int:
 
 
 class EntityTyper:
-    """Predicts the types of given spans, and finds the entities of texts.
+    """Predicts the types of given spans, and finds the entities of texts."""
 
-    Attributes:
-        name: The name that `load_entity_typer` takes.
-    """
-
-    name: str
+    name: str  # as `load_entity_typer` takes it
 
     def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[str | None]]:
-        """Predict types.
-
-        Args:
-            texts: The texts.
-            spans: The entities of each text, as half-open character offsets.
-
-        Returns:
-            The type of each span of each text, in lower-case words, or None where the tagger saw no entity.
-        """
+        """Predict the type of each text's spans, in lower-case words, or None where the tagger saw no entity."""
         return _types_of(spans, self.find(texts))
 
     def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
@@ -67,13 +55,10 @@ class EntityTyper:
 
 
 class SpacyEntityTyper(EntityTyper):
-    """Types from a spaCy pipeline's named entities.
+    """Types from the named entities of a spaCy model package.
 
     A span takes the label of the entity that covers most of it. Where the tagger sees none in the sentence
     (often so in tweets), the entity's name is tagged once more by itself.
-
-    Args:
-        package: An installed spaCy model package.
 
     Raises:
         ImportError: If spaCy or the model package is not installed.
@@ -144,8 +129,7 @@ def spacy_package(name: str) -> str | None:
 
 def _known(entities: Iterable[TypedSpan]) -> list[TypedSpan]:
     """Keep the entities whose label ROC has a word for, with that word."""
-    typed = [(start, end, word_of_type(label, ENTITY_TYPES)) for start, end, label in entities]
-    return [(start, end, entity_type) for start, end, entity_type in typed if entity_type is not None]
+    return [(start, end, word) for start, end, label in entities if (word := word_of_type(label, ENTITY_TYPES))]
 
 
 def _types_of(spans: Sequence[Sequence[Span]], found: Sequence[Sequence[TypedSpan]]) -> list[list[str | None]]:
