@@ -30,11 +30,7 @@ BATCH_SIZE = 4
 
 
 class EndpointHandler:
-    """Answers requests with a model's pipeline.
-
-    Args:
-        path: The model's folder.
-    """
+    """Answers requests with the pipeline of the model in the folder `path`."""
 
     def __init__(self, path: str = "") -> None:
         self.pipeline = pipeline(
@@ -48,14 +44,11 @@ class EndpointHandler:
         )
 
     def __call__(self, data: Mapping[str, Any]) -> list[Any]:
-        """Answer one request.
+        """Answer one request with what the pipeline gives for the post or the posts, plain JSON.
 
         Args:
             data: `{"inputs": a post or a list of posts, "parameters": {...}}`. A post is what the pipeline takes, with
                 its picture in base64 (a data URI too); parameters are `PARAMETERS`.
-
-        Returns:
-            What the pipeline gives for the post or the posts, plain JSON.
 
         Raises:
             ValueError: If the request is malformed or too large. The service answers 400 with the message.
@@ -86,14 +79,10 @@ def _checked_parameters(given: Any) -> dict[str, Any]:
     relations = given.get("relations")
     if relations is not None and not isinstance(relations, list):
         raise ValueError(f"relations is a list of mappings; given a {type(relations).__name__}.")
-    size = _size_as_json(relations)
+    size = len(json.dumps(relations, default=repr))
     if relations is not None and (len(relations) > MAX_RELATIONS or size > MAX_RELATION_CHARACTERS):
         raise ValueError(
             f"At most {MAX_RELATIONS} relations of {MAX_RELATION_CHARACTERS:,} characters together are ranked; given "
             f"{len(relations)} of {size:,}."
         )
     return dict(given)
-
-
-def _size_as_json(value: Any) -> int:
-    return len(json.dumps(value, default=repr))

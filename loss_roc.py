@@ -14,7 +14,7 @@ def drop_relations(logits: Tensor, labels: Tensor, probability: float) -> tuple[
 
     Args:
         logits: `(..., num_relations)`.
-        labels: `(...)` int64, index of the relation, -100 where there is none to learn.
+        labels: `(...)` int64, as `retrieval_loss` takes them.
         probability: Probability of leaving a relation out, in [0, 1).
 
     Returns:

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"` for the closest allowed name, or an empty string where none is close."""
+    """Return `" Did you mean 'x'?"` for the closest allowed name, or an empty string where none is close."""
     matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.8)
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """The text, cut to `length` characters where it is longer, for an error message."""
+    """Cut a text to `length` characters for an error message."""
     return text if len(text) <= length else text[: length - 3] + "..."

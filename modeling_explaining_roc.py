@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,34 +47,11 @@ class Explanation:
     patch_relevance: Tensor | None
 
 
-class ExplainableModel(Protocol):
-    """What `Explaining` needs of the model that it is a part of."""
-
-    config: RocConfig
-    training: bool
-
-    @property
-    def temperature(self) -> float:
-        """The temperature that divides cosines."""
-
-    def __call__(self, **inputs: Tensor) -> Any:
-        """Score pairs: see `RocModel.forward`."""
-
-    def train(self, mode: bool) -> Any:
-        """Enter or leave training mode."""
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Give the text encoder's token embeddings."""
-
-    def rank_relations(self, output: Any, pair_mask: Tensor, *, top_k: int) -> list[list[dict[str, Any]]]:
-        """Rank relations: see `RocModel.rank_relations`."""
-
-
 class Explaining:
     """The part of `RocModel` that explains what it predicts."""
 
     def explain(
-        self: ExplainableModel,
+        self: Any,
         inputs: Mapping[str, Tensor],
         *,
         row: int = 0,
@@ -103,7 +80,7 @@ class Explaining:
         """
         if top_k < 1 or num_steps < 1:
             raise ValueError(f"top_k={top_k} and num_steps={num_steps} must be 1 or more.")
-        _check_explainable(self.config, inputs, row, pair, relation)
+        _check_request(self.config, inputs, row, pair, relation)
         was_training = self.training
         self.train(False)
         try:
@@ -113,9 +90,7 @@ class Explaining:
             self.train(was_training)
 
 
-def _explain(
-    model: ExplainableModel, inputs: dict[str, Tensor], relation: str | None, top_k: int, num_steps: int
-) -> Explanation:
+def _explain(model: Any, inputs: dict[str, Tensor], relation: str | None, top_k: int, num_steps: int) -> Explanation:
     with torch.no_grad():
         output = model(**inputs)
     [everything] = model.rank_relations(output, inputs["pair_mask"], top_k=model.config.num_relations)
@@ -178,9 +153,7 @@ def _explain_patches(
     return whole.reshape(rows, height, columns, width).sum(dim=(1, 3))
 
 
-def _check_explainable(
-    config: RocConfig, inputs: Mapping[str, Tensor], row: int, pair: int, relation: str | None
-) -> None:
+def _check_request(config: RocConfig, inputs: Mapping[str, Tensor], row: int, pair: int, relation: str | None) -> None:
     if "patch_features" in inputs:
         raise ValueError("patch_features cannot be explained: give the processor the picture itself.")
     if not 0 <= row < len(inputs["input_ids"]):
@@ -196,17 +169,13 @@ def _check_explainable(
 def _one_row(inputs: Mapping[str, Tensor], row: int, pair: int) -> dict[str, Tensor]:
     """Cut the inputs down to one row with one pair, and the row's own picture."""
     picture = int(inputs["image_index"][row]) if "image_index" in inputs else -1
-    one: dict[str, Tensor] = {}
-    for name, tensor in inputs.items():
-        if name in ("pair_index", "pair_mask"):
-            one[name] = tensor[row : row + 1, pair : pair + 1]
-        elif name == "pixel_values":
-            if picture >= 0:
-                one[name] = tensor[picture : picture + 1]
-        elif name == "image_index":
-            one[name] = tensor.new_tensor([min(picture, 0)])
-        elif name != "labels":
-            one[name] = tensor[row : row + 1]
+    one = {name: tensor[row : row + 1] for name, tensor in inputs.items() if name not in ("labels", "pixel_values")}
+    for name in ("pair_index", "pair_mask"):
+        one[name] = one[name][:, pair : pair + 1]
+    if "image_index" in one:
+        one["image_index"] = one["image_index"].clamp(max=0)
+    if picture >= 0:
+        one["pixel_values"] = inputs["pixel_values"][picture : picture + 1]
     return one
 
 
@@ -219,16 +188,10 @@ def _repeated(inputs: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
 
 
 def _integrated_gradients(score: Callable[[Tensor], Tensor], given: Tensor, baseline: Tensor, num_steps: int) -> Tensor:
-    """Gradient x (given - baseline), averaged over the midpoints of `num_steps` equal parts of the path.
+    """Average gradient x (given - baseline) over the midpoints of `num_steps` equal parts of the path between them.
 
-    Args:
-        score: A function from `(steps, ...)` to `(steps,)`.
-        given: `(1, ...)`, the end of the path.
-        baseline: `(1, ...)`, the start of the path.
-        num_steps: Number of points on the path.
-
-    Returns:
-        `(1, ...)`. The sum is `score(given) - score(baseline)`, up to the error of taking points for the path.
+    `score` makes `(steps,)` of `(steps, ...)`; all others are `(1, ...)`. The sum of the result is
+    `score(given) - score(baseline)`, up to the error of taking points for the path.
     """
     shares = (torch.arange(num_steps, device=given.device, dtype=given.dtype) + 0.5) / num_steps
     shares = shares.view(-1, *[1] * (given.dim() - 1))

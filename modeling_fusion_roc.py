@@ -119,15 +119,8 @@ class RocAttention(nn.Module):
         dropout = self.config.dropout if self.training else 0.0
         if dropout and query.device.type == "cpu":  # sdpa has no kernel for it, and falls back to a slower way
             attention = eager_attention_forward
-        attended, _ = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=1 / math.sqrt(self.head_dim),
-            dropout=dropout,
-        )
+        scaling = 1 / math.sqrt(self.head_dim)
+        attended, _ = attention(self, query, key, value, attention_mask, scaling=scaling, dropout=dropout)
         return self.output(attended.flatten(2))
 
 
@@ -168,8 +161,8 @@ class RocPairHead(nn.Module):
         return self.dropout(self.activation(self.dense(head_and_tail)))
 
 
-class RocPreTrainedModel(PreTrainedModel):
-    """Initialisation and the declarations that Transformers reads."""
+class RocPairEncoder(PreTrainedModel):
+    """Encodes text and picture, fuses them, and joins the entities of each pair to one vector."""
 
     config_class = RocConfig
     base_model_prefix = ""
@@ -180,20 +173,6 @@ class RocPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["RocFusionLayer"]
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, RocImageEmbeddings) and module.has_vision:
-            init.normal_(module.no_image, std=self.config.initializer_range)
-
-
-class RocPairEncoder(RocPreTrainedModel):
-    """Encodes text and picture, fuses them, and joins the entities of each pair to one vector.
-
-    Args:
-        config: The model's configuration; backbones are built with random weights.
-    """
-
     def __init__(self, config: RocConfig) -> None:
         super().__init__(config)
         self.text_model = build_backbone(config.text_config)
@@ -203,6 +182,12 @@ class RocPairEncoder(RocPreTrainedModel):
         self.fusion_layers = nn.ModuleList(RocFusionLayer(config) for _ in range(config.fusion_num_layers))
         self.fusion_norm = nn.LayerNorm(config.hidden_size)
         self.pair_head = RocPairHead(config)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RocImageEmbeddings) and module.has_vision:
+            init.normal_(module.no_image, std=self.config.initializer_range)
 
     def _pair_vectors(self, inputs: PairInputs) -> tuple[Tensor, Tensor | None]:
         """Fuse [text ; regions ; patches], pick the entities, join head and tail.
@@ -255,14 +240,11 @@ class RocPairEncoder(RocPreTrainedModel):
         return self.image_embeddings.projection(states.flatten(1, 2)), (states.shape[1], states.shape[2])
 
     def _fuse(self, parts: Sequence[FusedPart], positions: Tensor) -> Tensor:
-        """Join the parts along the sequence, let the fusion layers mix them, and pick `positions` `(batch, n)`.
+        """Join the parts along the sequence, let the fusion layers mix them, and give `positions` `(batch, n)`.
 
         Every layer reads the patches, which come last, and none updates them: the vision encoder has related them to
         each other already, and they are many. Only `positions` of the last layer are read, so it computes nothing
         else. The paper updates everything in every layer; this is our choice, see RESULTS.md.
-
-        Returns:
-            `(batch, n, hidden)`.
         """
         states = torch.cat([part.states + self.modality_embeddings.weight[part.modality] for part in parts], dim=1)
         attention_mask = torch.cat([part.mask for part in parts], dim=1)[:, None, None]  # (batch, 1, 1, length)
@@ -282,15 +264,7 @@ def gather_rows(states: Tensor, index: Tensor) -> Tensor:
 
 
 def gather_pairs(entity_states: Tensor, pair_index: Tensor) -> Tensor:
-    """Pick each pair's head and tail out of `(batch, entities, dim)`.
-
-    Args:
-        entity_states: `(batch, entities, dim)`.
-        pair_index: `(batch, pairs, 2)` int64, head and tail as numbers of entities.
-
-    Returns:
-        `(batch, pairs, 2, dim)`.
-    """
+    """Pick each pair's head and tail out of `(batch, entities, dim)`: `(batch, pairs, 2, dim)`."""
     batch, pairs, _ = pair_index.shape
     return gather_rows(entity_states, pair_index.reshape(batch, 2 * pairs)).view(batch, pairs, 2, -1)
 

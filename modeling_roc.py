@@ -54,11 +54,7 @@ class RocOutput(ModelOutput):
 
 
 class RocModel(RelationEditing, Explaining, RocPairEncoder):
-    """Multimodal relation extraction by retrieval.
-
-    Args:
-        config: The configuration; backbones are built with random weights (see `from_backbones`).
-    """
+    """Multimodal relation extraction by retrieval. Its backbones start with random weights: see `from_backbones`."""
 
     def __init__(self, config: RocConfig) -> None:
         super().__init__(config)
@@ -71,16 +67,14 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         self._freeze()
 
     def _build_retrieval(self, config: RocConfig) -> None:
-        self.relation_model = None
-        if config.relation_config is not None:
-            self.relation_model = build_backbone(config.relation_config)
-        feature_dim = (config.relation_config or config.text_config).hidden_size
+        self.relation_model = build_backbone(config.relation_config) if config.relation_config else None
+        encoder: Any = config.relation_config or config.text_config
         self.pair_projection = nn.Linear(config.hidden_size, config.embed_dim)
         self.relation_projection = nn.Identity()
         if config.alignment == "projection":
-            self.relation_projection = nn.Linear(feature_dim, config.embed_dim, bias=False)
+            self.relation_projection = nn.Linear(encoder.hidden_size, config.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.zeros(()))
-        self.relation_bank = RelationBank(config.num_descriptions, feature_dim)
+        self.relation_bank = RelationBank(config.num_descriptions, encoder.hidden_size)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -94,15 +88,15 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
                 init.zeros_(module.pair_projection.weight)
 
     def _freeze(self) -> None:
-        """Freeze what is not to be trained. To be called again after loading, which makes everything trainable."""
+        """Freeze what is not to be trained. Call it again after loading, which makes everything trainable."""
         if self.config.head == "retrieval":
             self.logit_scale.requires_grad_(self.config.learn_temperature)
         for encoder in self._frozen_encoders():
             encoder.requires_grad_(False).eval()
         if self.vision_model is not None:
-            unused = UNUSED_PARTS.get(self.vision_model.config.model_type, ())
+            unused = UNUSED_PARTS.get(self.vision_model.config.model_type)
             for name, parameter in self.vision_model.named_parameters():
-                if any(part in unused for part in name.split(".")):
+                if unused in name.split("."):
                     parameter.requires_grad_(False)
 
     def _frozen_encoders(self) -> list[PreTrainedModel]:
@@ -115,11 +109,6 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
 
         Weights are read from safetensors alone: the older formats are pickles, which can run any code. The encoders of
         a small checkpoint come from where its configuration says (`RocConfig.encoder_sources`).
-
-        Args:
-            pretrained_model_name_or_path: Hub id or folder of a model.
-            *arguments: See `PreTrainedModel.from_pretrained`.
-            **options: See `PreTrainedModel.from_pretrained`.
 
         Raises:
             ImportError: If the model has an adapter and PEFT is not installed, or if the package that carries its
@@ -169,13 +158,9 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             check_patches(vision)
         retrieves = config_fields.get("head", "retrieval") == "retrieval"
         describer = load_backbone(text_model) if retrieves and not share_description_encoder else None
-        config = RocConfig(
-            text_config=text.config,
-            vision_config=vision.config if vision is not None else None,
-            relation_config=describer.config if describer is not None else None,
-            **config_fields,
-        )
-        model = cls(config)
+        encoders = {"text_config": text, "vision_config": vision, "relation_config": describer}
+        configs: dict[str, Any] = {name: own and own.config for name, own in encoders.items()}
+        model = cls(RocConfig(**configs, **config_fields))
         model.text_model, model.vision_model = text, vision
         if describer is not None:
             model.relation_model = describer
@@ -194,13 +179,9 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
 
     @torch.no_grad()
     def start_tokens_like(self, token_ids: Sequence[int], like: int) -> None:
-        """Give tokens the embedding of another token, to train from there.
+        """Give tokens the embedding of the token `like`, to train from there.
 
         Markers that start as a comma disturb a sentence encoder less than markers that start at random.
-
-        Args:
-            token_ids: The tokens to change.
-            like: The token to take the embedding of.
         """
         embeddings = self.get_input_embeddings().weight
         embeddings[list(token_ids)] = embeddings[like].clone()
@@ -230,13 +211,12 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
     def rank_relations(self, output: RocOutput, pair_mask: Tensor, *, top_k: int = 3) -> list[list[dict[str, Any]]]:
         """Rank for each real pair of an output the relations from likely to unlikely.
 
-        Args:
-            output: What `forward` returned.
-            pair_mask: `(batch, pairs)`, 1 = real, as the processor gave it.
-            top_k: How many relations to give for each pair, at most.
+        `output` is what `forward` returned, and `pair_mask` `(batch, pairs)` what the processor gave, 1 = real.
 
         Returns:
-            For each real pair, in order, what `rank_relations` of `modeling_decisions_roc` gives.
+            A list per real pair, in order: at most `top_k` mappings of `relation` (its name), `score` (its probability
+            among the model's relations) and `description` (the one nearest to the pair; the first one for the
+            classification head).
         """
         is_real = pair_mask.bool()
         logits, pair_embeds = output.logits[is_real], output.pair_embeds[is_real]  # type: ignore[index]
@@ -249,11 +229,8 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
     def index_relations(self, *, exact: bool | None = None) -> RelationIndex:
         """Take a snapshot of the relations to search in, for inventories where scoring every relation is slow.
 
-        Args:
-            exact: Whether every relation is compared with a pair: see `RelationIndex`.
-
-        Returns:
-            The index. Its `search` takes what `get_pair_features` returns, without padded pairs.
+        The index's `search` takes what `get_pair_features` returns, without padded pairs. `RelationIndex` describes
+        `exact`.
 
         Raises:
             ValueError: If the model has no relations, their descriptions have not been encoded, or the model
@@ -266,11 +243,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         return RelationIndex(self.config.relations, descriptions, pooling=pooling, exact=exact)
 
     def encode_descriptions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Encode descriptions, before the projection.
-
-        Args:
-            input_ids: `(num_descriptions, length)` int64.
-            attention_mask: `(num_descriptions, length)`, 1 = real.
+        """Encode descriptions, tokenised as for `get_relation_features`, before the projection.
 
         Returns:
             `(num_descriptions, feature_dim)`, the mean of the real tokens' last hidden states.
@@ -313,13 +286,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         return self._project_descriptions(self.encode_descriptions(input_ids, attention_mask))
 
     def get_pair_features(self, **inputs: Any) -> Tensor:
-        """Encode pairs.
-
-        Args:
-            **inputs: What the processor gave; `PairInputs` says what is read of it.
-
-        Returns:
-            `(batch, pairs, embed_dim)`, L2-normalised.
+        """Encode the pairs of what the processor gave: `(batch, pairs, embed_dim)`, L2-normalised.
 
         Raises:
             ValueError: If the model classifies.
@@ -362,9 +329,6 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             num_items_in_batch: See `retrieval_loss`.
             **unused: What the processor adds for its caller, such as `pair_mask` and `truncated`.
 
-        Returns:
-            A `RocOutput`.
-
         Raises:
             ValueError: If both `pixel_values` and `patch_features` are given, if the model has no relations, or if
                 `marker_mask` is missing where `token_dropout` needs it.
@@ -395,7 +359,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         negative_features: Tensor | None,
         num_items_in_batch: Tensor | int | None,
     ) -> RocOutput:
-        """Score the packed inputs: see `forward`, whose relation tokens `descriptions` are."""
+        """Score what `forward` was given; `descriptions` are its relation tokens and their mask."""
         if self.training:
             inputs, labels = corrupt_inputs(inputs, labels, self.config)
         vectors, start = self._pair_vectors(inputs)
@@ -403,9 +367,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             output = RocOutput(logits=self.classifier(vectors).float(), pair_embeds=vectors)
         else:
             output = self._retrieve(vectors, start, *descriptions)
-        loss = None
-        if labels is not None:
-            loss = self._loss(output, labels, negative_features, num_items_in_batch)
+        loss = None if labels is None else self._loss(output, labels, negative_features, num_items_in_batch)
         logits = constrain_types(
             output.logits, self.config, entity_type_ids=inputs.entity_type_ids, pair_index=inputs.pair_index
         )
@@ -428,26 +390,18 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         return RocOutput(logits=logits, pair_embeds=pair_embeds, relation_embeds=relation_embeds)
 
     def _loss(
-        self,
-        output: RocOutput,
-        labels: Tensor,
-        negative_features: Tensor | None,
-        num_items_in_batch: Tensor | int | None,
+        self, output: Any, labels: Tensor, negative_features: Tensor | None, num_items_in_batch: Tensor | int | None
     ) -> Tensor:
-        """The loss of the logits before `type_constraints`; relation dropout and label smoothing are for training."""
+        """Compute the loss before `type_constraints`; relation dropout and label smoothing are for training."""
         logits = output.logits
         if self.training and self.config.relation_dropout:
             logits, labels = drop_relations(logits, labels, self.config.relation_dropout)
         if negative_features is not None:
-            logits = self._with_negatives(logits, output.pair_embeds, negative_features)
+            with torch.autocast(logits.device.type, enabled=False):
+                cosines = output.pair_embeds @ self._project_descriptions(negative_features).T
+            logits = torch.cat([logits, cosines * self._clamped_scale()], dim=-1)
         label_smoothing = self.config.label_smoothing if self.training else 0.0
         return retrieval_loss(logits, labels, label_smoothing=label_smoothing, num_items_in_batch=num_items_in_batch)
-
-    def _with_negatives(self, logits: Tensor, pair_embeds: Tensor, features: Tensor) -> Tensor:
-        """Append to the logits those of descriptions that hold for no pair."""
-        with torch.autocast(pair_embeds.device.type, enabled=False):
-            cosines = pair_embeds @ self._project_descriptions(features).T
-        return torch.cat([logits, cosines * self._clamped_scale()], dim=-1)
 
     def _project_pairs(self, vectors: Tensor, start: Tensor | None) -> Tensor:
         projected = self.pair_projection(vectors).float()

@@ -13,12 +13,9 @@ from .configuration_roc import RocConfig
 
 # Parts of vision encoders that do not reach their token states: no loss would train them.
 UNUSED_PARTS = {
-    "clip_vision_model": ("post_layernorm",),
-    "siglip_vision_model": ("head",),
-    "siglip2_vision_model": ("head",),
-    "dinov2": ("mask_token",),
-    "dinov2_with_registers": ("mask_token",),
-    "dinov3_vit": ("mask_token",),
+    "clip_vision_model": "post_layernorm",
+    **dict.fromkeys(("siglip_vision_model", "siglip2_vision_model"), "head"),
+    **dict.fromkeys(("dinov2", "dinov2_with_registers", "dinov3_vit"), "mask_token"),
 }
 
 
@@ -28,10 +25,11 @@ class RocImageEmbeddings(nn.Module):
     def __init__(self, config: RocConfig) -> None:
         super().__init__()
         self.box_embedding = nn.Linear(4, config.hidden_size)
-        self.has_vision = config.vision_config is not None
+        vision: Any = config.vision_config
+        self.has_vision = vision is not None
         if self.has_vision:
             self.no_image = nn.Parameter(torch.zeros(config.hidden_size))
-            self.projection = nn.Linear(config.vision_config.hidden_size, config.hidden_size)
+            self.projection = nn.Linear(vision.hidden_size, config.hidden_size)
 
     def scatter(self, patches: Tensor | None, image_index: Tensor) -> tuple[Tensor, Tensor]:
         """Give every sample its picture's patches, or one "no picture" token where it has none.
@@ -57,8 +55,8 @@ class RocImageEmbeddings(nn.Module):
 
         Args:
             boxes: `(batch, regions, 4)`, `xyxy` in [0, 1].
-            patches: `(images, rows * columns, hidden)`, or None where no sample has a picture.
-            image_index: `(batch,)` int64, each sample's row of `patches`, -1 for no picture.
+            patches: See `scatter`.
+            image_index: See `scatter`.
             grid: Rows and columns of the patches.
 
         Returns:
@@ -76,11 +74,7 @@ class RocImageEmbeddings(nn.Module):
 
 
 def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
-    """Encode pictures to one state per patch.
-
-    Args:
-        encoder: Any ViT-like vision encoder.
-        pixel_values: `(images, channels, height, width)`.
+    """Encode pictures `(images, channels, height, width)` with any ViT-like encoder to one state per patch.
 
     Returns:
         `(images, rows, columns, vision_hidden)`.
@@ -88,7 +82,7 @@ def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     Raises:
         ValueError: If the encoder has no patches, or does not give at least one token for each patch.
     """
-    grid = patch_grid(encoder.config, pixel_values.shape[-2], pixel_values.shape[-1])
+    grid = patch_grid(encoder.config, *pixel_values.shape[-2:])
     pixel_values = pixel_values.to(encoder.dtype)
     inputs: dict[str, Any] = {"pixel_values": pixel_values}
     if encoder.config.model_type == "siglip2_vision_model":
@@ -105,17 +99,10 @@ def encode_patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def check_patches(encoder: PreTrainedModel) -> None:
-    """Encode a blank picture, to find out before training whether an encoder keeps one state per patch.
-
-    Args:
-        encoder: A vision encoder.
-
-    Raises:
-        ValueError: As `encode_patches`.
-    """
-    config, was_training = encoder.config, encoder.training
-    height, width = picture_size(config)
-    blank = torch.zeros(1, getattr(config, "num_channels", 3), height, width, device=encoder.device)
+    """Encode a blank picture, so that an encoder that `encode_patches` refuses is refused before training."""
+    was_training = encoder.training
+    num_channels = getattr(encoder.config, "num_channels", 3)
+    blank = torch.zeros(1, num_channels, *picture_size(encoder.config), device=encoder.device)
     encode_patches(encoder.eval(), blank)
     encoder.train(was_training)
 
@@ -136,9 +123,6 @@ def _naflex_inputs(pixel_values: Tensor, grid: tuple[int, int], patch_size: int)
 
 def picture_size(vision_config: PretrainedConfig) -> tuple[int, int]:
     """Tell for which pictures an encoder was made: height and width in pixels.
-
-    Args:
-        vision_config: The encoder's configuration.
 
     Raises:
         ValueError: If the configuration does not tell.
@@ -174,8 +158,7 @@ def patch_coverage(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
         `(..., rows * columns)`, row by row; all weights of a box without area are 0.
     """
     x0, y0, x1, y1 = boxes.float().unbind(-1)
-    across = _overlap(x0, x1, grid[1])  # (..., columns)
-    down = _overlap(y0, y1, grid[0])  # (..., rows)
+    across, down = _overlap(x0, x1, grid[1]), _overlap(y0, y1, grid[0])  # (..., columns), (..., rows)
     area = (down[..., :, None] * across[..., None, :]).flatten(-2)
     return area / area.sum(-1, keepdim=True).clamp(min=torch.finfo(area.dtype).eps)
 

@@ -46,11 +46,7 @@ class PostLimits:
     image_formats: Sequence[str] = ("PNG", "JPEG", "WEBP")
 
     def check_sizes(self, post: Mapping[str, Any], where: str) -> None:
-        """Measure all of a post but its picture, before anything of it is read.
-
-        Raises:
-            ValueError: If any of it is too large.
-        """
+        """Raise a ValueError where anything of a post but its picture is too large, before any of it is read."""
         text, entities = post.get("text"), post.get("entities")
         others = len(json.dumps({key: value for key, value in post.items() if key != "image"}, default=repr))
         if isinstance(text, str) and len(text) > self.max_characters:
@@ -87,27 +83,19 @@ class PostLimits:
 
 @dataclass(frozen=True)
 class Post:
-    """One post as `RocProcessor` takes it, which looks at pictures, spans and boxes.
-
-    Args:
-        text: The text.
-        image: A PIL image, the bytes of a picture file, or None.
-        entities: Its entities, as the processor takes them.
-        pairs: (head, tail) numbers into `entities`.
-        where: The post's name in an error.
-    """
+    """One post as `RocProcessor` takes it, which looks at pictures, spans and boxes."""
 
     text: str
-    image: Any
+    image: Any  # a PIL image, the bytes of a picture file, or None
     entities: Sequence[Any]
-    pairs: Sequence[tuple[int, int]]
-    where: str
+    pairs: Sequence[tuple[int, int]]  # (head, tail) numbers into `entities`
+    where: str  # its name in an error
 
 
 def read_post(
     given: Any, processor: Any, *, where: str, allow_paths: bool = False, limits: PostLimits | None = None
 ) -> Post:
-    """Check a post that a caller gave.
+    """Check a post that a caller gave. It has no pairs where it has fewer than two entities.
 
     Args:
         given: A mapping of `text`, optionally `image`, and `head` and `tail` (one pair), or `entities` (all ordered
@@ -116,9 +104,6 @@ def read_post(
         where: The post's name in an error.
         allow_paths: See `read_image`.
         limits: What the post may hold; None for a post of the caller's own.
-
-    Returns:
-        The post. It has no pairs where it has fewer than two entities.
 
     Raises:
         TypeError: If the post, its text, its picture's path or its list of entities has the wrong type.
@@ -160,25 +145,16 @@ def _check_keys(given: Mapping[str, Any], where: str) -> None:
 
 
 def _with_span(given: Any, text: str, where: str) -> Any:
-    """The entity, with its place in the text where only its name was given."""
+    """Give an entity its place in the text where only its name was given."""
     otherwise = "a mapping with start and end in characters, or one with the bbox of an object in the picture"
     return span_of_name(given, text, f"{where}:", otherwise) if isinstance(given, str) else given
 
 
 def span_of_name(name: str, text: str, where: str, otherwise: str) -> dict[str, int]:
-    """Find the first occurrence of an entity's name in a text.
-
-    Args:
-        name: The name.
-        text: The text.
-        where: Put in front of the error.
-        otherwise: What may be given in place of a name, for the error.
-
-    Returns:
-        `start` and `end`, half-open character offsets.
+    """Find the `start` and `end` of the first of a name's `occurrences` in a text, as half-open character offsets.
 
     Raises:
-        ValueError: If the name does not occur, as `occurrences` defines it.
+        ValueError: If there is none. The message begins with `where` and says what may be given `otherwise`.
     """
     start = next(occurrences(name, text), -1)
     if start < 0:
@@ -203,7 +179,7 @@ def occurrences(name: str, text: str) -> Iterator[int]:
 
 
 def is_inside_word(text: str, offset: int) -> bool:
-    """Whether the characters on both sides of an offset belong to one word: letters with a case, digits or `_`."""
+    """Tell whether the characters on both sides of an offset belong to one word: letters with a case, digits or `_`."""
     return 0 < offset < len(text) and all(
         character == "_" or character.isdigit() or character.lower() != character.upper()
         for character in text[offset - 1 : offset + 1]
@@ -211,16 +187,13 @@ def is_inside_word(text: str, offset: int) -> bool:
 
 
 def read_image(given: Any, where: str, *, allow_paths: bool = False, limits: PostLimits | None = None) -> Any:
-    """Read a picture as callers give it. An address is never fetched.
+    """Read a picture as callers give it, without decoding it. An address is never fetched.
 
     Args:
         given: A PIL image, the bytes of a picture file, the same in base64 (a data URI too), or None.
         where: The post's name in an error.
         allow_paths: Whether a string or path may also name a file; never for strings of people whom you do not know.
         limits: What the picture may be; it must then be in base64.
-
-    Returns:
-        A PIL image, bytes that have not been decoded, or None.
 
     Raises:
         TypeError: If a path is given without `allow_paths`.
@@ -260,19 +233,13 @@ def _is_file(given: str | os.PathLike[str]) -> bool:
 
 @torch.no_grad()
 def rank_posts(model: Any, processor: Any, posts: Sequence[Post], *, top_k: int) -> tuple[list[dict[str, Any]], bool]:
-    """Rank the relations of posts, all in one pass through the model.
-
-    Args:
-        model: A `RocModel`.
-        processor: Its `RocProcessor`.
-        posts: The posts.
-        top_k: Relations per pair.
+    """Rank the `top_k` relations of each pair of posts, all in one pass through a `RocModel`.
 
     Returns:
-        For each post `text`, `entities` (name, start, end, type, bbox) and `predictions`: per pair `head` and `tail`
-        (numbers into `entities`), `relation` (what `decide_relations` gives: a name, or None for a pair that
-        stays below the threshold) and `relations` as `RocModel.rank_relations` gives them. The second value
-        tells whether text was cut off.
+        A mapping per post of `text`, `entities` (name, start, end, type, bbox) and `predictions`: per pair `head` and
+        `tail` (numbers into `entities`), `relation` (what `decide_relations` gives: a name, or None for a pair that
+        stays below the threshold) and `relations` as `RocModel.rank_relations` gives them. The second value tells
+        whether text was cut off.
 
     Raises:
         ValueError: If `top_k` is below 1, the model has no relations, or as `RocProcessor`.
@@ -296,20 +263,16 @@ def rank_posts(model: Any, processor: Any, posts: Sequence[Post], *, top_k: int)
 
 
 def _rank(model: Any, processor: Any, asked: Sequence[tuple[Post, Any]], top_k: int) -> tuple[Any, bool]:
-    """`relation` and `relations` of all pairs of all posts, in order, and whether text was cut off."""
-    batch = processor(
-        text=[post.text for post, _ in asked],
-        images=[post.image for post, _ in asked],
-        entities=[entities for _, entities in asked],
-        pairs=[post.pairs for post, _ in asked],
-        where=[post.where for post, _ in asked],
-    ).to(model.device)
+    """Yield `relation` and `relations` of all pairs of all posts, in order; tell also whether text was cut off."""
+    columns = zip(*((post.text, post.image, entities, post.pairs, post.where) for post, entities in asked))
+    names = ("text", "images", "entities", "pairs", "where")
+    batch = processor(**dict(zip(names, map(list, columns)))).to(model.device)
     output = model(**batch)
     logits = output.logits[batch["pair_mask"].bool()]
     decided = decide_relations(logits, model.config, temperature=model.temperature).tolist()
     ranked = model.rank_relations(output, batch["pair_mask"], top_k=top_k)
-    names = model.config.relation_names
-    rows = ({"relation": names[n] if n >= 0 else None, "relations": own} for n, own in zip(decided, ranked))
+    known = model.config.relation_names
+    rows = ({"relation": known[n] if n >= 0 else None, "relations": own} for n, own in zip(decided, ranked))
     return rows, bool(batch["truncated"].any())
 
 

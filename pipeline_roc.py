@@ -47,7 +47,8 @@ class RocPipeline(Pipeline):
 
         Args:
             inputs: A post; a list of posts, for a list of results; or any other iterable of posts (a generator, a data
-                set), for an iterator of results. Instead, a post's keys as keywords: `pipe(text=..., image=...)`.
+                set), for an iterator of results. The keys of one post may be given as keywords in its place:
+                `pipe(text=..., image=...)`.
             **options: `batch_size` (posts that go through the model together), and
                 `top_k`: relations per pair, 1 by default;
                 `threshold`: leave out relations with a lower score, the relation that means "none of these", and pairs
@@ -59,9 +60,6 @@ class RocPipeline(Pipeline):
                 `max_pairs`: refuse posts with more pairs;
                 `limits`: what posts may hold that come from anybody, a mapping of the fields of `PostLimits`.
                 They may be given to `pipeline(...)` as well, for all calls.
-
-        Returns:
-            A result, a list of them, or an iterator.
 
         Raises:
             ValueError: If a post is malformed, which the message names, an option is out of range, or the model has no
@@ -98,13 +96,9 @@ class RocPipeline(Pipeline):
         if none_relation is not None and relations is None:
             raise ValueError("none_relation names one of the `relations` that are given with it; none were given.")
         model = None if relations is None else self._model_with(relations, none_relation)
-        preprocess = {
-            "allow_paths": allow_paths,
-            "max_pairs": max_pairs,
-            "limits": None if limits is None else PostLimits(**limits),
-        }
-        forward = {"top_k": top_k, "threshold": threshold, "model": model}
-        return _given(preprocess), _given(forward), {}
+        checked_limits = None if limits is None else PostLimits(**limits)
+        preprocess = {"allow_paths": allow_paths, "max_pairs": max_pairs, "limits": checked_limits}
+        return _given(preprocess), _given({"top_k": top_k, "threshold": threshold, "model": model}), {}
 
     def _model_with(self, relations: Sequence[Mapping[str, Any]], none_relation: str | None) -> Any:
         """Give the model other relations, in a copy that is remembered for further calls."""
@@ -117,11 +111,7 @@ class RocPipeline(Pipeline):
         return self._models_with[key]
 
     def preprocess(
-        self,
-        inputs: Any,
-        allow_paths: bool = False,
-        max_pairs: int | None = None,
-        limits: PostLimits | None = None,
+        self, inputs: Any, allow_paths: bool = False, max_pairs: int | None = None, limits: PostLimits | None = None
     ) -> dict[str, Post]:
         """Check one post. Posts become tensors in `_forward`, together: only the processor knows how to pad them."""
         where, given = inputs
@@ -155,33 +145,26 @@ class RocPipeline(Pipeline):
 
 def _triples(ranked: Mapping[str, Any], threshold: float | None, none_relation: str | None) -> list[dict[str, Any]]:
     """Turn one post that `rank_posts` has ranked into its result."""
-    entities = ranked["entities"]
     return [
-        _triple(entities[pair["head"]], entities[pair["tail"]], entry)
+        _triple(ranked["entities"][pair["head"]], ranked["entities"][pair["tail"]], entry)
         for pair in ranked["predictions"]
         for entry in pair["relations"]
-        if threshold is None or _holds(pair["relation"], entry, threshold, none_relation)
+        if threshold is None
+        or (not {None, none_relation} & {pair["relation"], entry["relation"]} and entry["score"] >= threshold)
     ]
 
 
 def _triple(head: Mapping[str, Any], tail: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    head_span, tail_span = (None if own["start"] is None else [own["start"], own["end"]] for own in (head, tail))
     return {
         "head": head["name"],
         "tail": tail["name"],
         **entry,  # relation, score, description
-        "head_span": _span(head),
-        "tail_span": _span(tail),
+        "head_span": head_span,
+        "tail_span": tail_span,
         "head_box": head["bbox"],
         "tail_box": tail["bbox"],
     }
-
-
-def _holds(decided: str | None, entry: Mapping[str, Any], threshold: float, none_relation: str | None) -> bool:
-    return decided not in (None, none_relation) and entry["relation"] != none_relation and entry["score"] >= threshold
-
-
-def _span(entity: Mapping[str, Any]) -> list[int] | None:
-    return None if entity["start"] is None else [entity["start"], entity["end"]]
 
 
 def _check_number(name: str, value: Any, kind: Any, least: int, most: float) -> None:

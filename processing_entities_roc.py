@@ -38,14 +38,9 @@ class Entity:
         """Whether the entity is a box in the picture."""
         return self.bbox is not None
 
-    @property
-    def needs_type(self) -> bool:
-        """Whether it is a text entity whose type was not given, so that the entity typer predicts it."""
-        return self.bbox is None and self.type is None
-
 
 def check_entity(entity: Any, text: str, where: str, entity_types: Sequence[str] = ENTITY_TYPES) -> Entity:
-    """Check an entity that a caller gave.
+    """Check an entity that a caller gave, and bring its type into one of `entity_types`.
 
     Args:
         entity: A mapping with `start` and `end`, or `bbox`, and optionally `type`; `(start, end)`;
@@ -53,9 +48,6 @@ def check_entity(entity: Any, text: str, where: str, entity_types: Sequence[str]
         text: The text that the offsets point into.
         where: The entity's name in an error.
         entity_types: The types that it may have.
-
-    Returns:
-        The entity, with one of `entity_types` in place of a tag such as PER.
 
     Raises:
         TypeError: If it is none of these.
@@ -78,19 +70,11 @@ def check_entity(entity: Any, text: str, where: str, entity_types: Sequence[str]
 
 
 def check_type(given: Any, entity_types: Sequence[str], where: str) -> str:
-    """Check an entity's type.
-
-    Args:
-        given: One of `entity_types`, in upper or lower case, or a tagger's label for it, such as PER, GPE or MISC.
-        entity_types: The types that it may be.
-        where: Put in front of the error.
-
-    Returns:
-        One of `entity_types`.
+    """Turn a type in upper or lower case, or a tagger's label such as PER, into one of `entity_types`.
 
     Raises:
         TypeError: If it is no string.
-        ValueError: If it is no such type.
+        ValueError: If it is no such type. `where` is put in front of the message.
     """
     if not isinstance(given, str):
         raise TypeError(f"{where}: type must be a string or None; given {given!r}.")
@@ -104,7 +88,7 @@ def check_type(given: Any, entity_types: Sequence[str], where: str) -> str:
 
 
 def check_span(start: Any, end: Any, length: int, where: str, *, unit: str = "character") -> tuple[int, int]:
-    """Check a half-open span.
+    """Check a half-open span of a text, and return its offsets as plain integers.
 
     Args:
         start: Its first offset.
@@ -112,9 +96,6 @@ def check_span(start: Any, end: Any, length: int, where: str, *, unit: str = "ch
         length: The length of the text, in units.
         where: Put in front of every error.
         unit: What the offsets count: `"character"`, `"word"` or `"token"`.
-
-    Returns:
-        Both offsets as plain integers.
 
     Raises:
         TypeError: If an offset is no integer.
@@ -136,28 +117,23 @@ def _fields(entity: Any, where: str) -> tuple[Any, Any, Any, Any, Any]:
     if isinstance(entity, Entity):
         return entity.start, entity.end, entity.type, entity.bbox, entity.name
     if isinstance(entity, Mapping):
-        start, end, kind, bbox, name = map(entity.get, ("start", "end", "type", "bbox", "name"))
-        return start, end, kind, bbox, name
+        return entity.get("start"), entity.get("end"), entity.get("type"), entity.get("bbox"), entity.get("name")
     if isinstance(entity, Sequence) and not isinstance(entity, str) and len(entity) in (2, 3):
         return entity[0], entity[1], entity[2] if len(entity) == 3 else None, None, None
     raise TypeError(f"{where}: give a mapping with start and end, or bbox; or (start, end[, type]); given {entity!r}.")
 
 
 def check_box(bbox: Any, where: str) -> tuple[float, float, float, float]:
-    """Check a box in a picture.
-
-    Args:
-        bbox: `(x0, y0, x1, y1)` in [0, 1], origin top left.
-        where: Put in front of every error.
-
-    Returns:
-        The four numbers.
+    """Check a box in a picture, `(x0, y0, x1, y1)` in [0, 1], origin top left.
 
     Raises:
-        ValueError: If it is not four numbers, or the box is inverted, empty or outside the picture.
+        ValueError: If it is not four numbers, or the box is inverted, empty or outside the picture. `where` is put in
+            front of the message.
     """
     try:
-        x0, y0, x1, y1 = (_side(value) for value in bbox)
+        if any(isinstance(value, (str, bytes, bool)) for value in bbox):
+            raise TypeError("not a number")
+        x0, y0, x1, y1 = map(float, bbox)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: bbox must be four numbers (x0, y0, x1, y1); given {bbox!r}.") from error
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):  # false for NaN too
@@ -169,33 +145,15 @@ def check_box(bbox: Any, where: str) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def _side(value: Any) -> float:
-    if isinstance(value, (str, bytes, bool)):
-        raise TypeError("not a number")
-    return float(value)
-
-
 def check_number_of_regions(entities: Sequence[Entity], most: int, where: str) -> None:
-    """Refuse more objects than a model takes.
-
-    Raises:
-        ValueError: If more than `most` of the entities are objects.
-    """
+    """Raise a ValueError where more than `most` of the entities are objects."""
     count = sum(entity.is_object for entity in entities)
     if count > most:
         raise ValueError(f"{where}: {count} objects were given, but max_regions={most}. Leave out the least relevant.")
 
 
 def check_pairs(pairs: Any, num_entities: int, where: str) -> tuple[tuple[int, int], ...]:
-    """Check the pairs of one text.
-
-    Args:
-        pairs: `(head, tail)` numbers of entities; None for every ordered pair.
-        num_entities: How many entities the text has.
-        where: The text's name in an error.
-
-    Returns:
-        The pairs, in the given order.
+    """Check the pairs of one text, `(head, tail)` numbers of its entities; None gives every ordered pair.
 
     Raises:
         TypeError: If a pair is not two integers.
@@ -209,9 +167,9 @@ def check_pairs(pairs: Any, num_entities: int, where: str) -> tuple[tuple[int, i
 
 
 def _check_pair(pair: Any, num_entities: int, where: str) -> tuple[int, int]:
-    if not isinstance(pair, Sequence) or len(pair) != 2 or not (is_int(pair[0]) and is_int(pair[1])):
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(map(is_int, pair)):
         raise TypeError(f"{where}: a pair is (head, tail), two numbers of entities; given {pair!r}.")
-    head, tail = operator.index(pair[0]), operator.index(pair[1])
+    head, tail = map(operator.index, pair)
     if head == tail or not (0 <= head < num_entities and 0 <= tail < num_entities):
         raise ValueError(
             f"{where}: the pair ({head}, {tail}) must name two different entities out of {num_entities} "
@@ -221,15 +179,7 @@ def _check_pair(pair: Any, num_entities: int, where: str) -> tuple[int, int]:
 
 
 def join_words(words: Any, entities: Sequence[Any], where: str) -> tuple[str, list[Any]]:
-    """Turn words and word offsets into text and character offsets, at the border.
-
-    Args:
-        words: The words. Joined by single spaces they are the text.
-        entities: As `check_entity` takes them, with half-open offsets of words.
-        where: The sample's name in an error.
-
-    Returns:
-        The text, and the entities with offsets of characters.
+    """Join words by single spaces to a text, and turn half-open word offsets of entities into character offsets.
 
     Raises:
         TypeError: If `words` is not a list of strings, or an offset is no integer.

@@ -21,15 +21,12 @@ DECODING_ERRORS = (
 
 
 def open_image(image: Any, where: str) -> Image.Image:
-    """Decode a picture to RGB, upright.
+    """Decode a picture to RGB, upright by its EXIF orientation, with transparent pixels laid over white.
 
     Args:
-        image: A PIL image or the bytes of a picture file in one of `FORMATS`.
+        image: A PIL image or the bytes of a picture file in one of `FORMATS`. CMYK, grey, palette and 16-bit pictures
+            are converted.
         where: The picture's name in an error.
-
-    Returns:
-        An RGB image with its EXIF orientation applied. CMYK, grey, palette and 16-bit pictures are converted;
-        transparent pixels are laid over white.
 
     Raises:
         TypeError: If it is neither; strings are never opened.
@@ -54,16 +51,13 @@ def open_image(image: Any, where: str) -> Image.Image:
 def identify_image(
     data: bytes, where: str, *, formats: Sequence[str] = FORMATS, max_pixels: int | None = None
 ) -> Image.Image:
-    """Read the head of a picture file; no pixel is decoded.
+    """Read the head of a picture file; no pixel is decoded yet.
 
     Args:
         data: The bytes of a picture file.
         where: The picture's name in an error.
         formats: Pillow's names of the formats that are allowed.
         max_pixels: The most pixels that are allowed; None for `MAX_PIXELS`.
-
-    Returns:
-        The picture, not decoded yet.
 
     Raises:
         ValueError: If it is no such file, or states no pixel or more than `max_pixels` pixels.
@@ -94,7 +88,7 @@ def _check_size(image: Image.Image, where: str, most: int) -> None:
 
 
 def is_animated(image: Image.Image) -> bool:
-    """Whether a picture has several frames; `open_image` refuses it, as it cannot know which one is meant."""
+    """Tell whether a picture has several frames. `open_image` refuses it: it cannot know which one is meant."""
     # Further frames of an MPO file, a camera's JPEG, are previews or other views of the first
     return getattr(image, "is_animated", False) and image.format != "MPO"
 

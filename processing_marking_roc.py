@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from .messages_roc import shorten
@@ -16,173 +17,159 @@ MAX_NAME_TOKENS = 24  # of an object's type and name: captions are about ten wor
 
 
 @dataclass(frozen=True)
-class MarkedText:
-    """A text whose entities are to be marked.
-
-    Args:
-        text: The text.
-        entities: Its entities. An object has no place in the text; if it has a name, that is read behind the text.
-        asked: Numbers of the entities that must not be cut off.
-        where: The text's name in an error.
-    """
+class Sample:
+    """A checked text, its picture, its entities and the pairs to encode."""
 
     text: str
-    entities: Sequence[Entity]
-    asked: frozenset[int]
-    where: str
+    image: Any  # not decoded yet, or None
+    entities: tuple[Entity, ...]  # an object has no place in the text; if it has a name, that is read behind the text
+    pairs: tuple[tuple[int, int], ...]  # (head, tail) numbers into `entities`; what they name must not be cut off
+    labels: tuple[int, ...] | None  # one per pair
+    where: str  # the text's name in an error
+
+    def one_pair_each(self) -> Iterator[Sample]:
+        """Repeat the sample once per pair, with only head and tail, each marked in its role (`markers="pair"`)."""
+        for number, (head, tail) in enumerate(self.pairs):
+            two = (replace(self.entities[head], role="head"), replace(self.entities[tail], role="tail"))
+            labels = None if self.labels is None else self.labels[number : number + 1]
+            yield replace(self, entities=two, pairs=((0, 1),), labels=labels)
+
+    def halves(self) -> list[Sample]:
+        """Split the sample into two with half of the pairs each."""
+        middle = len(self.pairs) // 2
+        return [
+            replace(self, pairs=self.pairs[part], labels=None if self.labels is None else self.labels[part])
+            for part in (slice(middle), slice(middle, None))
+        ]
 
 
-@dataclass(frozen=True)
-class EncodedText:
-    """A marked text as token ids.
+class Token(NamedTuple):
+    """A token, its half-open character span in the text, and whether it is a marker or an entity's type."""
 
-    Args:
-        input_ids: The token ids, with the tokenizer's special tokens around them.
-        positions: For each text entity the place of its opening marker in `input_ids`, 0 if it was cut off; for each
-            object its number among the objects.
-        name_positions: For each object the place of its name's opening marker, -1 if the name is not read.
-        truncated: Whether a part of the text or of an object's name was cut off.
-        offsets: For each token its half-open character span in the text, (0, 0) for a token that is not of the text.
-            The list is empty where offsets were not asked for.
-        marker_mask: For each token, 1 = opening marker, entity type or closing marker.
-    """
-
-    input_ids: list[int]
-    positions: list[int]
-    name_positions: list[int]
-    truncated: bool
-    offsets: list[Span]
-    marker_mask: list[int]
+    id: int
+    span: Span = NO_SPAN
+    is_marker: bool = False
 
 
-class EntitiesTooFarApart(ValueError):
-    """The asked-for entities of a text do not fit into one window.
+class EncodedSample(NamedTuple):
+    """A sample as tokens, with the tokenizer's special tokens around them."""
 
-    Args:
-        message: The error message.
-        number: The text's number in the batch.
-    """
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.number = number
+    sample: Sample
+    tokens: list[Token]
+    positions: list[int]  # of each text entity's opening marker, 0 if it was cut off; an object's number among objects
+    name_positions: list[int]  # of the opening marker of each object's name, -1 if the name is not read
+    truncated: bool  # whether a part of the text or of an object's name was cut off
 
 
 class _Mark(NamedTuple):
+    """An entity's marker. Behind an opening one, its type and an object's name are read."""
+
     entity: int
-    token: str
-    prompt: str  # follows an opening marker: the entity's type, and an object's name
-    type_prompt: str  # the type alone
+    id: int
     is_opening: bool
+    type: str = ""
+    name: str = ""
 
 
-class _Frame(NamedTuple):
-    """The special tokens around a text, how many tokens fit between them, and whether spans are asked for."""
+class _Marked(NamedTuple):
+    """Tokens, the places of each entity's markers among them, and whether any piece was cut."""
 
-    before: list[int]
-    after: list[int]
-    budget: int
-    with_offsets: bool
-
-
-class _Pieces(NamedTuple):
-    """The token ids of every piece of the texts, the tokens' spans in it where asked for, and the markers' ids."""
-
-    ids: dict[str, list[int]]
-    spans: dict[str, list[Span]]
-    markers: dict[str, int]
-
-
-class _Tokens(NamedTuple):
-    """Token ids, which of them are markers, where each entity's markers are, and the tokens' spans in the text."""
-
-    ids: list[int]
-    marker_mask: list[int]
+    tokens: list[Token]
     opening: dict[int, int]
     closing: dict[int, int]
-    spans: list[Span]
     truncated: bool = False
 
 
 def encode_marked(
-    tokenizer: Any, texts: Sequence[MarkedText], *, max_length: int, with_offsets: bool = False
-) -> list[EncodedText]:
+    tokenizer: Any, samples: Sequence[Sample], *, max_length: int, with_offsets: bool = False
+) -> list[EncodedSample]:
     """Mark the entities of texts, `[ENT] type name [/ENT]`, and tokenise them; named objects follow the text likewise.
 
     The pieces between the markers of all texts go through the tokenizer at once, each with the white space before it:
     where entities end at the end of words, the tokens without markers and types are those of the text.
 
-    Args:
-        tokenizer: A tokenizer that has the markers.
-        texts: The texts.
-        max_length: Most tokens of a text. In a longer one only asked-for entities are marked, and what lies far from
-            them is cut off; where even that leaves no room for the names of objects, those are left out.
-        with_offsets: Whether to tell each token's span in its text; the tokenizer must be a fast one.
-
-    Returns:
-        The texts as token ids.
+    In a text of more than `max_length` tokens only asked-for entities are marked, and what lies far from them is cut
+    off; where even that leaves no room for the names of objects, those are left out. A sample whose pairs lie too far
+    apart is parted until they fit. `with_offsets` needs a fast tokenizer.
 
     Raises:
-        EntitiesTooFarApart: If the asked-for entities of a text lie too far apart for `max_length`; the message names
-            the last.
+        ValueError: If the entities of one pair lie too far apart for `max_length`; the message names the last.
     """
-    rows = [(list(_parts(text.text, text.entities)), list(_names(text.entities))) for text in texts]
-    pieces = _tokenize_pieces(tokenizer, [part for row in rows for parts in row for part in parts], with_offsets)
-    before, after = _special_ids(tokenizer)
-    frame = _Frame(before, after, max_length - len(before) - len(after), with_offsets)
-    encoded = []
-    for number, (text, (parts, name_parts)) in enumerate(zip(texts, rows)):
-        names = _join(name_parts, pieces, most=MAX_NAME_TOKENS)
-        tokens = _join(parts, pieces)
-        if len(tokens.ids) + len(names.ids) > frame.budget:
-            tokens = _join([part for part in parts if _stays(part, text.asked)], pieces)
-        encoded.append(_fit(text, tokens, names, frame, number))
-    return encoded
+    rows = [(list(_parts(own.text, own.entities, tokenizer)), _names(own.entities, tokenizer)) for own in samples]
+    strings = [string for row in rows for part in itertools.chain(*row) for string in _strings(part)]
+    pieces = _tokenize(tokenizer, list(dict.fromkeys(strings)), with_offsets)
+    frame = _special_tokens(tokenizer)
+    budget = max_length - len(frame[0]) - len(frame[1])
+    return [
+        encoded
+        for sample, (parts, names) in zip(samples, rows)
+        for encoded in _encode(sample, parts, _join(names, pieces, most=MAX_NAME_TOKENS), pieces, frame, budget)
+    ]
 
 
-def _fit(text: MarkedText, tokens: _Tokens, names: _Tokens, frame: _Frame, number: int) -> EncodedText:
+def _encode(
+    sample: Sample,
+    parts: Sequence[str | _Mark],
+    names: _Marked,
+    pieces: Mapping[str, list[Token]],
+    frame: tuple[list[Token], list[Token]],
+    budget: int,
+) -> list[EncodedSample]:
     """Put a window of the text's tokens into the frame, and behind it the names of all objects or of none."""
-    truncated = len(tokens.ids) + len(names.ids) > frame.budget or names.truncated
-    if _asked_length(tokens) + len(names.ids) > frame.budget:
-        names = _Tokens([], [], {}, {}, [])
-    room = frame.budget - len(names.ids)
-    start = _window_start(text, tokens, room, number) if len(tokens.ids) > room else 0
-    window = tokens.ids[start : start + room]
-    shift = len(frame.before) + len(window)
-    objects = [i for i, entity in enumerate(text.entities) if entity.is_object]
-    input_ids = [*frame.before, *window, *names.ids, *frame.after]
-    offsets: list[Span] = []
-    if frame.with_offsets:
-        offsets = [*[NO_SPAN] * len(frame.before), *tokens.spans[start : start + room]]
-        offsets += [NO_SPAN] * (len(input_ids) - len(offsets))
-    return EncodedText(
-        input_ids=input_ids,
-        positions=_positions(text, tokens.opening, len(frame.before) - start),
-        name_positions=[names.opening[i] + shift if i in names.opening else -1 for i in objects],
-        truncated=truncated,
-        offsets=offsets,
-        marker_mask=[
-            *[0] * len(frame.before),
-            *tokens.marker_mask[start : start + room],
-            *names.marker_mask,
-            *[0] * len(frame.after),
-        ],
-    )
+    text = _join(parts, pieces)
+    asked = frozenset().union(*sample.pairs)
+    if len(text.tokens) + len(names.tokens) > budget:
+        text = _join([part for part in parts if isinstance(part, str) or part.entity in asked], pieces)
+    truncated = len(text.tokens) + len(names.tokens) > budget or names.truncated
+    shown = names if _asked_length(text) + len(names.tokens) <= budget else _Marked([], {}, {})
+    room = budget - len(shown.tokens)
+    if _asked_length(text) > room:
+        if len(sample.pairs) < 2:
+            raise ValueError(_too_far_apart(sample, text, room))
+        return [row for half in sample.halves() for row in _encode(half, parts, names, pieces, frame, budget)]
+    start = _window_start(text, room)
+    before, after = frame
+    tokens = [*before, *text.tokens[start : start + room]]
+    places = {number: len(before) + place - start for number, place in text.opening.items()}
+    name_places = {number: len(tokens) + place for number, place in shown.opening.items()}
+    regions = itertools.count()
+    return [
+        EncodedSample(
+            sample,
+            [*tokens, *shown.tokens, *after],
+            [next(regions) if own.is_object else places.get(i, 0) for i, own in enumerate(sample.entities)],
+            [name_places.get(i, -1) for i, own in enumerate(sample.entities) if own.is_object],
+            truncated,
+        )
+    ]
 
 
-def tokenize_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids without special tokens around or inside: "[ENT]" in somebody's text is text, never a marker."""
-    return _tokenize(tokenizer, texts)["input_ids"]
-
-
-def _tokenize(tokenizer: Any, texts: Sequence[str], **options: Any) -> Mapping[str, list[Any]]:
+def _tokenize(tokenizer: Any, texts: Sequence[str], with_offsets: bool = False) -> dict[str, list[Token]]:
+    """Tokenise texts without special tokens around or inside: "[ENT]" in a user's text is text, never a marker."""
     if not texts:
-        return {"input_ids": [], "offset_mapping": []}
-    options |= {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-    return tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, **options)
+        return {}
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        verbose=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=with_offsets,
+    )
+    spans = encoded["offset_mapping"] if with_offsets else [[NO_SPAN] * len(ids) for ids in encoded["input_ids"]]
+    return {text: list(map(Token, ids, own)) for text, ids, own in zip(texts, encoded["input_ids"], spans)}
 
 
-def _parts(text: str, entities: Sequence[Entity]) -> Iterator[str | _Mark]:
+def _special_tokens(tokenizer: Any) -> tuple[list[Token], list[Token]]:
+    """Find the special tokens that the tokenizer puts before and after a text."""
+    inner = [token.id for token in _tokenize(tokenizer, ["a"])["a"]]
+    whole = tokenizer("a")["input_ids"]
+    start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
+    return [*map(Token, whole[:start])], [*map(Token, whole[start + len(inner) :])]
+
+
+def _parts(text: str, entities: Sequence[Entity], tokenizer: Any) -> Iterator[str | _Mark]:
     """Cut the text at the entities' borders: pieces and marks, in order.
 
     At one place closing marks come before opening ones, longer entities open first, and what opened last closes first:
@@ -191,11 +178,10 @@ def _parts(text: str, entities: Sequence[Entity]) -> Iterator[str | _Mark]:
     marks: list[tuple[tuple[int, ...], _Mark]] = []
     for number, entity in enumerate(entities):
         if entity.start is not None and entity.end is not None:
-            start, end = _without_space(text, entity.start), _without_space(text, entity.end)
-            opening, closing = MARKERS[entity.role]
-            prompt = f" {entity.type}" if entity.type else ""
-            marks.append(((start, 1, -end, number), _Mark(number, opening, prompt, prompt, True)))
-            marks.append(((end, 0, -start, -number), _Mark(number, closing, "", "", False)))
+            # White space before a border belongs to what comes after it.
+            start, end = len(text[: entity.start].rstrip()), len(text[: entity.end].rstrip())
+            opening, closing = _marks(number, entity, tokenizer)
+            marks += [((start, 1, -end, number), opening), ((end, 0, -start, -number), closing)]
     last = 0
     for (place, *_), mark in sorted(marks):
         if place > last:
@@ -206,91 +192,58 @@ def _parts(text: str, entities: Sequence[Entity]) -> Iterator[str | _Mark]:
         yield text[last:]
 
 
-def _without_space(text: str, offset: int) -> int:
-    """Move an offset before the white space that stands there: it belongs to what comes after."""
-    while offset and text[offset - 1].isspace():
-        offset -= 1
-    return offset
+def _names(entities: Sequence[Entity], tokenizer: Any) -> list[_Mark]:
+    named = [(number, entity) for number, entity in enumerate(entities) if entity.is_object and entity.name]
+    return [mark for number, entity in named for mark in _marks(number, entity, tokenizer)]
 
 
-def _stays(part: str | _Mark, asked: frozenset[int]) -> bool:
-    return isinstance(part, str) or part.entity in asked
+def _marks(number: int, entity: Entity, tokenizer: Any) -> tuple[_Mark, _Mark]:
+    opening, closing = tokenizer.convert_tokens_to_ids([*MARKERS[entity.role]])
+    kind, name = (f" {words}" if words else "" for words in (entity.type, entity.name))
+    return _Mark(number, opening, True, kind, name), _Mark(number, closing, False)
 
 
-def _names(entities: Sequence[Entity]) -> Iterator[_Mark]:
-    """Yield the marks of named objects, each with the object's type and name."""
-    for number, entity in enumerate(entities):
-        if entity.is_object and entity.name:
-            opening, closing = MARKERS[entity.role]
-            type_prompt = f" {entity.type}" if entity.type else ""
-            yield _Mark(number, opening, f"{type_prompt} {entity.name}", type_prompt, True)
-            yield _Mark(number, closing, "", "", False)
+def _strings(part: str | _Mark) -> tuple[str, ...]:
+    return (part,) if isinstance(part, str) else (part.type, part.type + part.name)
 
 
-def _tokenize_pieces(tokenizer: Any, parts: Sequence[str | _Mark], with_offsets: bool) -> _Pieces:
-    texts = [(part,) if isinstance(part, str) else (part.prompt, part.type_prompt) for part in parts]
-    strings = list(dict.fromkeys(string for own in texts for string in own))
-    encoded = _tokenize(tokenizer, strings, return_offsets_mapping=with_offsets)
-    spans = dict(zip(strings, encoded["offset_mapping"])) if with_offsets else {}
-    markers = {token: tokenizer.convert_tokens_to_ids(token) for pair in MARKERS.values() for token in pair}
-    return _Pieces(dict(zip(strings, encoded["input_ids"])), spans, markers)
-
-
-def _join(parts: Sequence[str | _Mark], pieces: _Pieces, *, most: int | None = None) -> _Tokens:
-    """Join the parts in order, each cut to `most` tokens."""
-    tokens, truncated, offset = _Tokens([], [], {}, {}, []), False, 0
+def _join(parts: Sequence[str | _Mark], pieces: Mapping[str, list[Token]], *, most: int | None = None) -> _Marked:
+    """Join the parts in order, with at most `most` tokens behind a marker."""
+    tokens: list[Token] = []
+    opening: dict[int, int] = {}
+    closing: dict[int, int] = {}
+    truncated, offset = False, 0
     for part in parts:
         if isinstance(part, str):
-            ids, num_marker_tokens = pieces.ids[part], 0
-            spans = [(offset + start, offset + end) for start, end in pieces.spans.get(part, ())]
+            tokens += [Token(id, (offset + start, offset + end)) for id, (start, end), _ in pieces[part]]
             offset += len(part)
         else:
-            ids, num_marker_tokens = pieces.ids[part.prompt], 1 + len(pieces.ids[part.type_prompt])
-            (tokens.opening if part.is_opening else tokens.closing)[part.entity] = len(tokens.ids)
-            tokens.ids.append(pieces.markers[part.token])
-            spans = [NO_SPAN] * (1 + len(ids)) if pieces.spans else []
-        tokens.spans.extend(spans)
-        truncated |= most is not None and len(ids) > most
-        tokens.ids.extend(ids[:most])
-        added = range(len(tokens.ids) - len(tokens.marker_mask))
-        tokens.marker_mask.extend(int(number < num_marker_tokens) for number in added)
-    return tokens._replace(truncated=truncated)
+            (opening if part.is_opening else closing)[part.entity] = len(tokens)
+            behind, num_type_tokens = pieces[part.type + part.name], len(pieces[part.type])
+            tokens.append(Token(part.id, is_marker=True))
+            tokens += [Token(token.id, is_marker=i < num_type_tokens) for i, token in enumerate(behind[:most])]
+            truncated |= most is not None and len(behind) > most
+    return _Marked(tokens, opening, closing, truncated)
 
 
-def _asked_length(tokens: _Tokens) -> int:
+def _asked_length(text: _Marked) -> int:
     """Count the tokens from the first marker to the last, which must stay together."""
-    return max(tokens.closing.values()) + 1 - min(tokens.opening.values()) if tokens.opening else 0
+    return max(text.closing.values()) + 1 - min(text.opening.values()) if text.opening else 0
 
 
-def _window_start(text: MarkedText, tokens: _Tokens, budget: int, text_number: int) -> int:
-    """Find the first token of a window of `budget` tokens that holds all marked entities, centred on them."""
-    if not tokens.opening:
+def _window_start(text: _Marked, room: int) -> int:
+    """Find the first token of a window of at most `room` tokens, centred on the marked entities."""
+    if not text.opening:
         return 0
-    first, length = min(tokens.opening.values()), _asked_length(tokens)
-    if length > budget:
-        number = max(tokens.closing, key=tokens.closing.__getitem__)
-        entity = text.entities[number]
-        raise EntitiesTooFarApart(
-            f"{text.where}: entity {number} {shorten(text.text[entity.start : entity.end])!r} (characters "
-            f"{entity.start}-{entity.end}) does not fit: the asked-for entities span {length} tokens, but "
-            f"max_length leaves {budget}. Ask for pairs that lie closer together, or raise max_length.",
-            text_number,
-        )
-    return min(max(0, first - (budget - length) // 2), len(tokens.ids) - budget)
+    start = min(text.opening.values()) - (room - _asked_length(text)) // 2
+    return max(0, min(start, len(text.tokens) - room))
 
 
-def _positions(text: MarkedText, opening: Mapping[int, int], shift: int) -> list[int]:
-    """Compute `EncodedText.positions`; a text token's place in `input_ids` is its number plus `shift`."""
-    regions = iter(range(len(text.entities)))
-    return [
-        next(regions) if entity.is_object else opening.get(number, -shift) + shift
-        for number, entity in enumerate(text.entities)
-    ]
-
-
-def _special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Find the special tokens that the tokenizer puts before and after a text."""
-    [inner] = tokenize_plain(tokenizer, ["a"])
-    whole = tokenizer("a")["input_ids"]
-    start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
-    return whole[:start], whole[start + len(inner) :]
+def _too_far_apart(sample: Sample, text: _Marked, room: int) -> str:
+    number = max(text.closing, key=text.closing.__getitem__)
+    start, end = sample.entities[number].start, sample.entities[number].end
+    return (
+        f"{sample.where}: entity {number} {shorten(sample.text[start:end])!r} (characters {start}-{end}) does not fit: "
+        f"the asked-for entities span {_asked_length(text)} tokens, but max_length leaves {room}. Ask for pairs that "
+        "lie closer together, or raise max_length."
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,20 +15,8 @@ from .loss_roc import NO_LABEL
 from .messages_roc import shorten
 from .processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words
 from .processing_images_roc import open_image
-from .processing_marking_roc import MARKERS, NO_SPAN, EntitiesTooFarApart, MarkedText, encode_marked
-from .processing_typing_roc import ENTITY_TYPES, load_entity_typer, type_id, word_of_type
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """One checked text; `labels` has one label per pair, or is None where none were given."""
-
-    text: str
-    image: Any
-    entities: tuple[Entity, ...]
-    pairs: tuple[tuple[int, int], ...]
-    labels: tuple[int, ...] | None
-    where: str
+from .processing_marking_roc import MARKERS, NO_SPAN, Sample, encode_marked
+from .processing_typing_roc import ENTITY_TYPES, Span, load_entity_typer, type_id, word_of_type
 
 
 class RocProcessor(ProcessorMixin):
@@ -81,9 +69,7 @@ class RocProcessor(ProcessorMixin):
             image_processor = ViTImageProcessorPil()
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self._check_settings()
-        roles = ["entities"] if markers == "entities" else ["head", "tail"]
-        new = [token for role in roles for token in MARKERS[role] if token not in tokenizer.get_vocab()]
-        if new:
+        if new := [token for token in self._marker_tokens if token not in tokenizer.get_vocab()]:
             tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
 
     def _check_settings(self) -> None:
@@ -129,10 +115,10 @@ class RocProcessor(ProcessorMixin):
             return_tensors: `"pt"`; other values are refused.
 
         Returns:
-            A `BatchFeature` with what `RocModel.forward` takes, and
-            `pair_mask` `(batch, pairs)` (1 = real) and `truncated` `(batch,)` bool: whether text was cut off.
-            With `return_offsets_mapping`, `offset_mapping` `(batch, length, 2)`: half-open character spans in the text,
-            (0, 0) for markers, types, names of objects, special tokens and padding.
+            A `BatchFeature` with what `RocModel.forward` takes, and `pair_mask` `(batch, pairs)` (1 = real) and
+            `truncated` `(batch,)` bool: whether text was cut off. With `return_offsets_mapping`, `offset_mapping`
+            `(batch, length, 2)`: half-open character spans in the text, (0, 0) for markers, types, names of objects,
+            special tokens and padding.
             With `markers="pair"` each pair is a row of the batch, and a text whose pairs lie too far apart for one
             window of `max_length` takes several rows. `logits[pair_mask.bool()]` always has the pairs in the order
             that they were given, sample by sample.
@@ -148,46 +134,31 @@ class RocProcessor(ProcessorMixin):
         names = where or [f"sample {i}" for i in range(len(given))]
         rows = self._check_samples(given, names, is_split_into_words)
         if self.markers == "pair":
-            rows = [row for sample in rows for row in _one_row_per_pair(sample)]
+            rows = [row for sample in rows for row in sample.one_pair_each()]
         if not any(row.pairs for row in rows):
             raise ValueError("No text has a pair: give at least one of them two entities.")
-        rows, text_tensors = self._text_tensors(rows, with_offsets=return_offsets_mapping)
-        tensors = text_tensors | _pair_tensors(rows) | _region_tensors(rows) | self._image_tensors(rows)
-        return BatchFeature(tensors)
+        rows, tensors = self._text_tensors(rows, with_offsets=return_offsets_mapping)
+        return BatchFeature(tensors | _pair_tensors(rows) | _region_tensors(rows) | self._image_tensors(rows))
 
     @property
     def marker_ids(self) -> list[int]:
         """Ids of the tokens that mark entities."""
-        roles = ["entities"] if self.markers == "entities" else ["head", "tail"]
-        return self.tokenizer.convert_tokens_to_ids([token for role in roles for token in MARKERS[role]])
+        return self.tokenizer.convert_tokens_to_ids(self._marker_tokens)
+
+    @property
+    def _marker_tokens(self) -> list[str]:
+        return [*MARKERS["entities"]] if self.markers == "entities" else [*MARKERS["head"], *MARKERS["tail"]]
 
     @property
     def model_input_names(self) -> list[str]:
         """Names of the tensors that `RocModel.forward` reads."""
-        return [
-            "input_ids",
-            "attention_mask",
-            "entity_positions",
-            "entity_is_region",
-            "pair_index",
-            "pixel_values",
-            "patch_features",
-            "image_index",
-            "region_boxes",
-            "region_mask",
-            "region_name_positions",
-            "entity_type_ids",
-            "marker_mask",
-        ]
+        text = ("input_ids", "attention_mask", "entity_positions", "entity_is_region", "pair_index")
+        pictures = ("pixel_values", "patch_features", "image_index")
+        regions = ("region_boxes", "region_mask", "region_name_positions")
+        return [*text, *pictures, *regions, "entity_type_ids", "marker_mask"]
 
     def tokenize_descriptions(self, descriptions: Sequence[str]) -> BatchFeature:
-        """Tokenise relation descriptions.
-
-        Args:
-            descriptions: The texts.
-
-        Returns:
-            `input_ids` and `attention_mask`, `(num_descriptions, length)`.
+        """Tokenise relation descriptions to `input_ids` and `attention_mask`, `(num_descriptions, length)`.
 
         Raises:
             ValueError: If there is none, or one has more than `max_description_length` tokens.
@@ -205,43 +176,30 @@ class RocProcessor(ProcessorMixin):
         return BatchFeature(self._padded_tokens(ids))
 
     def find_entities(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
-        """Find the entities of texts, by named-entity recognition.
+        """Find the entities of each text by named-entity recognition: mappings of `start`, `end` and `type`.
 
-        Args:
-            texts: The texts.
-
-        Returns:
-            For each text mappings of `start`, `end` and `type`. With `entity_typer=None` spaCy finds the entities, and
-            their type is `""`.
+        With `entity_typer=None` spaCy finds the entities, and their type is `""`.
 
         Raises:
             ImportError: If what finds them is not installed.
         """
         found = load_entity_typer(self.entity_typer or "spacy").find(texts)
+        if self.entity_typer is None:
+            found = [[(start, end, "") for start, end, _ in own] for own in found]
         return [
-            [
-                {"start": start, "end": end, "type": self._predicted(kind) if self.entity_typer else ""}
-                for start, end, kind in own
-            ]
-            for own in found
+            [{"start": start, "end": end, "type": self._predicted(kind)} for start, end, kind in own] for own in found
         ]
 
     def _predicted(self, kind: str | None) -> str:
-        """What the typer predicted, as one of `entity_types`, or `""` where it is none of them."""
+        """Bring what the typer predicted into a word of `entity_types`, or `""` where it is none of them."""
         return word_of_type(kind or "", self.entity_types) or ""
 
     def type_entities(
         self, texts: Sequence[str], entities: Sequence[Sequence[Any]], *, where: Sequence[str] | None = None
     ) -> list[tuple[Entity, ...]]:
-        """Check entities, and have the entity typer fill in the types that are not given.
+        """Check entities of texts, and have the entity typer fill in the types that are not given.
 
-        Args:
-            texts: The texts.
-            entities: For each text its entities, as `__call__` takes them.
-            where: Each text's name in an error.
-
-        Returns:
-            For each text its entities; a type that the typer could not tell is `""`.
+        `entities` and `where` are as for `__call__`. A type that the typer could not tell is `""`.
 
         Raises:
             TypeError: If an entity is malformed.
@@ -252,19 +210,23 @@ class RocProcessor(ProcessorMixin):
             tuple(check_entity(entity, text, f"{name}, entity {j}", self.entity_types) for j, entity in enumerate(own))
             for text, own, name in zip(texts, entities, names, strict=True)
         ]
-        untyped = [i for i, own in enumerate(checked) if any(entity.needs_type for entity in own)]
-        if self.entity_typer is None or not untyped:
+        spans = {i: found for i, own in enumerate(checked) if (found := _untyped_spans(own))}
+        if self.entity_typer is None or not spans:
             return checked
-        spans = [[(e.start, e.end) for e in checked[i] if e.needs_type] for i in untyped]
         typer = load_entity_typer(self.entity_typer)
-        for i, types in zip(untyped, typer([texts[i] for i in untyped], spans), strict=True):
+        for i, types in zip(spans, typer([texts[i] for i in spans], [*spans.values()]), strict=True):
             queue = iter(types)
-            checked[i] = tuple(replace(e, type=self._predicted(next(queue))) if e.needs_type else e for e in checked[i])
+            checked[i] = tuple(
+                replace(entity, type=self._predicted(next(queue)))
+                if entity.type is None and not entity.is_object
+                else entity
+                for entity in checked[i]
+            )
         return checked
 
     def _check_samples(
         self, given: Sequence[tuple[Any, ...]], names: Sequence[str], is_split_into_words: bool
-    ) -> list[_Sample]:
+    ) -> list[Sample]:
         texts, entities = [], []
         for (text, _, own, *_), name in zip(given, names, strict=True):
             if not isinstance(own, Sequence) or isinstance(own, str):
@@ -276,95 +238,64 @@ class RocProcessor(ProcessorMixin):
         samples = []
         for (_, image, _, pairs, labels), text, own, name in zip(given, texts, typed, names):
             check_number_of_regions(own, self.max_regions, name)
-            checked_pairs = check_pairs(pairs, len(own), name)
-            samples.append(
-                _Sample(text, image, own, checked_pairs, _check_labels(labels, len(checked_pairs), name), name)
-            )
+            if not self.object_names:
+                own = tuple(replace(entity, name=None) for entity in own)
+            pairs = check_pairs(pairs, len(own), name)
+            samples.append(Sample(text, image, own, pairs, _check_labels(labels, len(pairs), name), name))
         return samples
 
-    def _text_tensors(self, rows: list[_Sample], *, with_offsets: bool) -> tuple[list[_Sample], dict[str, Tensor]]:
-        """Build the tensors and their rows; a row whose pairs do not fit one window is halved until they do."""
-        texts = [
-            MarkedText(row.text, self._named(row.entities), frozenset().union(*row.pairs), row.where) for row in rows
-        ]
-        try:
-            encoded = encode_marked(self.tokenizer, texts, max_length=self.max_length, with_offsets=with_offsets)
-        except EntitiesTooFarApart as error:
-            halves = _halves(rows[error.number])
-            if not halves:
-                raise
-            parted = [*rows[: error.number], *halves, *rows[error.number + 1 :]]
-            return self._text_tensors(parted, with_offsets=with_offsets)
+    def _text_tensors(self, samples: list[Sample], *, with_offsets: bool) -> tuple[list[Sample], dict[str, Tensor]]:
+        """Build the tensors of the texts, and tell the sample of each row: one that is too long takes several."""
+        encoded = encode_marked(self.tokenizer, samples, max_length=self.max_length, with_offsets=with_offsets)
+        rows = [text.sample for text in encoded]
         tensors = {
-            **self._padded_tokens([text.input_ids for text in encoded]),
+            **self._padded_tokens([[token.id for token in text.tokens] for text in encoded]),
             "entity_positions": _padded([text.positions for text in encoded], 0),
             "entity_is_region": _padded([[entity.is_object for entity in row.entities] for row in rows], False),
             "entity_type_ids": _padded([[type_id(entity.type) for entity in row.entities] for row in rows], -1),
-            "marker_mask": _padded([text.marker_mask for text in encoded], 0),
+            "marker_mask": _padded([[int(token.is_marker) for token in text.tokens] for text in encoded], 0),
             "truncated": torch.tensor([text.truncated for text in encoded]),
         }
         if self.object_names and any(text.name_positions for text in encoded):
             tensors["region_name_positions"] = _padded([text.name_positions for text in encoded], -1)
         if with_offsets:
-            tensors["offset_mapping"] = _padded([text.offsets for text in encoded], NO_SPAN)
+            tensors["offset_mapping"] = _padded([[token.span for token in text.tokens] for text in encoded], NO_SPAN)
         return rows, tensors
-
-    def _named(self, entities: tuple[Entity, ...]) -> tuple[Entity, ...]:
-        return entities if self.object_names else tuple(replace(entity, name=None) for entity in entities)
 
     def _padded_tokens(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         return {"input_ids": _padded(ids, self.tokenizer.pad_token_id or 0), "attention_mask": _mask(ids)}
 
-    def _image_tensors(self, rows: Sequence[_Sample]) -> dict[str, Tensor]:
+    def _image_tensors(self, rows: Sequence[Sample]) -> dict[str, Tensor]:
         """Build the pixels of every distinct picture, and for each row the number of its picture."""
-        numbers: dict[Any, int] = {}
-        shown: list[_Sample] = []
-        index: list[int] = []
-        for row in rows:
-            if row.image is None:
-                index.append(-1)
-                continue
-            key = hashlib.sha256(row.image).digest() if isinstance(row.image, bytes) else id(row.image)
-            if key not in numbers:
-                self._check_reads_images(row.where)
-                numbers[key] = len(shown)
-                shown.append(row)
-            index.append(numbers[key])
+        shown: dict[Any, Sample] = {}
+        keys = [_picture_key(row.image) for row in rows]
+        for key, row in zip(keys, rows):
+            if key is not None:
+                shown.setdefault(key, row)
         if not shown:
             return {}
-        if any(isinstance(row.image, Tensor) for row in shown):
-            return {"patch_features": torch.stack(_features(shown)), "image_index": torch.tensor(index)}
-        pixels = torch.cat([self.pixels(row.image, row.where) for row in shown])
-        return {"pixel_values": pixels, "image_index": torch.tensor(index)}
-
-    def _check_reads_images(self, where: str) -> None:
+        first, *_ = shown.values()
         if not self.reads_images:
             raise ValueError(
-                f"{where}: a picture was given, but this processor's model reads text only. Leave the picture out, "
-                "or load a model with a vision encoder."
+                f"{first.where}: a picture was given, but this processor's model reads text only. Leave the picture "
+                "out, or load a model with a vision encoder."
             )
+        numbers = {key: number for number, key in enumerate(shown)}
+        index = torch.tensor([numbers.get(key, -1) for key in keys])
+        if any(isinstance(row.image, Tensor) for row in shown.values()):
+            return {"patch_features": torch.stack(_features([*shown.values()])), "image_index": index}
+        pixels = torch.cat([self.pixels(row.image, row.where) for row in shown.values()])
+        return {"pixel_values": pixels, "image_index": index}
 
     def pixels(self, image: Any, where: str) -> Tensor:
-        """Turn one picture into the vision encoder's input. A batch of decoded pictures might fill the memory.
-
-        Args:
-            image: As `open_image` takes it.
-            where: The picture's name in an error.
-
-        Returns:
-            `(1, channels, height, width)`.
-
-        Raises:
-            TypeError: As `open_image`.
-            ValueError: As `open_image`.
-        """
+        """Turn one picture, which `open_image` decodes, into the vision encoder's `(1, channels, height, width)`."""
         return self.image_processor(open_image(image, where), return_tensors="pt")["pixel_values"]
 
 
 def _one_tuple_per_sample(
     text: Any, images: Any, entities: Any, pairs: Any, labels: Any, is_split_into_words: bool
 ) -> list[tuple[Any, ...]]:
-    """`(text, image, entities, pairs, labels)` of each sample, whether one was given or a batch."""
+    """Return `(text, image, entities, pairs, labels)` of each sample, whether one was given or a batch."""
     if text is None or entities is None:
         raise ValueError("ROC needs `text` and its `entities` (images and pairs are optional).")
     columns = {"text": text, "images": images, "entities": entities, "pairs": pairs, "labels": labels}
@@ -372,16 +303,20 @@ def _one_tuple_per_sample(
     if isinstance(text, str) or is_list_of_words:
         return [tuple(columns.values())]
     for name, column in columns.items():
-        if not isinstance(column, Sequence) or isinstance(column, (str, bytes)):
-            if column is None:
-                columns[name] = [None] * len(text)
-                continue
+        if column is None:
+            columns[name] = [None] * len(text)
+        elif not isinstance(column, Sequence) or isinstance(column, (str, bytes)):
             raise TypeError(f"`{name}` must be a list with one entry per text; given a {type(column).__name__}.")
-        if len(column) != len(text):
+        elif len(column) != len(text):
             raise ValueError(f"`{name}` must have one entry per text: {len(text)} texts, given {len(column)}.")
     if not text:
         raise ValueError("The batch is empty: give at least one text.")
     return list(zip(*columns.values(), strict=True))
+
+
+def _untyped_spans(entities: Sequence[Entity]) -> list[Span]:
+    """List the spans of the text entities whose type was not given."""
+    return [(e.start, e.end) for e in entities if e.type is None and e.start is not None and e.end is not None]
 
 
 def _check_text(text: Any, where: str) -> str:
@@ -407,25 +342,14 @@ def _check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | 
     return tuple(labels)
 
 
-def _halves(row: _Sample) -> list[_Sample]:
-    """Split a row into two with half of the pairs each; return no row where there is only one pair."""
-    middle = len(row.pairs) // 2
-    return [
-        replace(row, pairs=row.pairs[part], labels=None if row.labels is None else row.labels[part])
-        for part in (slice(middle), slice(middle, None))
-        if middle
-    ]
+def _picture_key(image: Any) -> Any:
+    """Tell pictures apart, by their bytes or as objects; None for no picture."""
+    if image is None:
+        return None
+    return hashlib.sha256(image).digest() if isinstance(image, bytes) else id(image)
 
 
-def _one_row_per_pair(sample: _Sample) -> Iterator[_Sample]:
-    """Repeat a sample once per pair, with only head and tail marked, each in its role (`markers="pair"`)."""
-    for number, (head, tail) in enumerate(sample.pairs):
-        two = (replace(sample.entities[head], role="head"), replace(sample.entities[tail], role="tail"))
-        labels = None if sample.labels is None else sample.labels[number : number + 1]
-        yield replace(sample, entities=two, pairs=((0, 1),), labels=labels)
-
-
-def _features(rows: Sequence[_Sample]) -> list[Tensor]:
+def _features(rows: Sequence[Sample]) -> list[Tensor]:
     """Check that all pictures of the rows are vision features of one shape, and return them."""
     for row in rows:
         shape = tuple(row.image.shape) if isinstance(row.image, Tensor) else None
@@ -437,7 +361,7 @@ def _features(rows: Sequence[_Sample]) -> list[Tensor]:
     return [row.image for row in rows]
 
 
-def _pair_tensors(rows: Sequence[_Sample]) -> dict[str, Tensor]:
+def _pair_tensors(rows: Sequence[Sample]) -> dict[str, Tensor]:
     pairs = [row.pairs for row in rows]
     tensors = {"pair_index": _padded(pairs, (0, 0)), "pair_mask": _mask(pairs)}
     if any(row.labels is not None for row in rows):
@@ -446,7 +370,7 @@ def _pair_tensors(rows: Sequence[_Sample]) -> dict[str, Tensor]:
     return tensors
 
 
-def _region_tensors(rows: Sequence[_Sample]) -> dict[str, Tensor]:
+def _region_tensors(rows: Sequence[Sample]) -> dict[str, Tensor]:
     boxes = [[entity.bbox for entity in row.entities if entity.bbox is not None] for row in rows]
     if not any(boxes):
         return {}

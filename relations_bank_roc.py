@@ -18,10 +18,6 @@ class RelationBank(nn.Module):
     The buffers hold what the description encoder gave, before the model's projection: the projection is trained,
     the encoder's output (for a frozen encoder) is not, so training needs no second look at the descriptions.
 
-    Args:
-        num_descriptions: Number of descriptions of all relations together.
-        feature_dim: Hidden size of the description encoder.
-
     Attributes:
         features: `(num_descriptions, feature_dim)` float, one row per description, relation by relation.
         relation_index: `(num_descriptions,)` int64, the relation that each description belongs to.
@@ -36,11 +32,7 @@ class RelationBank(nn.Module):
         self.register_buffer("relation_index", torch.zeros(num_descriptions, dtype=torch.long))
 
     def replace(self, features: Tensor, relations: Sequence[Mapping[str, Any]]) -> None:
-        """Take other descriptions.
-
-        Args:
-            features: `(num_descriptions, feature_dim)`, encoded descriptions in the order of `relations`.
-            relations: Mappings with `descriptions`.
+        """Take other features, `(num_descriptions, feature_dim)`: a row for each description of `relations`, in order.
 
         Raises:
             ValueError: If there is not one row per description.
@@ -67,14 +59,10 @@ def relation_index_of(relations: Sequence[Mapping[str, Any]]) -> Tensor:
 
 
 def rows_of_relations(relation_index: Tensor, relations: Sequence[int]) -> Tensor:
-    """Find the bank's rows of some relations, relation by relation in the given order.
-
-    Args:
-        relation_index: `(num_descriptions,)` int64, the relation of each description.
-        relations: Numbers of the relations, each once.
+    """Find the bank's rows of some relations, which are given by their numbers, each once.
 
     Returns:
-        `(descriptions of these relations,)` int64.
+        `(descriptions of these relations,)` int64, relation by relation in the given order.
     """
     place = relation_index.new_full((max(int(relation_index.max()), *relations) + 1,), len(relations))
     place[list(relations)] = torch.arange(len(relations), device=place.device)
@@ -87,7 +75,7 @@ def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_re
 
     Args:
         description_embeds: `(num_descriptions, dim)`, L2-normalised.
-        relation_index: `(num_descriptions,)`, the relation of each description.
+        relation_index: See `RelationBank`.
         num_relations: Number of relations.
 
     Returns:
@@ -103,13 +91,9 @@ def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_re
 def nearest_similarities(
     pair_embeds: Tensor, description_embeds: Tensor, relation_index: Tensor, num_relations: int
 ) -> Tensor:
-    """Compare each pair with the nearest description of each relation.
+    """Compare each pair `(..., dim)`, L2-normalised, with the nearest description of each relation.
 
-    Args:
-        pair_embeds: `(..., dim)`, L2-normalised.
-        description_embeds: `(num_descriptions, dim)`, L2-normalised.
-        relation_index: `(num_descriptions,)`, the relation of each description.
-        num_relations: Number of relations.
+    The other arguments are those of `pool_descriptions`.
 
     Returns:
         `(..., num_relations)`, cosines.
@@ -127,12 +111,11 @@ def nearest_descriptions(
     Args:
         pair_embeds: `(num_pairs, dim)`, L2-normalised.
         description_embeds: `(num_descriptions, dim)`, L2-normalised.
-        relation_index: `(num_descriptions,)`, the relation of each description, in non-decreasing order.
+        relation_index: See `RelationBank`; the relations are in non-decreasing order.
         relations: `(num_pairs, k)` int64, the relations to look at for each pair.
 
     Returns:
-        `(num_pairs, k)`, the cosines of these descriptions, and `(num_pairs, k)` int64, their rows of
-        `description_embeds`.
+        `(num_pairs, k)`, cosines, and `(num_pairs, k)` int64, rows of `description_embeds`.
     """
     counts = torch.bincount(relation_index)
     last = counts.cumsum(0)[relations] - 1
@@ -150,8 +133,8 @@ def type_mismatches(type_ids: Tensor, pair_index: Tensor, relations: Sequence[Ma
     """Count for each pair and relation how many of head and tail have a type that the relation does not take.
 
     Args:
-        type_ids: `(batch, entities)` int64, `type_id` of each entity's type, -1 for no type, which fits all relations.
-        pair_index: `(batch, pairs, 2)` int64, head and tail as columns of `type_ids`.
+        type_ids: See `entity_type_ids` of `PairInputs`. An entity without a type fits all relations.
+        pair_index: See `PairInputs`.
         relations: Mappings of `head_types` and `tail_types`; an empty list takes all types.
 
     Returns:

@@ -27,16 +27,11 @@ DESCRIPTIONS_PER_BATCH = 256
 class RelationEditing:
     """The part of `RocModel` that changes its relations: configuration and bank together, or neither.
 
-    Attributes that it needs of the model:
-        config: The model's configuration.
-        relation_bank: The encoded descriptions.
-        relation_model: The frozen description encoder; None where descriptions share the text encoder.
-        device: Where the model is.
-        training: Whether the model is in training mode.
-        train: Enters or leaves training mode.
-        encode_descriptions: Encodes tokenised descriptions: see `RocModel.encode_descriptions`.
+    `relations` are mappings of `name`, `descriptions`, and optionally `head_types` and `tail_types`; `processor` is the
+    model's `RocProcessor`, which tokenises the descriptions. Where a method raises, the model stays as it was.
     """
 
+    # What it needs of the model.
     config: RocConfig
     relation_bank: RelationBank
     relation_model: PreTrainedModel | None
@@ -47,24 +42,14 @@ class RelationEditing:
 
     @torch.no_grad()
     def set_relations(
-        self,
-        relations: Sequence[Mapping[str, Any]],
-        processor: Any,
-        *,
-        none_relation: str | None = None,
+        self, relations: Sequence[Mapping[str, Any]], processor: Any, *, none_relation: str | None = None
     ) -> None:
-        """Give the model other relations, without training.
+        """Give the model other relations, without training; `none_relation` names the one that means "none of these".
 
         With a frozen description encoder, descriptions that the bank holds already are not encoded again.
 
-        Args:
-            relations: Mappings of `name`, `descriptions`, and optionally `head_types` and `tail_types`.
-            processor: The model's `RocProcessor`, which tokenises the descriptions.
-            none_relation: Name of the relation that means "none of these", or None.
-
         Raises:
-            ValueError: If the list is empty or malformed, a description is too long, or the model classifies. The
-                model then stays as it was.
+            ValueError: If the list is empty or malformed, a description is too long, or the model classifies.
         """
         self._need_retrieval("set_relations")
         if not relations:
@@ -79,10 +64,6 @@ class RelationEditing:
     def add_relations(self, relations: Sequence[Mapping[str, Any]], processor: Any) -> None:
         """Add relations after those that the model has.
 
-        Args:
-            relations: The new relations, in the form that `set_relations` takes.
-            processor: The model's `RocProcessor`.
-
         Raises:
             ValueError: If the model has a relation of that name already, or as `set_relations`.
         """
@@ -91,27 +72,17 @@ class RelationEditing:
     def update_relations(self, relations: Sequence[Mapping[str, Any]], processor: Any) -> None:
         """Give relations other descriptions or types; their names tell which.
 
-        Args:
-            relations: The relations as they are to be, in the form that `set_relations` takes.
-            processor: The model's `RocProcessor`.
-
         Raises:
             ValueError: If the model has no relation of that name, or as `set_relations`.
         """
-        new = {
-            relation["name"]: relation for relation in normalise_relations(relations, None, self.config.entity_types)
-        }
+        checked = normalise_relations(relations, None, self.config.entity_types)
+        new = {relation["name"]: relation for relation in checked}
         self._need_known(new)
         changed = [new.get(relation["name"], relation) for relation in self.config.relations]
         self.set_relations(changed, processor, none_relation=self.config.none_relation)
 
     def remove_relations(self, names: Sequence[str]) -> None:
-        """Forget relations.
-
-        Where the relation that means "none of these" goes, the model has no such relation any more.
-
-        Args:
-            names: The names of the relations to forget.
+        """Forget the relations of these names, the one that means "none of these" too where it is named.
 
         Raises:
             ValueError: If the model has no relation of a name, or if no relation would be left.
@@ -121,30 +92,21 @@ class RelationEditing:
         self.subset_relations([name for name in self.config.relation_names if name not in removed])
 
     def with_relations(
-        self,
-        relations: Sequence[Mapping[str, Any]],
-        processor: Any,
-        *,
-        none_relation: str | None = None,
+        self, relations: Sequence[Mapping[str, Any]], processor: Any, *, none_relation: str | None = None
     ) -> Any:
         """Make a second model that has other relations and shares all weights with this one.
 
-        Args:
-            relations: The second model's relations, in the form that `set_relations` takes.
-            processor: The model's `RocProcessor`.
-            none_relation: Name of the relation that means "none of these". None takes the relation that has the name
-                of this model's own, if there is one.
-
-        Returns:
-            The second model, with a configuration and a bank of its own.
+        The second model has a configuration and a bank of its own. Without `none_relation`, the relation that has the
+        name of this model's own means "none of these", if there is one.
 
         Raises:
             ValueError: As `set_relations`.
         """
         self._need_retrieval("with_relations")
         own_none = self.config.none_relation
-        if none_relation is None and own_none is not None and own_none in _names(relations):
-            none_relation = own_none
+        if none_relation is None and own_none is not None:
+            checked = normalise_relations(relations, None, self.config.entity_types)
+            none_relation = own_none if any(relation["name"] == own_none for relation in checked) else None
         other: Any = copy.copy(self)
         other.config = copy.deepcopy(self.config)
         other._modules = {**other._modules}
@@ -156,10 +118,7 @@ class RelationEditing:
 
     @torch.no_grad()
     def subset_relations(self, names: Sequence[str]) -> None:
-        """Keep some relations, in the given order, and forget the others.
-
-        Args:
-            names: The names to keep.
+        """Keep the relations of these names, in the given order, and forget the others.
 
         Raises:
             ValueError: If the model has no relation of a name, a name is given twice, no name is given, or the model
@@ -172,26 +131,20 @@ class RelationEditing:
         numbers = {name: number for number, name in enumerate(self.config.relation_names)}
         kept = [self.config.relations[numbers[name]] for name in names]
         none_relation = self.config.none_relation if self.config.none_relation in names else None
-        kept = normalise_relations(kept, none_relation, self.config.entity_types)
+        self.config.replace_relations(kept, none_relation)  # refuses names that are given twice
         bank = self.relation_bank
-        rows = rows_of_relations(bank.relation_index, [numbers[name] for name in names])
-        bank.replace(bank.features[rows], kept)
-        self.config.replace_relations(kept, none_relation)
+        bank.replace(bank.features[rows_of_relations(bank.relation_index, [numbers[name] for name in names])], kept)
 
     def save_relations(self, path: str | os.PathLike[str]) -> None:
-        """Save the relations and their features by themselves, as one safetensors file.
-
-        Args:
-            path: The file to (over)write.
+        """Save the relations and their features by themselves, as one safetensors file, which is overwritten.
 
         Raises:
             ValueError: If the model has no relations, their descriptions have not been encoded, or it classifies.
         """
         self._need_retrieval("save_relations")
         self._need_encoded()
-        relations, none_relation = self.config.relations, self.config.none_relation
         features, encoder = self.relation_bank.features, self._encoder_of_bank()
-        write_relations(path, SavedRelations(relations, none_relation, features, encoder))
+        write_relations(path, SavedRelations([*self.config.relations], self.config.none_relation, features, encoder))
 
     @torch.no_grad()
     def load_relations(self, path: str | os.PathLike[str], processor: Any) -> None:
@@ -201,14 +154,9 @@ class RelationEditing:
         are. Otherwise, and where the encoder is shared with the text and may have learnt since, the descriptions are
         encoded anew, with a warning.
 
-        Args:
-            path: The file to read.
-            processor: The model's `RocProcessor`.
-
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is damaged, has another version or does not fit the model, or as `set_relations`.
-                The model then stays as it was.
         """
         self._need_retrieval("load_relations")
         feature_dim = self.relation_bank.features.shape[1]
@@ -217,11 +165,8 @@ class RelationEditing:
             self.relation_bank.replace(saved.features, saved.relations)
             self.config.replace_relations(saved.relations, saved.none_relation)
             return
-        logger.warning(
-            "%s: its features may not be those of this model's description encoder, so all descriptions are encoded "
-            "anew.",
-            os.fspath(path),
-        )
+        why = "its features may not be those of this model's description encoder, so all descriptions are encoded anew."
+        logger.warning("%s: %s", os.fspath(path), why)
         self.set_relations(saved.relations, processor, none_relation=saved.none_relation)
 
     def _encoder_of_bank(self) -> str | None:
@@ -258,14 +203,9 @@ class RelationEditing:
         return {text: row for text, row, is_filled in rows if is_filled}
 
     def encode_texts(self, texts: Sequence[str], processor: Any) -> dict[str, Tensor]:
-        """Encode descriptions, without dropout; texts of like length are encoded together.
+        """Encode descriptions to `(feature_dim,)` each, before the projection and without dropout.
 
-        Args:
-            texts: The descriptions.
-            processor: The model's `RocProcessor`, which tokenises them.
-
-        Returns:
-            For each text its features `(feature_dim,)`, before the projection.
+        Texts of like length are encoded together.
 
         Raises:
             ValueError: If a description is too long.
@@ -286,9 +226,3 @@ class RelationEditing:
         finally:
             self.train(was_training)
         return features
-
-
-def _names(relations: Any) -> list[Any]:
-    """Collect the names of relations that have not been checked yet, as far as there are names."""
-    given = relations if isinstance(relations, Sequence) else []
-    return [relation.get("name") for relation in given if isinstance(relation, Mapping)]

@@ -29,37 +29,20 @@ UNRELATED_SETTINGS = ("transformers_version", "_name_or_path", "architectures", 
 
 @dataclass(frozen=True)
 class SavedRelations:
-    """What a file of relations holds.
+    """What a file of relations holds."""
 
-    Args:
-        relations: The relations, in the form of `RocConfig.relations`.
-        none_relation: Name of the relation that means "none of these", or None.
-        features: `(num_descriptions, feature_dim)` float, one row per description, relation by relation.
-        encoder: `encoder_fingerprint` of the encoder that gave the features; None where that encoder is not known.
-    """
-
-    relations: list[dict[str, Any]]
+    relations: list[dict[str, Any]]  # in the form of `RocConfig.relations`
     none_relation: str | None
-    features: Tensor
-    encoder: str | None
+    features: Tensor  # (num_descriptions, feature_dim) float, one row per description, relation by relation
+    encoder: str | None  # `encoder_fingerprint` of the encoder that gave the features; None where it is not known
 
 
 def write_relations(path: str | os.PathLike[str], saved: SavedRelations) -> None:
-    """Write a file, under a temporary name first, so that nobody sees a half-written one.
-
-    Args:
-        path: The file to (over)write. Its folder is created.
-        saved: The relations.
-    """
+    """Write a file and create its folder; under a temporary name first, so that nobody sees a half-written one."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"features": saved.features.cpu().contiguous(), "relation_index": relation_index_of(saved.relations)}
-    content = {
-        "version": VERSION,
-        "encoder": saved.encoder,
-        "none_relation": saved.none_relation,
-        "relations": saved.relations,
-    }
+    content = {"version": VERSION} | {name: getattr(saved, name) for name in ("encoder", "none_relation", "relations")}
     temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
         save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(content, ensure_ascii=False)})
@@ -69,12 +52,7 @@ def write_relations(path: str | os.PathLike[str], saved: SavedRelations) -> None
 
 
 def read_relations(path: str | os.PathLike[str], *, feature_dim: int, entity_types: Sequence[str]) -> SavedRelations:
-    """Read a file and check all of it.
-
-    Args:
-        path: A file that `write_relations` wrote.
-        feature_dim: Width of the features that the model can use.
-        entity_types: Types that relations may ask for.
+    """Read a file that `write_relations` wrote and check all of it, for a model with such features and entity types.
 
     Raises:
         FileNotFoundError: If there is no such file.

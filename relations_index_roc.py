@@ -33,8 +33,8 @@ class RelationMatches:
 
     Args:
         scores: `(num_pairs, top_k)`, cosines in descending order; equal ones in the order of the names.
-        names: For each pair, the names of its `top_k` relations.
-        descriptions: For each pair, the description of each of these relations that lies nearest to the pair.
+        names: The names of each pair's `top_k` relations.
+        descriptions: The description of each of these relations that lies nearest to the pair.
     """
 
     scores: Tensor
@@ -89,12 +89,12 @@ class RelationIndex:
         self._graph = None if self.exact else _build_graph(self._vectors)
 
     def __len__(self) -> int:
-        """How many relations there are."""
+        """Count the relations."""
         return len(self._names)
 
     @property
     def _vectors(self) -> Tensor:
-        """What pairs are compared with: the relations, or each of their descriptions."""
+        """Vectors that pairs are compared with: those of the relations, or of each of their descriptions."""
         return self._description_embeds if self._relation_embeds is None else self._relation_embeds
 
     @torch.no_grad()
@@ -135,8 +135,7 @@ class RelationIndex:
         scores, descriptions = nearest_descriptions(pairs, self._description_embeds, self._relation_index, candidates)
         if self._relation_embeds is not None:
             scores = (pairs[:, None] * self._relation_embeds[candidates]).sum(-1)
-        scores, order = scores.sort(dim=-1, descending=True, stable=True)
-        scores, order = scores[:, :top_k], order[:, :top_k]
+        scores, order = (part[:, :top_k] for part in scores.sort(dim=-1, descending=True, stable=True))
         return scores, candidates.gather(-1, order), descriptions.gather(-1, order)
 
     def _exact_candidates(self, pairs: Tensor, top_k: int) -> Tensor:

@@ -13,19 +13,14 @@ RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
 
 
 def normalise_relations(
-    relations: Sequence[Mapping[str, Any]],
-    none_relation: str | None,
-    entity_types: Sequence[str] = ENTITY_TYPES,
+    relations: Sequence[Mapping[str, Any]], none_relation: str | None, entity_types: Sequence[str] = ENTITY_TYPES
 ) -> list[dict[str, Any]]:
-    """Check relations and bring them into one form.
+    """Check relations and bring them into one form: plain dictionaries with all four keys, in the given order.
 
     Args:
         relations: Mappings of `name`, `descriptions`, and optionally `head_types`, `tail_types`.
         none_relation: Name of the relation that means "none of these", or None.
         entity_types: The types that `head_types` and `tail_types` may name, by their words or by a tag such as PER.
-
-    Returns:
-        A list of plain dictionaries with all four keys, in the given order.
 
     Raises:
         ValueError: If a name is missing, empty or given twice; a relation has no description or an empty one; a key

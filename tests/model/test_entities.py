@@ -18,6 +18,7 @@ from roc.processing_entities_roc import (
     check_span,
     join_words,
 )
+from roc.processing_roc import _untyped_spans
 
 TEXT = "Ann met Bob"
 BOX = (0.0, 0.25, 0.5, 1.0)
@@ -148,10 +149,7 @@ def test_an_entity_with_a_span_and_a_box_is_refused() -> None:
 
 
 def test_only_text_entities_without_a_type_need_one() -> None:
-    assert Entity(0, 3).needs_type
-    assert not Entity(0, 3, "").needs_type
-    assert not Entity(0, 3, "person").needs_type
-    assert not Entity(bbox=BOX).needs_type
+    assert _untyped_spans([Entity(0, 3), Entity(0, 3, ""), Entity(4, 7, "person"), Entity(bbox=BOX)]) == [(0, 3)]
 
 
 def test_too_many_objects_are_refused() -> None:

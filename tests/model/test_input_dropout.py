@@ -164,8 +164,8 @@ def test_markers_that_end_up_elsewhere_in_a_cut_text_are_known() -> None:
 
 
 def test_a_long_type_of_an_object_is_no_more_than_what_is_read_of_it() -> None:
-    processor = tiny_processor(object_names=True)
-    wordy = {**TYPED[2], "type": "the " * 40}
+    wordy = {**TYPED[2], "type": " ".join(["the"] * 40)}
+    processor = tiny_processor(object_names=True, entity_types=["person", wordy["type"]])
     batch = processor("ann met", picture_bytes(tiny_picture("red")), [TYPED[0], wordy], [(0, 1)])
     assert batch["marker_mask"].shape == batch["input_ids"].shape
     assert batch["marker_mask"].sum() == 3 + 2 + MAX_NAME_TOKENS

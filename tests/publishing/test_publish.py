@@ -15,11 +15,11 @@ import datasets
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from elsewhere import ENTITIES, TEXT, WITH_ROC, WITHOUT_ROC, printed_by
 from hub import LocalHub
 from hub.storage import StoredFile
 from huggingface_hub import HfApi
 from safetensors.torch import load, load_file, save
-from test_loading_elsewhere import ENTITIES, TEXT, WITH_ROC, WITHOUT_ROC, printed_by
 from tiny import picture_bytes, tiny_model, tiny_picture, tiny_processor
 from tiny_runs import arguments, error_of, main
 from transformers.dynamic_module_utils import get_relative_import_files

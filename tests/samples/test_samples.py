@@ -86,7 +86,7 @@ def test_an_entity_has_the_type_that_any_of_its_rows_states(types: tuple[Any, An
 def test_an_untyped_entity_stays_untyped_and_is_not_typed_again() -> None:
     [sample] = grouped([row("1", ANN, PARIS)]).samples
     assert [entity.type for entity in sample.entities] == ["person", ""]
-    assert not any(entity.needs_type for entity in sample.entities)
+    assert not any(entity.type is None for entity in sample.entities)
 
 
 def test_other_pictures_or_no_picture_or_other_texts_are_other_samples() -> None:

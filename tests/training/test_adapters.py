@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from elsewhere import ENTITIES, TEXT, WITHOUT_ROC, run_elsewhere
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_loading_elsewhere import ENTITIES, TEXT, WITHOUT_ROC, run_elsewhere
 from tiny import tiny_model, tiny_picture, tiny_processor
 from torch import Tensor
 from transformers import AutoModel
