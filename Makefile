@@ -1,12 +1,13 @@
-# Every target works from a bare clone with Python 3.11 (or 3.10 to 3.12); the environment is made once, in .venv.
+# Every target works from a bare clone with Python 3.11 or 3.12; its environment is made once, in .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 OUT := outputs/demo
 ONE_PROCESS := --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-lowest check format clean
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +31,14 @@ demo: $(READY)  ## generated pictures and texts: train with and without pictures
 test: $(READY) check  ## lint, types, import contracts and the fast tests
 	$(BIN)/python -m pytest -n 2
 
+$(LOWEST)/.ready: setup.cfg constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[all]'
+	touch $@
+
+test-lowest: $(LOWEST)/.ready  ## the fast tests with the lowest versions that setup.cfg allows
+	$(LOWEST)/bin/python -m pytest -n 2
+
 check: $(READY)  ## lint, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +51,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info outputs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info outputs .mypy_cache .ruff_cache .pytest_cache

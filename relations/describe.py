@@ -251,7 +251,7 @@ def _described(
         "host": model.host,
         "prompt": prompt.name,
         "prompt_sha256": hashlib.sha256(prompt.text.encode()).hexdigest(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "written": written,
         "notes": {key: value for key, value in answer.items() if key not in ANSWER_KEYS},
     }

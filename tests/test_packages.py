@@ -74,17 +74,21 @@ def sdist_files(built: dict[str, Path]) -> set[str]:
 def needed() -> list[str]:
     """The files of the checkout that an installed ROC needs."""
 
+    files = tracked()
+    packages = {name.partition("/")[0] for name in files if name.endswith("/__init__.py")} - {"tests"}
+
     def is_needed(name: str) -> bool:
         top, _, rest = name.partition("/")
-        is_code = top == "dataset_scripts" or (name.endswith(".py") and not rest)
-        return is_code or top in DATA or name in (*EXAMPLES, "model_card.md", "LICENSE")
+        is_code = top == "dataset_scripts" or (name.endswith(".py") and (not rest or top in packages))
+        return is_code or top in DATA or name in (*EXAMPLES, "model_card.md", "LICENSE", "py.typed")
 
-    return [name for name in tracked() if is_needed(name)]
+    return [name for name in files if is_needed(name)]
 
 
 def test_the_wheel_holds_all_code_and_data(wheel_files: set[str]) -> None:
     files = needed()
     assert {"pipeline_roc.py", "train.py", "dataset_scripts/mnre.py", "relations/mnre.yaml"} <= {*files}
+    assert {"training/loop.py", "evaluation/metrics/roc_f1/roc_f1.py"} <= {*files}
     assert [name for name in files if f"roc/{name}" not in wheel_files] == []
 
 
@@ -138,3 +142,12 @@ def test_an_installed_roc_runs_the_first_example_and_its_programs(python: Path, 
     post = ["--text", "ann met bob", "--head", "ann", "--tail", "bob", "--relations", "relations/more.yaml"]
     told = run([python.with_name("roc-predict"), "--model", "outputs/demo/model", *post, "--top_k", "99"], cwd)
     assert '"/per/per/opponent"' in told, "the relation file of the package was not found"
+
+
+def test_types_of_an_installed_roc_are_checked_where_it_is_used(python: Path, tmp_path: Path) -> None:
+    """What py.typed promises: without it, mypy takes everything from ROC for `Any`."""
+    (tmp_path / "wrong.py").write_text("from roc.messages_roc import did_you_mean\n\ndid_you_mean(3, 4)\n")
+    mypy = [sys.executable, "-m", "mypy", "--python-executable", python, "--cache-dir", tmp_path / "types", "wrong.py"]
+    checked = subprocess.run([*map(str, mypy)], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert checked.returncode == 1, checked.stdout + checked.stderr
+    assert checked.stdout.count("error: Argument") == 2, checked.stdout

@@ -93,7 +93,7 @@ def test_relevance_sums_to_what_the_input_adds_over_an_uninformative_one(head: s
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "relation_model" not in name:
-                parameter.mul_(3)  # so that both inputs matter
+                parameter.mul_(4)  # so that both inputs matter
     batch = encoded(processor)
     explanation = model.explain(batch, relation="/per/per/couple", num_steps=200)
     unit = 1.0 if head == "classification" else model.temperature

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.metadata
 import io
 import itertools
 import json
@@ -130,7 +131,7 @@ def test_the_saved_settings_are_the_runs(finished: Finished, inputs: Path) -> No
     assert saved.vision_model == VISION
     assert saved.data_dir == str(inputs / "data")
     environment = json.loads((finished.folder / "environment.json").read_text(encoding="utf-8"))
-    assert environment["torch"] == torch.__version__
+    assert environment["torch"] == importlib.metadata.version("torch")
     assert environment.keys() >= {"commit", "python", "transformers", "datasets", "accelerate"}
 
 
