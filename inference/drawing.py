@@ -29,15 +29,13 @@ logger = logging.getLogger(__name__)
 MAX_PAIRS, MAX_RELATIONS, MAX_TEXT_LINES, MAX_DESCRIPTION_LINES = 6, 5, 24, 3
 # Blue, orange, green, pink, violet, teal, red, olive: dark enough for small type on white (contrast at least 4.5 : 1).
 ENTITY_COLORS = ("#2563eb", "#c2410c", "#047857", "#be185d", "#6d28d9", "#0e7490", "#b91c1c", "#4d7c0f")
-INK, MUTED = "#18202f", "#5c6779"
-TOWARDS, AWAY = "#dc2626", "#2563eb"  # what moved a pair towards its relation, and what away from it
+INK, MUTED, TOWARDS, AWAY = "#18202f", "#5c6779", "#dc2626", "#2563eb"  # the last two colour what moved a pair
 MISSING = "\N{REPLACEMENT CHARACTER}"  # stands for a character that no font has
 DPI = 160
 _CHIP = {"pad": 3, "linewidth": 0}
 _MAX_TEXT = 5000  # characters; more than its lines hold
 _WIDTH, _GAP, _MAX_PICTURE_HEIGHT = 720, 12, 380  # points, 72 per inch
 _TEXT_SIZE, _NAME_SIZE, _SMALL_SIZE, _TYPE_SIZE = 14, 11, 9, 8
-
 # Chinese, Japanese, Thai and Lao are written without spaces: a line may end after each letter with its marks.
 _LETTERS = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _MARKS = "\u0300-\u036f\u0e31\u0e33-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb3-\u0ebc\u0ec8-\u0ece\u3001-\u301f\uff01-\uff65"
@@ -90,10 +88,8 @@ def with_heat(image: Image.Image, patches: Sequence[Sequence[float]], largest: f
     """Return an RGB picture in fainter colours, under the `tint` of each patch (rows of relevances) of a grid on it."""
     heat = Image.new("RGBA", (len(patches[0]), len(patches)))
     heat.putdata([ImageColor.getrgb(tint(value, largest)) for value in chain(*patches)])
-    heat = heat.resize(image.size, Image.Resampling.NEAREST)
-    faint = Image.blend(image.convert("L").convert("RGB"), image, 0.45)
-    faint.paste(heat, mask=heat)
-    return faint
+    faint = Image.blend(image.convert("L").convert("RGBA"), image.convert("RGBA"), 0.45)
+    return Image.alpha_composite(faint, heat.resize(image.size, Image.Resampling.NEAREST)).convert("RGB")
 
 
 def draw_prediction(
@@ -107,20 +103,18 @@ def draw_prediction(
 ) -> Figure:
     """Draw one post: its text with coloured entities, its picture with boxes, and the ranked relations of its pairs.
 
-    The drawing says how much it leaves out, and a warning names the scripts that no font of this machine has.
+    It says how much it leaves out, a warning names the scripts that no font of this machine has, and the figure's
+    artists carry a `gid` such as `mark 0`, where 0 is an entity's index.
 
     Args:
         path: PNG file to write (whole or not at all), or `None` to write none.
-        text: The post's text.
+        text: The post.
         entities: Dicts with `name`, `type` (or None), and `start` and `end` (half-open character offsets into `text`)
             or `bbox` (`xyxy`, normalised to [0, 1], origin top left).
         predictions: Dicts with `head` and `tail` (indices into `entities`), `relations`, a list of dicts with
             `relation`, `score` (in [0, 1]) and `description` (or None), best first; and `relation`, None if none holds.
         image: The picture, of any size and mode, turned the way the boxes were measured.
         explanation: What moved the pair, as `inference.posts.explain` gives it: it colours words and patches.
-
-    Returns:
-        The figure. Its artists carry a `gid` such as `mark 0`, where 0 is an entity's index.
 
     Raises:
         ValueError: If a span, a box or a pair's entity is not there, or `path` does not end in `.png`.
@@ -154,8 +148,7 @@ class _Page:
 
     def __init__(self, text: str, entities: Any, predictions: Any, explanation: Mapping[str, Any] | None) -> None:
         self.figure = new_figure(_WIDTH / 72, 1, dpi=DPI, facecolor="#f4f6fa")
-        self.axes = self.figure.add_axes((0, 0, 1, 1))
-        self.axes.set_axis_off()
+        self.axes = self.figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
         self.text, self.entities, self.explanation, self.bottom = text, entities, explanation or {}, float(_GAP)
         self.spans = {i: (own["start"], own["end"]) for i, own in enumerate(entities) if own.get("bbox") is None}
         self.patches, self.tokens = self.explanation.get("patches"), self.explanation.get("tokens", ())
@@ -216,9 +209,8 @@ class _Page:
             name = self.shorten(self.entities[pair[side]]["name"], _NAME_SIZE, width / 2 - 24)
             color, gid = entity_color(pair[side]), f"{side} {pair[side]}"
             self._text(x, top + 12, name, _NAME_SIZE, color, gid=gid, bbox={**_CHIP, "color": _light(color)})
-            x += self.width(name, _NAME_SIZE) + 10
-            self._text(x, top + 12, arrow, _NAME_SIZE, MUTED)
-            x += 22
+            x += self.width(name, _NAME_SIZE) + 32
+            self._text(x - 22, top + 12, arrow, _NAME_SIZE, MUTED)
         is_decided = bool(relations) and pair.get("relation", "") is not None
         y = y if is_decided else self.write("no relation", left, y, width)
         rows = [y + 6 + 15 * number for number in range(len(relations))]
@@ -235,23 +227,22 @@ class _Page:
 
     def write(self, text: str, left: float, top: float, width: float, limit: int = 9, size: int = _SMALL_SIZE) -> float:
         """Write the first lines of a text and say how much is left out; entities are marked in the post's text."""
-        is_post, written = size == _TEXT_SIZE, 0
-        for number, line in enumerate(self._lines(text[:_MAX_TEXT].translate(self.table), size, width)):
+        is_post = size == _TEXT_SIZE
+        shown = text[:_MAX_TEXT].translate(self.table)
+        for number, line in enumerate(self._lines(shown, size, width)):
             if number == limit:
-                return self.write(f"… {_more(len(text) - written, 'character')}", left, top, width)
+                left_out = len(text) - min((start for _, _, start, _ in line), default=0)
+                return self.write(f"… {_more(left_out, 'character')}", left, top, width)
             for x, _, start, end in line:
-                word = text[start:end].translate(self.table)
-                self._text(left + x, top + 1.1 * size, word, size, INK if is_post else MUTED)
-                written = max(written, end)
+                self._text(left + x, top + 1.1 * size, shown[start:end], size, INK if is_post else MUTED)
             top = self._mark(line, left, top, width) if is_post else top + 1.5 * size
         return top
 
     def _mark(self, line: Sequence[Placed], left: float, top: float, width: float) -> float:
         """Colour the words of a line, and draw bars below its entities with their types; returns the lower edge."""
         for x0, x1, first, last in line:
-            if tokens := [own for own in self.tokens if first < own["end"] and own["start"] < last]:
-                color = tint(sum(token["relevance"] for token in tokens), self.largest)
-                self._box(left + x0, top, left + x1, top + 18, "tint", facecolor=color)
+            if own := [token["relevance"] for token in self.tokens if first < token["end"] and token["start"] < last]:
+                self._box(left + x0, top, left + x1, top + 18, "tint", facecolor=tint(sum(own), self.largest))
         taken: list[tuple[float, float, float]] = []
         for index, (start, end) in sorted(self.spans.items(), key=lambda item: item[1][0] - item[1][1]):
             for is_inside, run in groupby(line, lambda piece: start < piece[3] and piece[2] < end):  # noqa: B023
@@ -306,8 +297,8 @@ class _Page:
     def shorten(self, text: str, size: int, room: float) -> str:
         """Return a text on one line, with an ellipsis in place of its end if it is wider than the room."""
         line = " ".join(text[:200].translate(self.table).split())
-        while len(line) > 1 and self.width(line, size) > room:
-            line = line[:-2] + "…"
+        while len(line) > 1 and (width := self.width(line, size)) > room:
+            line = line[: min(len(line) - 2, int(len(line) * room / width))] + "…"
         return line
 
     def _text(self, x: float, y: float, text: str, size: int, color: str = INK, **style: Any) -> None:
@@ -336,10 +327,9 @@ def _find_fonts(characters: set[str]) -> tuple[dict[int, Any], dict[int, str], s
     """Return fonts by size that have the characters, what is drawn instead of some of them, and a note on those."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
+    characters -= {*"\n\u200c\u200d"}  # the joiners shape the letters beside them
     hidden = {own for own in characters if own.isspace() or unicodedata.category(own) in ("Cc", "Cf")}
-    hidden |= {own for own in characters if "VARIATION SELECTOR" in unicodedata.name(own, "")}
-    missing = characters - hidden | characters & {*"\u200c\u200d"}  # joiners shape the letters beside them
-    families: list[str] = []
+    missing, families = characters - hidden, list[str]()
     for family in _families():
         faces = [get_font(findfont(FontProperties(family, weight=weight))) for weight in ("normal", "bold")]
         if covered := {own for own in missing if all(face.get_char_index(ord(own)) for face in faces)}:
@@ -348,7 +338,7 @@ def _find_fonts(characters: set[str]) -> tuple[dict[int, Any], dict[int, str], s
             break
     fonts = {size: FontProperties(families, size=size) for size in (_TEXT_SIZE, _SMALL_SIZE, _TYPE_SIZE)}
     fonts[_NAME_SIZE] = FontProperties(families, size=_NAME_SIZE, weight="bold")
-    table = {ord(own): " " if own.isspace() else "\u200b" for own in hidden - {*"\n\u200c\u200d"}}
+    table = {ord(own): " " if own.isspace() else "\u200b" for own in hidden}
     letters = {own for own in missing if unicodedata.category(own)[0] in "LM"}
     scripts = sorted({unicodedata.name(own).split()[0].capitalize() for own in letters})
     scripts += ["some emoji or symbols"] * (missing > letters)

@@ -162,7 +162,7 @@ def test_an_answer_that_cannot_be_drawn_is_printed_all_the_same(
 ) -> None:
     arguments = ["--model", model, "--text", TEXT, "--head", "Ann", "--tail", "Bob"]
     _, plain, _ = run(predict.main, *arguments)
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert predict.main([*arguments, "--picture", str(tmp_path / "out.png")]) == 1
     assert json.loads(capsys.readouterr().out) == {**plain, "picture": None}
     assert "pip install 'roc[plots]'" in caplog.text
