@@ -57,7 +57,7 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _entities(options: argparse.Namespace, processor: RocProcessor) -> tuple[list[dict[str, Any]], Any]:
-    """The entities that were asked for, and their pairs: head and tail, or None for all."""
+    """Return the entities that were asked for, and their pairs: head and tail, or None for all."""
     from roc.inference.posts import find_entities, parse_entity
 
     if options.head is not None:
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     entity = "a name in the text, START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture"
     parser.add_argument("--head", help=entity)
     parser.add_argument("--tail", help=entity)
-    several = "instead of head and tail: several entities, for all of their pairs"
+    several = "several entities in place of head and tail, for all of their pairs"
     parser.add_argument("--entity", nargs="+", action="extend", metavar="ENTITY", help=several)
     parser.add_argument("--relations", help="relation file to use instead of the model's own relations")
     parser.add_argument("--top_k", type=int, default=3, help="relations per pair")

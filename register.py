@@ -16,8 +16,7 @@ from roc.processing_roc import RocProcessor
 class _SavedOnly:
     """A value that is written into `config.json` but reads as empty.
 
-    Transformers runs the pipeline that a configuration names rather than the one that is registered, and asks to be
-    trusted with the code in the model's folder.
+    Transformers would run the pipeline that a configuration names, not the registered one, and ask to be trusted.
     """
 
     def __get__(self, config: Any, owner: type) -> dict[str, Any]:

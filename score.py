@@ -43,7 +43,9 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     set_num_threads()
     model, processor = load_model(options.model)
     model.to(accelerator.device)
-    _take_type_constraints(model, options)
+    for name in ("type_constraints", "type_penalty"):
+        if getattr(options, name) is not None:
+            setattr(model.config, name, getattr(options, name))
     unseen = _take_relations(model, processor, options)
     policy = options.missing_images or _policy_of_run(options.model)
     with accelerator.local_main_process_first():  # the others find its work in the cache
@@ -59,15 +61,8 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     return score_predictions(predictions, model.config.none_relation)
 
 
-def _take_type_constraints(model: RocModel, options: argparse.Namespace) -> None:
-    """Change what the model does with entity types, where that was asked for."""
-    for name in ("type_constraints", "type_penalty"):
-        if getattr(options, name) is not None:
-            setattr(model.config, name, getattr(options, name))
-
-
 def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.Namespace) -> list[str]:
-    """Give the model the relations that were asked for; returns those to which scoring is restricted, if any."""
+    """Give the model the relations that were asked for; return those to which scoring is restricted, if any."""
     from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
     from roc.relations.files import load_relations
 
@@ -87,7 +82,7 @@ def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.
 
 
 def _policy_of_run(model: str) -> MissingImages:
-    """What the training run did about missing pictures; `error` where that is not known."""
+    """Return what the training run did about missing pictures; `error` where that is not known."""
     import yaml
 
     from roc.training.settings import RUN_FILE
@@ -100,9 +95,8 @@ def _policy_of_run(model: str) -> MissingImages:
 
 
 def _write_predictions(path: str, predictions: Predictions) -> None:
-    rows = zip(predictions.row_ids, predictions.expected, predictions.predicted)
     with atomic_write(path) as file:
-        for row_id, expected, predicted in rows:
+        for row_id, expected, predicted in zip(predictions.row_ids, predictions.expected, predictions.predicted):
             row = {"id": row_id, "relation": expected, "predicted": predicted}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -114,14 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, choices=DATASETS, help="which builder")
     add("--data_dir", required=True, help="folder of the raw files, or of what a builder wrote")
     add("--split", default="val", help="which split")
-    policy = "where a picture is missing: stop, drop the row, or go on without; as the training run did if not given"
+    policy = "where a picture is missing: stop, drop the row, or go on without (default: as the training run did)"
     add("--missing_images", choices=get_args(MissingImages), help=policy)
-    constraints = "other than the model's: relations by entity types"
+    constraints = "how entity types restrict relations (default: as the model does)"
     add("--type_constraints", choices=("off", "soft", "hard"), help=constraints)
-    add("--type_penalty", type=float, help="other than the model's: for soft constraints")
+    add("--type_penalty", type=float, help="penalty of soft constraints (default: the model's)")
     add("--relations", help="relation file to use instead of the model's own relations")
     add("--held_out_relations", nargs="+", help="score these of the relations, and their rows, alone")
-    add("--num_unseen", type=int, default=0, help="instead, how many train.py held out")
+    add("--num_unseen", type=int, default=0, help="score as many relations as train.py drew and held out")
     add("--seed", type=int, default=0, help="the seed with which it drew them")
     add("--use_image", action=argparse.BooleanOptionalAction, default=True, help="show the pictures")
     add("--batch_size", type=int, default=64, help="texts per forward pass")

@@ -42,8 +42,8 @@ SMALL_VIT = {
 
 def run_benchmark(
     measure: Callable[[argparse.Namespace], dict[str, Any]],
-    arguments: Sequence[str] | None,
     options: Mapping[str, Any],
+    arguments: Sequence[str] | None = None,
     *,
     incomplete: Callable[[Any], bool] = lambda _: False,
 ) -> int:
@@ -51,8 +51,8 @@ def run_benchmark(
 
     Args:
         measure: Takes the parsed options and returns the figures to print.
-        arguments: The command line; None for that of the process.
         options: What `ArgumentParser.add_argument` takes for each option, or the option's default alone.
+        arguments: The command line; None for that of the process.
         incomplete: See `run_program`.
     """
     parser = argparse.ArgumentParser(

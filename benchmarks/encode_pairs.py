@@ -9,17 +9,11 @@ import argparse
 import itertools
 import random
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from roc.benchmarks.common import alternate, build, machine, make_post, run_benchmark
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure with the given command line; returns the exit code."""
-    return run_benchmark(measure, arguments, {"--repeats": 21})
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -54,4 +48,4 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(measure, {"--repeats": 21}))

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--max_samples": {"type": int, "default": 300, "help": "use only the first so many posts"},
         "--num_steps": {"type": int, "default": 16, "help": "see RocModel.explain"},
     }
-    return run_benchmark(measure, arguments, options)
+    return run_benchmark(measure, options, arguments)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,12 +22,6 @@ from roc.training.settings import METRICS_FILE, RUN_FILE
 
 LABELS = {"retrieval": "retrieval over descriptions", "classification": "classification"}
 SCORES = ("micro_f1", "macro_f1")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the runs that the command line names and draw; returns the exit code."""
-    runs = {"nargs": "+", "help": "folders that train.py wrote"}
-    return run_benchmark(measure, arguments, {"runs": runs, "--output": {"required": True, "help": "PNG file"}})
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -54,4 +47,5 @@ def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runs = {"nargs": "+", "help": "folders that train.py wrote"}
+    sys.exit(run_benchmark(measure, {"runs": runs, "--output": {"required": True, "help": "PNG file"}}))

@@ -26,18 +26,6 @@ from roc.inference.posts import load_model
 from roc.samples.grouping import GroupedSamples, Sample
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure with the given command line; returns the exit code."""
-    options = {
-        "--model": MODEL,
-        "--data_dir": {"required": True, "help": "folder that the generator of the scenes wrote"},
-        "--dataset": {"default": "scenes", "choices": ["scenes", "synthetic"]},
-        "--split": "test",
-        "--seed": {"type": int, "default": 0, "help": "decides how boxes are shuffled and pictures swapped"},
-    }
-    return run_benchmark(measure, arguments, options)
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of each input by kind of pair."""
     model, processor = load_model(options.model)
@@ -124,4 +112,11 @@ def by_kind(predictions: Predictions, kinds: Mapping[str, str], none_relation: s
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options = {
+        "--model": MODEL,
+        "--data_dir": {"required": True, "help": "folder that the generator of the scenes wrote"},
+        "--dataset": {"default": "scenes", "choices": ["scenes", "synthetic"]},
+        "--split": "test",
+        "--seed": {"type": int, "default": 0, "help": "decides how boxes are shuffled and pictures swapped"},
+    }
+    sys.exit(run_benchmark(measure, options))

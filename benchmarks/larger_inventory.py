@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from roc.benchmarks.common import MODEL, run_benchmark
@@ -22,13 +21,6 @@ from roc.processing_roc import RocProcessor
 from roc.relations.files import load_relations
 from roc.samples.grouping import GroupedSamples
 from roc.training.building import unrelated_descriptions
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure with the given command line; returns the exit code."""
-    relations, most = {"help": "relation file"}, {"type": int, "default": 1000, "help": "at most so many"}
-    options = {"--model": MODEL, "--data_dir": {"required": True}, "--relations": relations, "--num_relations": most}
-    return run_benchmark(measure, arguments, options)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -60,4 +52,6 @@ def _scores(model: RocModel, processor: RocProcessor, samples: GroupedSamples) -
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    relations, most = {"help": "relation file"}, {"type": int, "default": 1000, "help": "at most so many"}
+    options = {"--model": MODEL, "--data_dir": {"required": True}, "--relations": relations, "--num_relations": most}
+    sys.exit(run_benchmark(measure, options))

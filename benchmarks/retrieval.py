@@ -17,7 +17,6 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,21 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roc.benchmarks.common import alternate, build, counting, machine, run_benchmark, timed
+from roc.benchmarks.common import alternate, build, collate, counting, machine, run_benchmark, timed
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.modeling_roc import RocModel
-from roc.processing_roc import RocProcessor
 from roc.relations.files import load_relations
 from roc.relations_bank_roc import descriptions_of
 from roc.relations_index_roc import RelationIndex
 
 BATCH_SIZE = 64
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure with the given command line; returns the exit code."""
-    options = {"--data_dir": {"type": Path}, "--num_relations": 100_000, "--repeats": 15}
-    return run_benchmark(measure, arguments, options)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -56,7 +48,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             one_seconds, _ = timed(lambda: model.update_relations(reworded, processor))
     index_seconds, index = timed(lambda: model.index_relations(exact=False))
     exact_index = model.index_relations(exact=True)
-    batches = encoded_posts(processor, posts(options.data_dir, 16 * BATCH_SIZE, generator))
+    given = posts(options.data_dir, 16 * BATCH_SIZE, generator)
+    starts = range(0, len(given), BATCH_SIZE)
+    batches = [collate(processor, given[start : start + BATCH_SIZE], use_image=False) for start in starts]
     pairs = [pair_vectors(model, batch) for batch in batches]
     parts = {
         "encoding": lambda: pair_vectors(model, batches[0]),
@@ -99,31 +93,17 @@ def shipped_words() -> list[str]:
 
 
 def posts(data_dir: Path | None, count: int, generator: random.Random) -> list[dict[str, Any]]:
-    """Return `text` and two `entities` of each post."""
+    """Return `text` and two `entities` of each post; the first and the last word of a post that is made up."""
     if data_dir is None:
-        return [post_of(generator.sample(shipped_words(), 17)) for _ in range(count)]
+        made = [generator.sample(shipped_words(), 17) for _ in range(count)]
+        starts = [len(" ".join(words[:-1])) + 1 for words in made]
+        return [
+            {"text": " ".join(own), "entities": [(0, len(own[0])), (start, start + len(own[-1]))]}
+            for own, start in zip(made, starts)
+        ]
     with tempfile.TemporaryDirectory() as cache_dir:
         rows = load_dataset_splits("fewrel", data_dir, splits=["val"], cache_dir=cache_dir)["val"].to_list()
     return [{"text": row["text"], "entities": [row["head"], row["tail"]]} for row in generator.sample(rows, count)]
-
-
-def post_of(words: list[str]) -> dict[str, Any]:
-    """Return a post of these words, whose first and last are its entities."""
-    text = " ".join(words)
-    return {"text": text, "entities": [(0, len(words[0])), (len(text) - len(words[-1]), len(text))]}
-
-
-def encoded_posts(processor: RocProcessor, posts: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-    """Return batches of tensors, one pair a post."""
-    batches = [posts[start : start + BATCH_SIZE] for start in range(0, len(posts), BATCH_SIZE)]
-    return [
-        processor(
-            text=[post["text"] for post in batch],
-            entities=[post["entities"] for post in batch],
-            pairs=[[(0, 1)]] * len(batch),
-        )
-        for batch in batches
-    ]
 
 
 @torch.no_grad()
@@ -135,11 +115,10 @@ def pair_vectors(model: RocModel, batch: dict[str, Tensor]) -> Tensor:
 
 def recall(index: RelationIndex, exact_index: RelationIndex, pairs: list[Tensor]) -> float:
     """Return which share of the ten nearest relations the approximate index finds."""
-    both = (
-        (own, exact) for batch in pairs for own, exact in zip(*(i.search(batch).names for i in (index, exact_index)))
-    )
-    return mean(len({*own} & {*exact}) for own, exact in both) / 10
+    own, exact = ([names for batch in pairs for names in i.search(batch).names] for i in (index, exact_index))
+    return mean(len({*found} & {*nearest}) for found, nearest in zip(own, exact)) / 10
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options = {"--data_dir": {"type": Path}, "--num_relations": 100_000, "--repeats": 15}
+    sys.exit(run_benchmark(measure, options))

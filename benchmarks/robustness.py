@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--missing_images": policies,
         "--batch_size": {"type": int, "default": 64, "help": "texts per forward pass"},
     }
-    return run_benchmark(measure, arguments, options, incomplete=_order_matters)
+    return run_benchmark(measure, options, arguments, incomplete=_order_matters)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

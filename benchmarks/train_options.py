@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,18 +41,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "optimizer=adamw_8bit": {"optimizer": "adamw_8bit"},
     COMPILED: {},
 }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure with the given command line; returns the exit code."""
-    options = {
-        "config": {"nargs": "?", "default": "configs/mnre_minilm.yaml"},
-        "--steps": {"type": int, "default": 5, "help": "steps that are timed, after one that is not"},
-        "--rounds": {"type": int, "default": 1, "help": "processes per option, taking turns"},
-        "--options": {"nargs": "+", "choices": OPTIONS, "default": [*OPTIONS], "metavar": "OPTION"},
-        "--only": {"choices": OPTIONS, "help": argparse.SUPPRESS},  # what each process is called with
-    }
-    return run_benchmark(measure, arguments, options)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -129,4 +116,11 @@ def now() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    options = {
+        "config": {"nargs": "?", "default": "configs/mnre_minilm.yaml"},
+        "--steps": {"type": int, "default": 5, "help": "steps that are timed, after one that is not"},
+        "--rounds": {"type": int, "default": 1, "help": "processes per option, taking turns"},
+        "--options": {"nargs": "+", "choices": OPTIONS, "default": [*OPTIONS], "metavar": "OPTION"},
+        "--only": {"choices": OPTIONS, "help": argparse.SUPPRESS},  # what each process is called with
+    }
+    sys.exit(run_benchmark(measure, options))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,11 +18,6 @@ import torch
 from roc.benchmarks.common import alternate, build, collate, machine, make_post, run_benchmark
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure with the given command line; returns the exit code."""
-    return run_benchmark(measure, arguments, {"--batch_size": 32, "--repeats": 9})
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,4 +64,4 @@ def bare(model: RocModel, batch: dict[str, torch.Tensor]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(measure, {"--batch_size": 32, "--repeats": 9}))

@@ -36,12 +36,6 @@ from roc.training.loop import TrainingRun
 from roc.training.settings import RunConfig, load_run_config
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure with the given command line; returns the exit code."""
-    data_dir = {"help": "raw MNRE; generated texts without it"}
-    return run_benchmark(measure, arguments, {"--data_dir": data_dir, "--texts": 320, "--repeats": 5})
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures with each of the two vision encoders."""
     settings = {"model": {"freeze_vision": True}, "num_epochs": options.repeats + 1}
@@ -133,4 +127,5 @@ def four_texts_of_one_picture(run: TrainingRun, rows: Sequence[dict[str, Any]]) 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    data_dir = {"help": "raw MNRE; generated texts without it"}
+    sys.exit(run_benchmark(measure, {"--data_dir": data_dir, "--texts": 320, "--repeats": 5}))

@@ -30,13 +30,6 @@ from roc.modeling_fusion_roc import mean_of_tokens
 from roc.relations.files import RelationInventory
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure with the given command line; returns the exit code."""
-    seeds = {"type": int, "nargs": "+", "default": [0, 1, 2, 3, 4]}
-    options = {"--data_dir": {"type": Path, "required": True}, "--num_unseen": 5, "--seeds": seeds}
-    return run_benchmark(measure, arguments, options)
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Return the macro-F1 of each seed, and the mean."""
     relations = relations_of_split(options.data_dir, "val")
@@ -64,7 +57,8 @@ def embed(texts: Sequence[str]) -> Tensor:
     """Embed texts with MiniLM: the mean of the tokens' states, L2-normalised; `(len(texts), dim)`."""
     folder = resolve_model(TEXT_MODEL)
     tokenizer, encoder = AutoTokenizer.from_pretrained(folder), load_backbone(folder).eval()
-    by_length, embeds = sorted(set(texts), key=len), {}
+    by_length = sorted(set(texts), key=len)
+    embeds: dict[str, Tensor] = {}
     for start in tqdm(range(0, len(by_length), 64), desc="encoding", disable=None):
         own = by_length[start : start + 64]
         batch = tokenizer(own, padding=True, truncation=True, return_tensors="pt")
@@ -74,4 +68,6 @@ def embed(texts: Sequence[str]) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    seeds = {"type": int, "nargs": "+", "default": [0, 1, 2, 3, 4]}
+    options = {"--data_dir": {"type": Path, "required": True}, "--num_unseen": 5, "--seeds": seeds}
+    sys.exit(run_benchmark(measure, options))

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,24 +26,21 @@ def calibrate(
     """Choose `probability_temperature` and `none_threshold` on predictions, and say what they are worth.
 
     Both are chosen on all predictions and written into the model's configuration. What they are worth is measured on
-    each half of the predictions with what the other half chooses.
-
-    The threshold is for relations that training has not seen, whose descriptions lie farther from their pairs than
-    those that it has read hundreds of times. Relations described by their labels alone, which training does not read,
-    stand in for them.
+    each half of the predictions with what the other half chooses. The threshold is for relations that training has not
+    seen, whose descriptions lie farther from their pairs; relations described by their labels alone stand in for them.
 
     Args:
         model: The model; its configuration is changed.
         predictions: Its predictions on the validation split, whose pairs without a relation carry `none_relation`.
         by_label: The same with relations described by their labels (`predict_by_label`); None to choose no threshold.
-        seed: Of the halves.
+        seed: Decides which predictions make up each half.
 
     Returns:
-        `probability_temperature`, `calibration_error` (`before` and `after`: see `expected_calibration_error`),
-        `reliability` (per bin `confidence`, `accuracy` and `share` of the pairs, after calibration); and where there
-        are unrelated pairs and `by_label`, `none_threshold`, `abstention` (per way to say "none", `micro_f1` and
-        `macro_f1`: `described`, the description of "none" wins; `threshold`, the best other relation's cosine is too
-        low; `both`, either) and `abstention_by_label` (the same of `threshold` and of `never`).
+        `probability_temperature`, `calibration_error` (`before` and `after`: see `expected_calibration_error`) and
+        `reliability` after calibration; where there are unrelated pairs and `by_label`, also `none_threshold`,
+        `abstention` (`micro_f1` and `macro_f1` per way to say "none": `described`, the description of "none" wins;
+        `threshold`, the best other relation's cosine is too low; `both`, either) and `abstention_by_label` (the same of
+        `threshold` and of `never`).
     """
     config, names = model.config, model.config.relation_names
     logits = predictions.logits
@@ -74,41 +70,22 @@ def calibrate(
     return report
 
 
-def predict_by_label(
-    model: RocModel,
-    processor: RocProcessor,
-    samples: GroupedSamples,
-    *,
-    batch_size: int = 64,
-    accelerator: Accelerator | None = None,
-) -> Predictions:
-    """Predictions of a model whose relations are described by their labels alone.
+def predict_by_label(model: RocModel, processor: RocProcessor, samples: GroupedSamples, **options: Any) -> Predictions:
+    """Predict while the relations of a model that retrieves are described by their labels alone.
 
-    Args:
-        model: A model that retrieves; it has its own descriptions again afterwards.
-        processor: Its processor.
-        samples: The split.
-        batch_size: Samples per forward pass.
-        accelerator: See `predict_relations`.
+    The model has its own descriptions again afterwards; `options` are those of `predict_relations`.
     """
-    relations, none_relation = model.config.relations, model.config.none_relation
+    relations, none_relation = list(model.config.relations), model.config.none_relation
     by_label = RelationInventory(relations, none_relation).described_by_labels()
     model.set_relations(by_label.relations, processor, none_relation=none_relation)
     try:
-        return predict_relations(model, processor, samples, batch_size=batch_size, accelerator=accelerator)
+        return predict_relations(model, processor, samples, **options)
     finally:
         model.set_relations(relations, processor, none_relation=none_relation)
 
 
 class _Abstention:
-    """Ways to say "none" on the same cosines.
-
-    Args:
-        cosines: `(pairs, relations)`.
-        names: The relations.
-        none_relation: The one that means "none of these".
-        expected: The true relation of each pair.
-    """
+    """Ways to say "none" on the same cosines `(pairs, relations)`, of pairs whose true relations are `expected`."""
 
     def __init__(self, cosines: Tensor, names: Sequence[str], none_relation: str, expected: Sequence[str]) -> None:
         none = names.index(none_relation)
@@ -120,16 +97,12 @@ class _Abstention:
         self.none_relation, self.expected = none_relation, expected
 
     def decide(self, way: str, threshold: float, rows: Tensor) -> list[str]:
-        """The relations of `rows`."""
-        is_none = torch.zeros(len(rows), dtype=torch.bool)
-        if way in ("described", "both"):
-            is_none = self.none_is_nearest[rows]
-        if way in ("threshold", "both"):
-            is_none = is_none | (self.best[rows] < threshold)
+        by_description = self.none_is_nearest[rows] & (way in ("described", "both"))
+        is_none = by_description | ((self.best[rows] < threshold) & (way in ("threshold", "both")))
         return [self.none_relation if no else self.candidates[row] for row, no in zip(rows.tolist(), is_none.tolist())]
 
     def fit(self, way: str, rows: Tensor) -> float:
-        """The threshold with the best micro-F1 on `rows`, half-way between two cosines; the lowest of the best."""
+        """Return the lowest threshold with the best micro-F1 on `rows`, half-way between two cosines."""
         rows = rows[self.best[rows].argsort(descending=True)]
         kept = rows[~self.none_is_nearest[rows]] if way == "both" else rows
         if not len(kept):
@@ -143,7 +116,6 @@ class _Abstention:
         return cosines[last : last + 2].mean().item()
 
     def scores_of_halves(self, way: str, halves: Tensor) -> dict[str, float]:
-        """The scores with thresholds that the other half of the pairs chose."""
         rows = [torch.nonzero(halves == half)[:, 0] for half in range(NUM_HALVES)]
         decided = [self.decide(way, self.fit(way, rows[1 - half]), rows[half]) for half in range(NUM_HALVES)]
         predicted = [name for own in decided for name in own]
@@ -153,14 +125,11 @@ class _Abstention:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature t that minimises the cross-entropy of `softmax(logits / t)`.
+    """Return the temperature t in [0.05, 20] that minimises the cross-entropy of `softmax(logits / t)`.
 
     Args:
         logits: `(pairs, relations)`.
         labels: `(pairs,)` int64.
-
-    Returns:
-        t, in [0.05, 20].
 
     Source:
         Guo et al., "On Calibration of Modern Neural Networks" (2017), section 4.2. The loss is convex in 1/t: each
@@ -176,7 +145,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def reliability(confidences: Tensor, is_right: Tensor) -> list[dict[str, float]]:
-    """How often predictions of like confidence are right.
+    """Measure how often predictions of like confidence are right.
 
     Args:
         confidences: `(pairs,)` in [0, 1], the probability of the predicted relation.
@@ -197,11 +166,7 @@ def reliability(confidences: Tensor, is_right: Tensor) -> list[dict[str, float]]
 
 
 def expected_calibration_error(confidences: Tensor, is_right: Tensor) -> float:
-    """The mean distance between confidence and accuracy: sum over bins of `share * |accuracy - confidence|`.
-
-    Args:
-        confidences: As for `reliability`.
-        is_right: As for `reliability`.
+    """Return the sum over the bins of `reliability` of `share * |accuracy - confidence|`.
 
     Source:
         Guo et al. (2017), equation 3, with their 15 bins.

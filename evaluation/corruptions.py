@@ -13,9 +13,9 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageFilter
 
@@ -25,7 +25,6 @@ from roc.processing_images_roc import open_image
 from roc.samples.grouping import GroupedSamples, Sample
 
 Item = tuple[Sample, bytes | None]
-Box = tuple[float, float, float, float]
 
 CROPPED_BORDER = 0.1  # of width and height, at each side: 64 % of the picture is left
 # sigma 6 at 224 pixels: Gaussian blur of the highest severity in ImageNet-C (Hendrycks & Dietterich, 2019)
@@ -35,30 +34,17 @@ MISSPELT_SHARE = 0.2
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
-@dataclass(frozen=True)
-class Condition:
-    """A corruption with its name.
-
-    Args:
-        name: Short name.
-        description: What it does, in one sentence.
-        corrupt: The corruption.
-        is_of_pictures: Whether it concerns pictures, so that a model without a vision encoder cannot notice it.
-    """
+class Condition(NamedTuple):
+    """A corruption with its name."""
 
     name: str
-    description: str
+    description: str  # what it does, in one sentence
     corrupt: Callable[[Item], Item]
-    is_of_pictures: bool = False
+    is_of_pictures: bool = False  # a model without a vision encoder cannot notice it
 
 
 class CorruptedSamples(GroupedSamples):
-    """Samples seen through a corruption, item by item.
-
-    Args:
-        samples: The samples; `self.samples` are theirs, as they were before.
-        corrupt: The corruption.
-    """
+    """Samples seen through a corruption, item by item; `self.samples` are as they were before."""
 
     def __init__(self, samples: GroupedSamples, corrupt: Callable[[Item], Item]) -> None:
         self.samples = samples.samples
@@ -66,7 +52,7 @@ class CorruptedSamples(GroupedSamples):
         self._corrupt = corrupt
 
     def __getitem__(self, index: int) -> Item:
-        """The corrupted sample and picture."""
+        """Return the corrupted sample and picture."""
         return self._corrupt(self._intact[index])
 
 
@@ -81,32 +67,28 @@ def input_conditions(samples: GroupedSamples, *, entity_types: Sequence[str], se
     kept, wrong_types = (1 - 2 * CROPPED_BORDER) ** 2, partial(wrong_entity_types, entity_types=entity_types, seed=seed)
     crop = f"{CROPPED_BORDER:.0%} of width and height are cut away at each side, {kept:.0%} of the picture is left; "
     slips = f"{MISSPELT_SHARE:.0%} of the words outside entities (at least one) have two letters swapped, or a letter "
+    slips += "missing or doubled; names of entities stay as they are."
     blur = f"Gaussian blur with a radius of {BLUR_RADIUS:.1%} of the picture's shorter side."
+    quality = f"JPEG quality {JPEG_QUALITY}"
     return [
         Condition("no picture", "The picture is left out.", without_picture, True),
         Condition("wrong picture", "The picture is that of another post.", WrongPicture(samples, seed=seed), True),
         Condition("cropped", crop + "boxes move along and are clipped.", cropped, True),
         Condition("blurred", blur, blurred, True),
-        Condition(
-            f"JPEG quality {JPEG_QUALITY}", f"The picture is saved as JPEG of quality {JPEG_QUALITY}.", as_jpeg, True
-        ),
+        Condition(quality, f"The picture is saved as JPEG of quality {JPEG_QUALITY}.", as_jpeg, True),
         Condition("wrong entity types", "The type of each typed text entity is another one.", wrong_types),
-        Condition(
-            "typos",
-            slips + "missing or doubled; names of entities stay as they are.",
-            partial(misspelt, seed=seed),
-        ),
+        Condition("typos", slips, partial(misspelt, seed=seed)),
     ]
 
 
 def share_changed(samples: GroupedSamples, condition: Condition) -> float:
-    """The share of the pairs whose text or picture a condition changes. Pictures are not decoded for that."""
+    """Return the share of the pairs whose text or picture a condition changes. Pictures are not decoded for that."""
     changed = 0
     for index in range(len(samples)):
         item = samples[index]
         # Cropping, blurring and compressing changes the bytes of every picture; no need to do it.
-        is_changed = item[1] is not None if condition.corrupt in _REWRITING else condition.corrupt(item) != item
-        changed += is_changed * len(item[0].pairs)
+        rewrites = condition.corrupt in (cropped, blurred, as_jpeg)
+        changed += (item[1] is not None if rewrites else condition.corrupt(item) != item) * len(item[0].pairs)
     return changed / max(1, samples.num_pairs)
 
 
@@ -121,28 +103,27 @@ def without_picture(item: Item) -> Item:
 class WrongPicture:
     """Replaces each picture by that of another post, never by one with the same bytes.
 
-    Where there is no other picture, and where a sample has none, an item stays as it is.
+    An item stays as it is where there is no other picture, and where its sample has none.
 
     Args:
-        samples: Where the pictures come from.
+        samples: The samples that the pictures come from.
         seed: Decides, with the id of a sample's first row, which picture the sample gets.
     """
 
     def __init__(self, samples: GroupedSamples, *, seed: int = 0) -> None:
-        self._samples = samples
-        self._seed = seed
+        self._samples, self._seed = samples, seed
         self._first: dict[bytes, int] = {}  # content of a picture -> first sample that has it
         for index in range(len(samples)):
             image = samples[index][1]
             if image is not None:
-                self._first.setdefault(_digest(image), index)
+                self._first.setdefault(hashlib.sha256(image).digest(), index)
 
     def __call__(self, item: Item) -> Item:
         """Give the sample another picture."""
         sample, image = item
         if image is None:
             return item
-        own = _digest(image)
+        own = hashlib.sha256(image).digest()
         others = [index for content, index in self._first.items() if content != own]
         return (sample, self._samples[_generator(sample, self._seed).choice(others)][1]) if others else item
 
@@ -153,54 +134,42 @@ def cropped(item: Item, *, border: float = CROPPED_BORDER) -> Item:
     A box that lies outside altogether becomes a strip of one pixel at the nearest edge, so that its pairs can still be
     asked for.
     """
-    sample, image = item
-    if image is None:
-        return item
-    picture = _decoded(sample, image)
-    width, height = picture.size
-    left, top = int(border * width), int(border * height)
-    window = (left, top, width - left, height - top)
-    entities = [
-        entity if entity.bbox is None else replace(entity, bbox=_box_within(entity.bbox, window, picture.size))
-        for entity in sample.entities
-    ]
-    return replace(sample, entities=entities), _encoded(picture.crop(window))
+    entities = list(item[0].entities)
+
+    def crop(picture: Image.Image) -> Image.Image:
+        width, height = picture.size
+        left, top = int(border * width), int(border * height)
+        for number, entity in enumerate(entities):
+            if entity.bbox is not None:
+                x0, y0, x1, y1 = entity.bbox
+                across = _side_within(x0 * width, x1 * width, left, width - left)
+                down = _side_within(y0 * height, y1 * height, top, height - top)
+                entities[number] = replace(entity, bbox=(across[0], down[0], across[1], down[1]))
+        return picture.crop((left, top, width - left, height - top))
+
+    sample, image = _redrawn(item, crop)
+    return replace(sample, entities=entities), image
 
 
 def blurred(item: Item, *, radius: float = BLUR_RADIUS) -> Item:
     """Blur the picture by a Gaussian whose deviation is a share `radius` of the picture's shorter side."""
-    sample, image = item
-    if image is None:
-        return item
-    picture = _decoded(sample, image)
-    return sample, _encoded(picture.filter(ImageFilter.GaussianBlur(radius * min(picture.size))))
+    return _redrawn(item, lambda picture: picture.filter(ImageFilter.GaussianBlur(radius * min(picture.size))))
 
 
 def as_jpeg(item: Item, *, quality: int = JPEG_QUALITY) -> Item:
     """Save the picture as JPEG of a quality from 1 to 95 (libjpeg's scale; 75 is usual)."""
-    sample, image = item
-    return item if image is None else (sample, _encoded(_decoded(sample, image), "JPEG", quality=quality))
+    return _redrawn(item, lambda picture: picture, "JPEG", quality=quality)
 
 
-_REWRITING = (cropped, blurred, as_jpeg)
-
-
-def share_inside(bbox: Box, *, border: float = CROPPED_BORDER) -> float:
-    """The share of a box's area that is left when a border of the picture is cut away."""
+def share_inside(bbox: Sequence[float], *, border: float = CROPPED_BORDER) -> float:
+    """Return the share of a box's area that is left when a border of the picture is cut away."""
     x0, y0, x1, y1 = bbox
     across, down = (max(0.0, min(end, 1 - border) - max(start, border)) for start, end in ((x0, x1), (y0, y1)))
     return across * down / ((x1 - x0) * (y1 - y0))
 
 
-def _box_within(bbox: Box, window: tuple[int, int, int, int], size: tuple[int, int]) -> Box:
-    """Turn a box in a picture of `size` pixels into shares of the picture's `window` (`xyxy` in pixels)."""
-    x0, x1 = _side_within(bbox[0] * size[0], bbox[2] * size[0], window[0], window[2])
-    y0, y1 = _side_within(bbox[1] * size[1], bbox[3] * size[1], window[1], window[3])
-    return x0, y0, x1, y1
-
-
 def _side_within(start: float, end: float, low: int, high: int) -> tuple[float, float]:
-    """Turn places in pixels into shares of what is between the pixels `low` and `high`."""
+    """Turn places in pixels into shares of what is between the pixels `low` and `high`, at least one pixel apart."""
     first, last = ((min(max(place, low), high) - low) / (high - low) for place in (start, end))
     if first < last:
         return first, last
@@ -209,18 +178,14 @@ def _side_within(start: float, end: float, low: int, high: int) -> tuple[float, 
     return first, min(first + pixel, 1.0)
 
 
-def _decoded(sample: Sample, image: bytes) -> Image.Image:
-    return open_image(image, f"row {sample.row_ids[0]!r}")
-
-
-def _encoded(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+def _redrawn(item: Item, change: Callable[[Image.Image], Image.Image], format: str = "PNG", **options: Any) -> Item:
+    """Decode the picture, where there is one, change it, and encode it anew."""
+    sample, image = item
+    if image is None:
+        return item
     file = io.BytesIO()
-    picture.save(file, format, **options)
-    return file.getvalue()
-
-
-def _digest(image: bytes) -> bytes:
-    return hashlib.sha256(image).digest()
+    change(open_image(image, f"row {sample.row_ids[0]!r}")).save(file, format, **options)
+    return sample, file.getvalue()
 
 
 # --- texts
@@ -266,14 +231,19 @@ def misspelt(item: Item, *, share: float = MISSPELT_SHARE, seed: int = 0) -> Ite
     ]
     if not words:
         return item
-    generator = _generator(sample, seed)
-    drawn = generator.sample(range(len(words)), max(1, round(share * len(words))))
-    typos = [(words[number].span(), _typo(words[number].group(), generator)) for number in sorted(drawn)]
-    text, end = "", 0
-    for (first, last), typo in typos:
-        text, end = text + sample.text[end:first] + typo, last
-    entities = [entity if entity.is_object else _moved(entity, typos) for entity in sample.entities]
-    return replace(sample, text=text + sample.text[end:], entities=entities), image
+    generator, text = _generator(sample, seed), sample.text
+    drawn = sorted(generator.sample(range(len(words)), max(1, round(share * len(words)))))
+    typos = [(words[number], _typo(words[number].group(), generator)) for number in drawn]
+    for word, typo in reversed(typos):
+        text = text[: word.start()] + typo + text[word.end() :]
+
+    def moved(entity: Entity) -> Entity:
+        if entity.start is None or entity.end is None:
+            return entity
+        shift = sum(len(typo) - len(word.group()) for word, typo in typos if word.end() <= entity.start)
+        return replace(entity, start=entity.start + shift, end=entity.end + shift)
+
+    return replace(sample, text=text, entities=[moved(entity) for entity in sample.entities]), image
 
 
 def _typo(word: str, generator: random.Random) -> str:
@@ -286,14 +256,6 @@ def _typo(word: str, generator: random.Random) -> str:
     return before + letter * 2 + following + after
 
 
-def _moved(entity: Entity, typos: Sequence[tuple[tuple[int, int], str]]) -> Entity:
-    """The entity where it is after words around it have become longer or shorter."""
-    assert entity.start is not None
-    assert entity.end is not None
-    shift = sum(len(typo) - (end - start) for (start, end), typo in typos if end <= entity.start)
-    return replace(entity, start=entity.start + shift, end=entity.end + shift)
-
-
 def _generator(sample: Sample, seed: int) -> random.Random:
     return random.Random(f"{seed}-{sample.row_ids[0]}")
 
@@ -304,10 +266,6 @@ def _generator(sample: Sample, seed: int) -> random.Random:
 @contextmanager
 def shuffled_relations(model: RocModel, *, seed: int = 0) -> Iterator[None]:
     """Give the model its relations in another order while the block runs, and its own order again after that.
-
-    Args:
-        model: A model with at least two relations; changed in place.
-        seed: Decides the order.
 
     Raises:
         ValueError: If the model has fewer than two relations, or classifies: its outputs are in the order of training.

@@ -30,19 +30,12 @@ ABSTAINED = ""  # what is predicted below `none_threshold`, where no relation of
 
 @dataclass(frozen=True)
 class Predictions:
-    """One entry per row of the split, in the order in which the samples list them.
-
-    Args:
-        row_ids: Ids of the rows.
-        expected: Relations that the data states.
-        predicted: Relations that the model decides for; `ABSTAINED` for none.
-        logits: `(pairs, relations)`, on the CPU.
-    """
+    """One entry per row of the split, in the order in which the samples list them."""
 
     row_ids: list[str]
-    expected: list[str]
-    predicted: list[str]
-    logits: Tensor = field(compare=False)
+    expected: list[str]  # what the data states
+    predicted: list[str]  # what the model decides for; `ABSTAINED` for none
+    logits: Tensor = field(compare=False)  # (pairs, relations), on the CPU
 
 
 def load_split(
@@ -96,11 +89,8 @@ def predict_relations(
         processor: Its processor.
         samples: The split.
         batch_size: Samples per forward pass.
-        accelerator: Of the processes that share the batches; all call this, and get all predictions. None where this
-            process works alone.
-
-    Returns:
-        The predictions.
+        accelerator: What the processes share that divide the batches among them. All of them call this, and get all
+            predictions. None where this process works alone.
     """
     model.eval()
     lengths = [sample.approximate_length for sample in samples.samples]
@@ -125,18 +115,13 @@ def predict_relations(
 
 
 def _rows_of(samples: GroupedSamples, batches: Sequence[Sequence[int]]) -> list[int]:
-    """The place of each pair of the batches among all pairs of the samples."""
-    ends = list(itertools.accumulate(len(sample.pairs) for sample in samples.samples))
-    return [
-        row
-        for batch in batches
-        for number in batch
-        for row in range(ends[number] - len(samples.samples[number].pairs), ends[number])
-    ]
+    """Return the place of each pair of the batches among all pairs of the samples."""
+    starts = list(itertools.accumulate((len(sample.pairs) for sample in samples.samples), initial=0))
+    return [row for batch in batches for number in batch for row in range(starts[number], starts[number + 1])]
 
 
 def _gather_in_order(rows: Tensor, values: Tensor, accelerator: Accelerator | None) -> Tensor:
-    """The values `(n, ...)` of all processes together, in the order of their `rows` `(n,)`."""
+    """Return the values `(n, ...)` of all processes together, in the order of their `rows` `(n,)`."""
     if accelerator is not None:
         rows, values = accelerator.gather(accelerator.pad_across_processes((rows, values), pad_index=-1))
         rows, values = rows[rows >= 0], values[rows >= 0]
@@ -150,16 +135,7 @@ def score_predictions(predictions: Predictions, none_relation: str | None) -> di
 
 
 def score_relations(predicted: Sequence[str], expected: Sequence[str], *, none_relation: str) -> dict[str, Any]:
-    """Score relations with the metric that `evaluate.load("./evaluation/metrics/roc_f1")` gives.
-
-    Args:
-        predicted: Predicted relation names, one per pair.
-        expected: True relation names, in the same order.
-        none_relation: Name that means "no relation".
-
-    Returns:
-        The scores, as `relation_scores` describes them.
-    """
+    """Score relations as `relation_scores` does, with the metric that `evaluate.load` gives of `metrics/roc_f1`."""
     from roc.evaluation.metrics.roc_f1.roc_f1 import RocF1  # here: `evaluate` takes seconds to import
 
     with tempfile.TemporaryDirectory() as folder:  # it makes an empty folder there; the pairs stay in memory

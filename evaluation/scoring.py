@@ -76,9 +76,8 @@ def confusion_matrix(predictions: Sequence[str], references: Sequence[str], rela
         int64 array (relations, relations): references in rows, predictions in columns.
 
     Raises:
-        ValueError: If there are no pairs, not as many predictions as references, a relation is listed twice, or a
-            prediction or reference isn't listed.
-        TypeError: If something other than relation names is given, such as label ids.
+        ValueError: If a relation is listed twice, a prediction or reference isn't listed, or as `relation_scores`.
+        TypeError: As `relation_scores`.
     """
     _check_pairs(predictions, references)
     index = {name: i for i, name in enumerate(relations)}
@@ -91,9 +90,8 @@ def confusion_matrix(predictions: Sequence[str], references: Sequence[str], rela
             f"Predictions or references hold relations that aren't listed: {unknown}. Add them to relations."
         )
     matrix = np.zeros((len(relations), len(relations)), dtype=np.int64)
-    rows, columns = [index[name] for name in references], [index[name] for name in predictions]
-    # add.at counts a repeated (row, column) every time; plain indexing would count it once.
-    np.add.at(matrix, (rows, columns), 1)
+    for (gold, predicted), count in Counter(zip(references, predictions)).items():
+        matrix[index[gold], index[predicted]] = count
     return matrix
 
 

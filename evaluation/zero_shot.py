@@ -22,13 +22,13 @@ def unseen_relations(
 
     Args:
         inventory: All relations.
-        held_out_relations: Their names.
-        num_unseen: Instead, how many to draw: `random.Random(seed).sample(sorted(names), num_unseen)`, where `names`
-            leaves out the relation that means "none of these".
-        seed: Of the draw.
+        held_out_relations: Names of relations to hold out.
+        num_unseen: How many to draw in place of named ones: `random.Random(seed).sample(sorted(names), num_unseen)`,
+            where `names` leaves out the relation that means "none of these".
+        seed: Decides which relations are drawn.
 
     Returns:
-        Their names; empty where neither is given.
+        The names of the unseen relations; empty where neither is given.
 
     Raises:
         ValueError: If both are given, a name is unknown or given twice, the relation that means "none of these" is
@@ -53,13 +53,13 @@ def unseen_relations(
 
 
 def restrict_inventory(inventory: RelationInventory, names: Collection[str]) -> RelationInventory:
-    """The relations that are named, in the inventory's order; "none of these" only if it is named."""
+    """Return the relations that are named, in the inventory's order; "none of these" only if it is named."""
     none_relation = inventory.none_relation if inventory.none_relation in names else None
     return RelationInventory([r for r in inventory.relations if r["name"] in names], none_relation)
 
 
 def restrict_rows(rows: datasets.Dataset, names: Collection[str], *, where: str) -> datasets.Dataset:
-    """The rows whose relation is named.
+    """Return the rows whose relation is named.
 
     Raises:
         ValueError: If there is none.

@@ -23,7 +23,7 @@ from roc.support.files import replace_folder
 from roc.support.programs import run_program
 from roc.support.resources import PACKAGE_ROOT
 
-APP_FILES = ("*.py", "*.js", "*.css", "examples.json", "requirements.txt")
+APP_FILES = ("*.py", "*.html", "*.js", "*.css", "examples.json", "requirements.txt")
 PACKAGES = ("inference", "relations", "support")  # what the app imports of ROC, besides the model
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

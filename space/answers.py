@@ -27,13 +27,7 @@ LARGEST_SIDE, SMALLEST_SIDE = 768, 384  # pixels of a picture in an answer
 
 
 class SharedModel:
-    """A model for many visitors, one request at a time.
-
-    Args:
-        model: The model; it stays as it is.
-        processor: Its processor.
-        lock: The lock of another `SharedModel` with the same weights; None for a new one.
-    """
+    """A model for many visitors, one request at a time. Those with the same weights share a lock."""
 
     def __init__(self, model: RocModel, processor: RocProcessor, lock: threading.Lock | None = None) -> None:
         self.model, self.processor = model, processor
@@ -42,35 +36,23 @@ class SharedModel:
     @property
     def relations(self) -> list[dict[str, Any]]:
         """The model's own relations."""
-        return self.model.config.relations
+        return list(self.model.config.relations)
 
     def with_relations(self, relations: Sequence[Mapping[str, Any]]) -> SharedModel:
-        """Give a copy of the model a visitor's relations, for one answer.
-
-        Raises:
-            ValueError: If a relation is refused by the model.
-        """
+        """Give a copy of the model a visitor's relations, for one answer; the model may refuse them."""
         if list(relations) == self.relations:
             return self
         with self._lock:
             return SharedModel(self.model.with_relations(relations, self.processor), self.processor, self._lock)
 
     def rank(self, post: Post) -> dict[str, Any]:
-        """Rank the relations for the pairs of a post: what `roc.inference.posts.predict` returns.
-
-        Raises:
-            ValueError: If the post is refused by the model.
-        """
+        """Rank the relations for the pairs of a post: what `roc.inference.posts.predict` returns."""
         given = {"image": post.image, "pairs": post.pairs, "top_k": TOP_K}
         with self._lock:
             return predict(self.model, self.processor, post.text, post.entities, **given)
 
     def explain(self, post: Post) -> dict[str, Any]:
-        """Explain the best relation of the post's first pair: what `roc.inference.posts.explain` returns.
-
-        Raises:
-            ValueError: As `rank`.
-        """
+        """Explain the best relation of the post's first pair: what `roc.inference.posts.explain` returns."""
         given = {"image": post.image, "pair": post.pairs[0]}
         with self._lock:
             return explain(self.model, self.processor, post.text, post.entities, **given)
@@ -81,25 +63,18 @@ class SharedModel:
 
 
 def ranks_as_html(result: Mapping[str, Any]) -> str:
-    """Show the ranked relations of a pair; of several pairs only the best relation of each, likely ones first.
-
-    Args:
-        result: What `SharedModel.rank` returned.
-    """
+    """Show what `SharedModel.rank` returned: all relations of one pair, or the best of each of several pairs."""
     entities, predictions = result["entities"], result["predictions"]
     note = "<p class='roc-note'>The end of the text is beyond what the model reads.</p>" if result["truncated"] else ""
-    if len(predictions) == 1:
-        return note + _pair_card(entities, predictions[0], predictions[0]["relations"])
     by_score = sorted(predictions, key=lambda pair: pair["relations"][0]["score"], reverse=True)
-    return note + "".join(_pair_card(entities, pair, pair["relations"][:1]) for pair in by_score)
+    num_relations = TOP_K if len(predictions) == 1 else 1
+    return note + "".join(_pair_card(entities, pair, num_relations) for pair in by_score)
 
 
-def _pair_card(
-    entities: Sequence[Mapping[str, Any]], pair: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]
-) -> str:
+def _pair_card(entities: Sequence[Mapping[str, Any]], pair: Mapping[str, Any], num_relations: int) -> str:
     chips = " → ".join(_chip(entities[pair[side]], pair[side]) for side in ("head", "tail"))
     undecided = "<p class='roc-note'>no relation</p>" if pair["relation"] is None else ""
-    rows = "".join(_relation_row(relation, rank) for rank, relation in enumerate(relations))
+    rows = "".join(_relation_row(relation, rank) for rank, relation in enumerate(pair["relations"][:num_relations]))
     return f"<section class='roc-card'><div class='roc-pair'>{chips}</div>{undecided}<ol>{rows}</ol></section>"
 
 
@@ -126,12 +101,10 @@ def _relation_row(relation: Mapping[str, Any], rank: int) -> str:
 def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapping[str, Any]) -> str:
     """Colour the words and the parts of the picture that decided, and offer the whole as a picture to save.
 
-    Args:
-        post: The post.
-        result: What `SharedModel.rank` returned for its first pair.
-        explanation: What `SharedModel.explain` returned.
+    `result` and `explanation` are what `SharedModel.rank` and `SharedModel.explain` returned for the post's first pair.
     """
-    largest = _largest(explanation)
+    relevances = [token["relevance"] for token in explanation["tokens"]]
+    largest = max((abs(own) for row in [relevances, *(explanation["patches"] or [])] for own in row), default=0)
     legend = (
         f"<p class='roc-legend'>{_swatch(TOWARDS)} towards <b>{escape(explanation['relation'])}</b> "
         f"{_swatch(AWAY)} away from it</p>"
@@ -153,13 +126,6 @@ def explanation_as_html(post: Post, result: Mapping[str, Any], explanation: Mapp
     return f"<section class='roc-card'>{legend}{words}{picture}<p class='roc-note'>{keep}</p></section>"
 
 
-def _largest(explanation: Mapping[str, Any]) -> float:
-    patches = [value for row in explanation["patches"] or [] for value in row]
-    return max(
-        (abs(value) for value in [*patches, *(token["relevance"] for token in explanation["tokens"])]), default=0
-    )
-
-
 def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> str:
     """Write the text as HTML, each token on the colour of its relevance."""
     parts, at = [], 0
@@ -168,8 +134,7 @@ def _words(text: str, tokens: Sequence[Mapping[str, Any]], largest: float) -> st
         if end <= start:  # a byte-level tokenizer may split one character
             continue
         colour = ", ".join(map(str, colour_of(token["relevance"])))
-        strength = opacity(token["relevance"], largest)
-        style = f"background: rgba({colour}, {strength:.2f})"
+        style = f"background: rgba({colour}, {opacity(token['relevance'], largest):.2f})"
         parts.append(f"{escape(text[at:start])}<span style='{style}'>{escape(text[start:end])}</span>")
         at = end
     return "".join(parts) + escape(text[at:])
@@ -180,9 +145,9 @@ def _swatch(colour: Color) -> str:
 
 
 def _resized(image: Image.Image) -> Image.Image:
-    """Large enough for sharp boxes, small enough for a phone's connection."""
+    """Scale a picture so that its boxes are sharp, and that it is small enough for a phone's connection."""
     side = max(image.size)
-    scale = min(1.0, LARGEST_SIDE / side) if side >= SMALLEST_SIDE else SMALLEST_SIDE / side
+    scale = min(max(side, SMALLEST_SIDE), LARGEST_SIDE) / side
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
 
 
@@ -190,8 +155,7 @@ def _with_boxes(image: Image.Image, entities: Sequence[Mapping[str, Any]]) -> Im
     draw = ImageDraw.Draw(image)
     for number, entity in enumerate(entities):
         if "bbox" in entity:
-            x0, y0, x1, y1 = entity["bbox"]
-            corners = (x0 * image.width, y0 * image.height, x1 * image.width, y1 * image.height)
+            corners = [side * length for side, length in zip(entity["bbox"], image.size * 2)]
             draw.rectangle(corners, outline=entity_color(number), width=3)
     return image
 

@@ -20,18 +20,20 @@ MODEL_VARIABLE = "ROC_MODEL"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the app until it is stopped; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    return run_program(lambda: _serve(options))
+    parser = argparse.ArgumentParser(prog="app.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", help=f"folder or Hub id; else {MODEL_VARIABLE}, else the model of README.md")
+    options = parser.parse_args(arguments)
+    return run_program(lambda: _serve(options.model))
 
 
-def _serve(options: argparse.Namespace) -> dict[str, Any]:
+def _serve(model: str | None) -> dict[str, Any]:
     from answers import SharedModel  # here, as the next two: they bring PyTorch and Gradio, which take seconds
     from interface import build_app, launch
 
     from roc.inference.posts import load_model
 
-    logging.getLogger().setLevel(logging.WARNING)  # of what visitors do, nothing is logged
-    launch(build_app(SharedModel(*load_model(options.model or default_model()))))
+    logging.getLogger().setLevel(logging.WARNING)  # nothing is logged of what visitors do
+    launch(build_app(SharedModel(*load_model(model or default_model()))))
     return {}
 
 
@@ -48,12 +50,6 @@ def default_model() -> str:
     if not models:
         raise ValueError(f"No model is named. Type `python app.py --model FOLDER_OR_HUB_ID`, or set {MODEL_VARIABLE}.")
     return models[0]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="app.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", help=f"folder or Hub id; else {MODEL_VARIABLE}, else the model of README.md")
-    return parser
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 from answers import SharedModel, explanation_as_html, ranks_as_html
-from parts import picture_with_boxes, relation_list
 from serving import RefusingMiddleware
 from starlette.middleware import Middleware
 from visitor import (
@@ -39,16 +37,6 @@ EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parent / "example
 MAX_WAITING = 30  # requests; further visitors are told to come back
 MAX_SESSIONS = 200  # open pages whose last values Gradio remembers
 
-HEAD = """
-<div class="roc-head"><h1>Which relation holds between the two?</h1>
-<p>ROC reads a text with its picture and retrieves the description of a relation that fits two entities best. Reword the
-descriptions, or add relations of your own: nothing is trained for it.</p>
-<details class="roc-share"><summary>Nothing you enter is stored or shared.</summary>
-It is sent to this Space to be answered, is in its memory while this page is open, and is then gone: no text, picture or
-relation is written to disk, logged, published or used for training, no other visitor sees it, and the app has no
-analytics. Whoever hosts this page may keep its usual access logs. The pictures of the examples are generated.</details>
-</div>
-"""
 EMPTY = "<p class='roc-note'>Ranked relations appear here.</p>"
 SELECTION = """(text, entities, selection) => {
   const area = document.querySelector("#post textarea");
@@ -81,102 +69,88 @@ def launch(app: gr.Blocks, **options: Any) -> Any:
 # The page
 
 
-@dataclass(frozen=True)
-class Page:
-    """The parts of the page that do something."""
-
-    examples: list[gr.Button]
-    text: gr.Textbox
-    mark: gr.Button
-    suggest: gr.Button
-    picture: gr.HTML
-    entities: gr.Dropdown
-    pair: gr.Dropdown
-    ask: gr.Button
-    ranks: gr.HTML
-    explanation: gr.HTML
-    relations: gr.HTML
-    restore: gr.Button
-    selection: gr.Textbox  # hidden: what the browser says is selected in the text
-
-
 def build_app(shared: SharedModel) -> gr.Blocks:
-    """The page and what its buttons do.
-
-    Args:
-        shared: The model that answers all visitors.
-    """
+    """Build the page for a model that answers all visitors, and connect its buttons with what they do."""
     reads_images = shared.processor.reads_images
     examples = load_examples(shared.model.config.relation_names, reads_images=reads_images)
     own_rows = rows_of_relations(shared.relations)
     with gr.Blocks(title="ROC: relations in text and picture", analytics_enabled=False) as app:
-        page = _lay_out([example["title"] for example in examples], own_rows, reads_images=reads_images)
-        _connect(page, shared, examples, own_rows)
+        page = Page([example["title"] for example in examples], own_rows, reads_images=reads_images)
+        page.connect(shared, examples, own_rows)
         forget_visitors(app)
     refuse_files()
     return app
 
 
-def _lay_out(titles: Sequence[str], own_rows: list[dict[str, str]], *, reads_images: bool) -> Page:
-    """Question and answer side by side, or one above the other on a phone; the relations below."""
-    gr.HTML(HEAD)
-    with gr.Row():
-        with gr.Column(min_width=300):
-            gr.HTML("<span class='roc-label'>Try an example</span>", elem_id="try", apply_default_css=False)
-            with gr.Row(elem_id="examples"):
-                examples = [gr.Button(title, size="sm", min_width=150) for title in titles]
-            hint = "Select a name in it, then mark it"
-            text = gr.Textbox(label="Text", info=hint, lines=3, max_length=MAX_CHARACTERS, elem_id="post")
-            with gr.Row(elem_id="marking"):
-                mark = gr.Button("Mark the selected words", size="sm", min_width=140, elem_id="mark")
-                suggest = gr.Button("Suggest names", size="sm", min_width=140, elem_id="suggest")
-            picture = picture_with_boxes(elem_id="picture", visible=reads_images)
-            several: dict[str, Any] = {"multiselect": True, "allow_custom_value": True, "max_choices": MAX_ENTITIES}
-            hint = "Names as the text has them, and boxes"
-            entities = gr.Dropdown([], label="Entities", info=hint, elem_id="entities", **several)
-            pair = gr.Dropdown([], label="Relation from … to …", allow_custom_value=True, elem_id="pair")
-            ask = gr.Button("Rank the relations", variant="primary", elem_id="ask")
-        with gr.Column(min_width=300):
-            ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)
-            explanation = gr.HTML("", elem_id="explanation", apply_default_css=False)
-    with gr.Accordion("The relations to choose from; your changes are yours alone", elem_id="inventory"):
-        relations = relation_list(own_rows, elem_id="relations")
-        restore = gr.Button("Restore the model's own relations", size="sm", elem_id="restore")
-    selection = gr.Textbox(visible=False)
-    shown = (examples, text, mark, suggest, picture, entities, pair, ask, ranks, explanation, relations, restore)
-    return Page(*shown, selection)
+class Page:
+    """The page: question and answer side by side, or one above the other on a phone; the relations below."""
+
+    def __init__(self, titles: Sequence[str], own_rows: list[dict[str, str]], *, reads_images: bool) -> None:
+        gr.HTML(_read("head.html"))
+        with gr.Row():
+            with gr.Column(min_width=300):
+                gr.HTML("<span class='roc-label'>Try an example</span>", elem_id="try", apply_default_css=False)
+                with gr.Row(elem_id="examples"):
+                    self.examples = [gr.Button(title, size="sm", min_width=150) for title in titles]
+                hint = "Select a name in it, then mark it"
+                self.text = gr.Textbox(label="Text", info=hint, lines=3, max_length=MAX_CHARACTERS, elem_id="post")
+                with gr.Row(elem_id="marking"):
+                    self.mark = gr.Button("Mark the selected words", size="sm", min_width=140, elem_id="mark")
+                    self.suggest = gr.Button("Suggest names", size="sm", min_width=140, elem_id="suggest")
+                nothing: dict[str, Any] = {"image": None, "boxes": []}
+                self.picture = _scripted("picture", nothing, visible=reads_images)
+                several: dict[str, Any] = {"multiselect": True, "max_choices": MAX_ENTITIES, "elem_id": "entities"}
+                hint = "Names as the text has them, and boxes"
+                self.entities = gr.Dropdown([], label="Entities", info=hint, allow_custom_value=True, **several)
+                self.pair = gr.Dropdown([], label="Relation from … to …", allow_custom_value=True, elem_id="pair")
+                self.ask = gr.Button("Rank the relations", variant="primary", elem_id="ask")
+            with gr.Column(min_width=300):
+                self.ranks = gr.HTML(EMPTY, elem_id="ranks", apply_default_css=False)
+                self.explanation = gr.HTML("", elem_id="explanation", apply_default_css=False)
+        with gr.Accordion("The relations to choose from; your changes are yours alone", elem_id="inventory"):
+            self.relations = _scripted("relations", own_rows)
+            self.restore = gr.Button("Restore the model's own relations", size="sm", elem_id="restore")
+        self.selection = gr.Textbox(visible=False)  # what the browser says is selected in the text
+
+    def connect(self, shared: SharedModel, examples: Sequence[dict[str, Any]], own_rows: list[dict[str, str]]) -> None:
+        """Connect the buttons with what they do. Calls of the model wait in one queue and run one at a time."""
+        quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        slow: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
+        answer: dict[str, Any] = {
+            "fn": functools.partial(_answer, shared),
+            "inputs": [self.text, self.picture, self.entities, self.pair, self.relations],
+            "outputs": [self.ranks, self.explanation],
+            "trigger_mode": "always_last",
+            **slow,
+        }
+        marked = [self.entities, self.pair]
+        fields = [self.text, self.picture, *marked, self.ranks, self.explanation]
+        for button, example in zip(self.examples, examples):
+            button.click(functools.partial(_fill, example), None, fields, **quick).then(**answer)
+        self.mark.click(_mark, [self.text, self.entities, self.selection], marked, js=SELECTION, **quick)
+        self.suggest.click(functools.partial(_suggest, shared), [self.text, self.entities], marked, **slow)
+        self.picture.boxes(_change_boxes, self.entities, marked, **quick)
+        self.entities.input(_pairs, marked, self.pair, **quick)
+        self.ask.click(**answer)
+        self.restore.click(lambda: own_rows, None, self.relations, **quick)
 
 
-def _connect(
-    page: Page, shared: SharedModel, examples: Sequence[dict[str, Any]], own_rows: list[dict[str, str]]
-) -> None:
-    """Connect the buttons with what they do. Calls of the model wait in one queue and run one at a time."""
-    quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    slow: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
-    answer: dict[str, Any] = {
-        "fn": functools.partial(_answer, shared),
-        "inputs": [page.text, page.picture, page.entities, page.pair, page.relations],
-        "outputs": [page.ranks, page.explanation],
-        "trigger_mode": "always_last",
-        **slow,
-    }
-    fields = [page.text, page.picture, page.entities, page.pair, page.ranks, page.explanation]
-    marked = [page.entities, page.pair]
-    for button, example in zip(page.examples, examples):
-        button.click(functools.partial(_fill, example), None, fields, **quick).then(**answer)
-    page.mark.click(_mark, [page.text, page.entities, page.selection], marked, js=SELECTION, **quick)
-    page.suggest.click(functools.partial(_suggest, shared), [page.text, page.entities], marked, **slow)
-    page.picture.boxes(_change_boxes, page.entities, marked, **quick)
-    page.entities.input(_pairs, marked, page.pair, **quick)
-    page.ask.click(**answer)
-    page.restore.click(lambda: own_rows, None, page.relations, **quick)
+def _scripted(name: str, value: Any, **options: Any) -> Any:
+    """Make a component that Gradio does not have; it keeps its value by a script in the browser, and writes no file.
+
+    The value of `picture` is `image` (a data URI, or None) and `boxes` (`xyxy`, shares of the picture), and its event
+    `boxes` tells their `count`. That of `relations` is `rows_of_relations`.
+    """
+    template, script = _read(f"{name}.html"), _read(f"{name}.js")
+    return gr.HTML(value, html_template=template, js_on_load=script, elem_id=name, apply_default_css=False, **options)
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
 
 
 def refuse_files() -> None:
-    """Take away what every Gradio component does with a file or an address in what it is sent: fetch and store it.
-
-    For the whole process: each session has components of its own.
-    """
+    """Keep every Gradio component of this process from fetching and storing a file or an address that it is sent."""
 
     async def refuse(self: Any, url_or_file_path: Any) -> str | None:
         raise gr.Error("This Space takes no files and opens no addresses.", print_exception=False)
@@ -197,23 +171,19 @@ def forget_visitors(app: gr.Blocks) -> None:
 
 
 def load_examples(relation_names: Sequence[str], *, reads_images: bool) -> list[dict[str, Any]]:
-    """The examples that fit a model, with their pictures as data URIs.
+    """Return the examples whose `relation` a model knows, all if it knows none, with their pictures as data URIs.
 
-    Args:
-        relation_names: The model's relations: an example is for models that know its `relation`. All are shown for a
-            model that knows none of theirs.
-        reads_images: Whether it reads pictures; without, examples have none, and those with boxes are left out.
+    A model that reads no pictures gets them without pictures, and none that has boxes.
     """
-    examples = json.loads((HERE / "examples.json").read_text(encoding="utf-8"))
+    examples = json.loads(_read("examples.json"))
     fitting = [example for example in examples if example["relation"] in relation_names] or examples
-    return [_with_image(example, reads_images) for example in fitting if reads_images or not example["boxes"]]
+    if not reads_images:
+        return [example | {"image": None} for example in fitting if not example["boxes"]]
+    return [example | {"image": example["image"] and _data_uri(EXAMPLES / example["image"])} for example in fitting]
 
 
-def _with_image(example: dict[str, Any], reads_images: bool) -> dict[str, Any]:
-    if not (reads_images and example["image"]):
-        return {**example, "image": None}
-    data = base64.b64encode((EXAMPLES / example["image"]).read_bytes()).decode()
-    return {**example, "image": f"data:image/png;base64,{data}"}
+def _data_uri(picture: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,30 +18,21 @@ class TooLarge(Exception):
 
 
 class RefusingMiddleware:
-    """An ASGI middleware: 403 for a request that would store a file, 413 for one above `MAX_REQUEST_BYTES`.
-
-    Args:
-        app: The application behind it.
-    """
+    """An ASGI middleware: 403 for a request that would store a file, 413 for one above `MAX_REQUEST_BYTES`."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Pass a request on to the application, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif scope["path"].rstrip("/").endswith(STORING):
             await _refuse(send, 403, "This Space stores nothing: a picture comes with the question.")
-        elif _stated_length(scope) > MAX_REQUEST_BYTES:
+        elif int(dict(scope["headers"]).get(b"content-length", 0)) > MAX_REQUEST_BYTES:
             await _refuse(send, 413, f"This Space takes at most {MAX_REQUEST_BYTES:,} bytes at once.")
         else:
             await self.app(scope, _counting(receive), send)
-
-
-def _stated_length(scope: Message) -> int:
-    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-    return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
 
 
 def _counting(receive: Receive) -> Receive:

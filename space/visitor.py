@@ -48,9 +48,8 @@ def read_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[s
         The post, its picture RGB and upright.
 
     Raises:
-        ValueError: With words for the visitor, if there is no text, too much of anything, fewer than two entities, an
-            entity that is neither in the text nor a box, no such pair, or a picture that can't be read. The model
-            checks the boxes.
+        ValueError: If anything is missing, too large or unreadable; the message is for the visitor. The model checks
+            the boxes.
     """
     check_text(text)
     names = list(dict.fromkeys(name.strip() for name in entities or [] if isinstance(name, str) and name.strip()))
@@ -76,11 +75,7 @@ def _asked_pairs(names: Sequence[str], pair: str | None) -> list[tuple[int, int]
 
 
 def check_text(text: Any) -> None:
-    """Refuse a text that is missing or too long.
-
-    Raises:
-        ValueError: If it is.
-    """
+    """Refuse a text that is missing or too long."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError("There is no text yet. Write the post's text, or take an example.")
     LIMITS.check_sizes({"text": text}, "The post")
@@ -91,18 +86,13 @@ def check_text(text: Any) -> None:
 
 
 def find_entity(name: str, text: str, boxes: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Find the entity that a visitor names.
-
-    Args:
-        name: `Ann`, `Ann #2`, or `box 1`.
-        text: The text.
-        boxes: Boxes on the picture.
+    """Find the entity that a visitor calls `Ann`, `Ann #2` or `box 1`.
 
     Returns:
         `start` and `end`, half-open character offsets; or `bbox` and `name`.
 
     Raises:
-        ValueError: If it is neither in the text nor a box.
+        ValueError: If it is neither in the text nor among the boxes.
     """
     box, numbered = BOX.fullmatch(name), NUMBERED.fullmatch(name)
     if box and int(box[1]) <= len(boxes):
@@ -125,15 +115,11 @@ def name_of_selection(text: str, start: int, end: int) -> str:
 
     Returns:
         The name, numbered if it is not the first of its kind, or reads like a numbered one or a box itself.
-
-    Raises:
-        ValueError: If no word is selected.
     """
-    start, end = max(0, start), min(end, len(text))
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
+    start = max(0, start)
+    selected = text[start:end]
+    start += len(selected) - len(selected.lstrip())
+    end = start + len(selected.strip())
     if start >= end:
         raise ValueError("Select a name in the text first (on a phone: press long on it), then mark it.")
     while is_inside_word(text, start):
@@ -147,16 +133,7 @@ def name_of_selection(text: str, start: int, end: int) -> str:
 
 
 def suggest_entities(text: str, processor: RocProcessor) -> list[str]:
-    """Name the entities that named-entity recognition finds in a text, at most `MAX_ENTITIES`.
-
-    Args:
-        text: The text.
-        processor: The model's processor.
-
-    Raises:
-        ValueError: If there is no text, or no name is found.
-        ImportError: If what finds them is not installed.
-    """
+    """Name the entities that named-entity recognition finds in a text, at most `MAX_ENTITIES`."""
     check_text(text)
     [found] = processor.find_entities([text])
     if not found:
@@ -195,18 +172,19 @@ def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dic
     """Check the relations that a visitor edited.
 
     Args:
-        rows: As `rows_of_relations` gives them. A row without name and descriptions is left out.
+        rows: What `rows_of_relations` gives, edited. A row without name and descriptions is left out.
         known: The model's relations. A row that has the name of one gets its head and tail types.
 
     Returns:
         Relations as `RocModel.set_relations` takes them.
 
     Raises:
-        ValueError: With words for the visitor, if there is none, too much of anything, or a name or description is
-            missing. The model checks the rest.
+        ValueError: If anything is missing or too large; the message is for the visitor. The model checks the rest.
     """
     types = {own["name"]: {key: own[key] for key in ("head_types", "tail_types")} for own in known}
-    relations = [_relation_of_row(row) for row in _filled(rows)]
+    given = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+    texts = [[str(row.get(key) or "").strip() for key in ("name", "descriptions")] for row in given]
+    relations = [_relation(*own) for own in texts if any(own)]
     if not relations:
         raise ValueError("There is no relation. Add one with a name and a description, or restore the model's own.")
     most = max(MAX_RELATIONS, len(known))
@@ -215,16 +193,8 @@ def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dic
     return [{**relation, **types.get(relation["name"], {})} for relation in relations]
 
 
-def _filled(rows: Any) -> list[dict[str, str]]:
-    """Return the rows that are not empty, with a string for both name and descriptions."""
-    rows = [row for row in (rows if isinstance(rows, list) else []) if isinstance(row, Mapping)]
-    texts = [{key: str(row.get(key) or "").strip() for key in ("name", "descriptions")} for row in rows]
-    return [row for row in texts if any(row.values())]
-
-
-def _relation_of_row(row: Mapping[str, str]) -> dict[str, Any]:
-    name = row["name"]
-    descriptions = [line.strip() for line in row["descriptions"].splitlines() if line.strip()]
+def _relation(name: str, lines: str) -> dict[str, Any]:
+    descriptions = [line.strip() for line in lines.splitlines() if line.strip()]
     if not name:
         raise ValueError(f"A relation has no name: the one described as {descriptions[0][:60]!r}. Name it.")
     if len(name) > MAX_NAME_CHARACTERS:

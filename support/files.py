@@ -20,11 +20,8 @@ def atomic_write(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "w") -
         path: The file to (over)write. Its folder is created.
         mode: `"w"` for UTF-8 text or `"wb"` for bytes.
 
-    Yields:
-        The open temporary file.
-
     Raises:
-        ValueError: If `mode` is another one: a file that is appended to cannot be written anew.
+        ValueError: If `mode` is another one.
         IsADirectoryError: If `path` is a folder.
     """
     if mode not in ("w", "wb"):
@@ -46,13 +43,7 @@ def atomic_write(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "w") -
 def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give an empty temporary folder; rename it to `path` when the block succeeds, remove it when it fails.
 
-    An older folder at `path` is kept until the new one is complete, then removed.
-
-    Args:
-        path: The folder to (over)write.
-
-    Yields:
-        The temporary folder, on the same file system as `path`.
+    An older folder at `path` is kept until the new one is complete, then removed. Both are on one file system.
 
     Raises:
         NotADirectoryError: If `path` is a file.
@@ -63,9 +54,18 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(target)
     temporary.mkdir()
+    old = _temporary_name(target)
     try:
         yield temporary
-        _swap(temporary, target)
+        if target.exists():
+            target.replace(old)
+        temporary.replace(target)
+    except BaseException:
+        if old.exists():
+            old.replace(target)
+        raise
+    else:
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -78,11 +78,11 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what a killed process left of files and folders that were to be written or removed.
+    """Remove what a killed process left in a folder of files and folders that were to be written or removed.
 
     Args:
-        folder: Where they lie; may be missing. Nobody may be writing there now.
-        name: Of the file or folder that was to be written; None for any.
+        folder: The folder, which may be missing. Nobody may be writing there now.
+        name: Name that the file or folder was to have; None for any.
     """
     temporary_name = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{32}}\.tmp")
     for entry in list(folder.iterdir()) if folder.is_dir() else []:
@@ -101,21 +101,6 @@ def flush_to_disk(path: Path) -> None:
                 os.close(descriptor)
 
 
-def _swap(new: Path, target: Path) -> None:
-    """Put `new` in the place of `target`, which comes back if that fails."""
-    if not target.exists():
-        new.replace(target)
-        return
-    old = _temporary_name(target)
-    target.replace(old)
-    try:
-        new.replace(target)
-    except OSError:
-        old.replace(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _temporary_name(target: Path) -> Path:
-    """A fresh name beside `target`: hidden, so that globs over the folder don't pick it up."""
+    """Return a fresh name beside `target`: hidden, so that globs over the folder don't pick it up."""
     return target.with_name(f".{target.name}.{uuid4().hex}.tmp")

@@ -16,11 +16,7 @@ def set_num_threads(num_threads: int | None = None) -> None:
 
 
 def choose_precision(mixed_precision: str) -> str:
-    """Say what `auto` means here: `bf16` where the hardware multiplies it natively, else `no`.
-
-    Args:
-        mixed_precision: `auto`, `no` or `bf16`; the latter two are returned as they are.
-    """
+    """Return `bf16` for `auto` where the hardware multiplies it natively, else `no`; and other values as they are."""
     import torch
     from accelerate.utils import is_bf16_available
 
@@ -36,5 +32,5 @@ def choose_precision(mixed_precision: str) -> str:
 
 
 def available_cores() -> int:
-    """How many of the machine's cores this process may use."""
+    """Count the machine's cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,19 +5,18 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
-from itertools import chain
 
 MARKUP = re.compile(r"([\\`*_\[\]|~$#!])")
 BACKTICKS = re.compile(r"`+")
 
 
 def prose(text: str) -> str:
-    """A text on one line, in which nothing is markup: for paragraphs, and for table cells."""
+    """Return a text on one line, in which nothing is markup: for paragraphs and table cells."""
     return MARKUP.sub(r"\\\1", html.escape(_on_one_line(text), quote=False))
 
 
 def code(text: str) -> str:
-    """A code span, for paragraphs and for table cells; HTML in it is shown, not read."""
+    """Return a code span for paragraphs and table cells; HTML in it is shown, not read."""
     text = _on_one_line(text).replace("|", r"\|")
     ticks = "`" * (_longest_run(text) + 1)
     space = " " if "`" in text else ""  # not shown; keeps a backtick at an end from the fence
@@ -25,15 +24,14 @@ def code(text: str) -> str:
 
 
 def fence(text: str, language: str) -> str:
-    """A code block that no line of the text ends."""
+    """Return a code block that no line of the text ends."""
     ticks = "`" * max(3, _longest_run(text) + 1)
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already."""
-    lines = chain([header, ["---"] * len(header)], rows)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    """Return a table of cells that are Markdown already."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def _on_one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the command-line programs share: their result, their errors and their logs look alike."""
+"""What the command-line programs share, so that their results, errors and logs look alike."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointErr
 
 
 def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[Any], bool] = lambda _: False) -> int:
-    """Run a program: its result as one JSON line on stdout, logs on stderr, an expected error as one line there.
-
-    A program parses its command line first and imports what takes seconds inside `program`, so that `--help` answers at
-    once.
+    """Run a program; print its result as one JSON line on stdout, logs and an expected error on stderr.
 
     Args:
-        program: Returns what can be written as JSON; an empty result is not printed.
-        incomplete: Whether a result, which is printed all the same, is not all that was asked for.
+        program: Returns what can be written as JSON; an empty result is not printed. It imports what takes seconds
+            itself, so that `--help`, which comes before it, answers at once.
+        incomplete: Tells whether a result, which is printed all the same, is not all that was asked for.
 
     Returns:
         The exit code: 0, or 1 after an error or an incomplete result (wrong usage exits with 2 in argparse).
@@ -41,14 +39,14 @@ def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether an error is for the user to read, and not a defect of the program."""
+    """Tell whether an error is for the user to read, and not a defect of the program."""
     from huggingface_hub.errors import StrictDataclassError  # here: its import takes longer than most `--help`
 
     return isinstance(error, (*EXPECTED_ERRORS, StrictDataclassError))
 
 
 def _set_up_logging() -> None:
-    """Messages go to stderr, and progress bars too where somebody watches; of several processes, the main one's."""
+    """Send messages to stderr, and progress bars too where a person watches; of several processes, the main one's."""
     from transformers.utils import logging as transformers_logging  # here: `--help` need not wait for it
 
     level = logging.INFO if _is_main_process() else logging.ERROR
@@ -63,7 +61,7 @@ def _set_up_logging() -> None:
 
 
 def shows_progress() -> bool:
-    """Whether to draw progress bars: where somebody watches, on the main process."""
+    """Tell whether to draw progress bars: on the main process, where a person watches."""
     return sys.stderr.isatty() and _is_main_process()
 
 

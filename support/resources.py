@@ -9,11 +9,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 
 def find_file(path: str | os.PathLike[str]) -> Path:
-    """A file as given (relative to the working folder) or, failing that, among the files that ROC brings.
-
-    Raises:
-        FileNotFoundError: If it is in neither place.
-    """
+    """Find a file in the working folder, or else among those that ROC brings; neither is a `FileNotFoundError`."""
     for candidate in (Path(path), PACKAGE_ROOT / path):
         if candidate.is_file():
             return candidate

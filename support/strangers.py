@@ -1,4 +1,4 @@
-"""Programs that run as a stranger's would: in a process of their own that has nothing of ours."""
+"""Run a program as a stranger's machine would: in a process of its own that has nothing of ours."""
 
 from __future__ import annotations
 
@@ -24,11 +24,8 @@ def ask_stranger(
     Args:
         program: A Python file that imports nothing of ROC.
         request: What it reads.
-        environment: Is given an empty folder, and returns the environment variables of the process.
+        environment: Takes the path of an empty folder; returns the environment variables of the process.
         timeout: Seconds after which the process is ended.
-
-    Returns:
-        What it printed on its last line.
 
     Raises:
         RuntimeError: If the program fails, with the last line of what it said (all is logged), or takes too long.
