@@ -35,7 +35,7 @@ class RocProcessor(ProcessorMixin):
             to leave those entities untyped.
         entity_types: The types that entities may have. Other given types are refused, and an entity for which the
             typer predicts another type stays untyped.
-        reads_images: Whether pictures are taken. None: if there is an image processor.
+        reads_images: Whether pictures are taken; None takes them if there is an image processor.
         chat_template: Not used; Transformers asks for it.
 
     Raises:
@@ -102,8 +102,8 @@ class RocProcessor(ProcessorMixin):
         Args:
             text: A string, or a list of them; with `is_split_into_words` a list of words, or a list of such lists.
             images: A picture (PIL image or the bytes of its file) or None; for a batch a list of them. Strings are
-                refused: a path or address out of user data must not be opened by accident. Of a frozen vision encoder
-                its patch states are taken too, `(rows, columns, vision_hidden)`, then of all pictures of the batch.
+                refused: a path or address out of user data must not be opened by accident. The patch states of a frozen
+                vision encoder, `(rows, columns, vision_hidden)`, are taken too, then for all pictures of the batch.
             entities: The entities of the text: mappings with half-open character offsets `start` and `end` (offsets
                 of words with `is_split_into_words`) or a `bbox`, and optionally a `type` and, for objects, a `name`;
                 for a batch a list of such lists. `(start, end)` and `(start, end, type)` are taken too.
