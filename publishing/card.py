@@ -37,7 +37,7 @@ TITLES |= {"synthetic": "ROC's generated picture-text set", "scenes": "ROC's gen
 LICENSE = "apache-2.0"  # of code and weights, as the Hub names it
 TOP_K = 2  # relations that the example prints for its pair
 
-# Written for the cards: nobody's posts, so that a card never shows data. `image` lies in the folder of the model.
+# Written for the cards, so that these never show posts of a data set. `image` lies in the folder of the model.
 POST_OF_THE_DAY = "Picture of the day: Pavel, Kestra, town hall, yesterday."
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "synthetic": [

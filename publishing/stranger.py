@@ -1,4 +1,4 @@
-"""What a stranger does with a published model: a program that runs by itself, in a process that cannot import `roc`.
+"""Use a published model as a stranger does: a program of its own, in a process that cannot import `roc`.
 
 It reads a request from stdin, `{"source": DIR_OR_REPO, "revision": COMMIT_OR_NULL, "posts": [...]}`, and prints the
 model's answers as one JSON line. `check.py` starts it, and takes `answers` from here to know what is right.
