@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
     from roc.inference.drawing import check_png  # here, as the next: PyTorch takes seconds to import
-    from roc.inference.posts import explain, load_model, predict
+    from roc.inference.posts import explain_post, load_model, predict
 
     if (options.head is None) != (options.tail is None):
         raise ValueError("Give both --head and --tail, or neither for all pairs.")
@@ -46,7 +46,7 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
     entities, pairs = _entities(options, processor)
     result = predict(model, processor, options.text, entities, image=image, pairs=pairs, top_k=options.top_k)
     if options.explain:
-        result["explanation"] = explain(model, processor, options.text, entities, image=image)
+        result["explanation"] = explain_post(model, processor, options.text, entities, image=image)
     if options.picture is not None:
         result["picture"] = _draw(options.picture, result, image)
     return result

@@ -114,7 +114,7 @@ def draw_prediction(
         predictions: Dicts with `head` and `tail` (indices into `entities`), `relations`, a list of dicts with
             `relation`, `score` (in [0, 1]) and `description` (or None), best first; and `relation`, None if none holds.
         image: The picture, of any size and mode, turned the way the boxes were measured.
-        explanation: What moved the pair, as `inference.posts.explain` gives it: it colours words and patches.
+        explanation: What moved the pair, as `inference.posts.explain_post` gives it: it colours words and patches.
 
     Raises:
         ValueError: If a span, a box or a pair's entity is not there, or `path` does not end in `.png`.

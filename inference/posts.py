@@ -133,7 +133,7 @@ def predict(
     return {"text": text, "truncated": truncated, **ranked}
 
 
-def explain(
+def explain_post(
     model: RocModel,
     processor: RocProcessor,
     text: str,

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from roc.inference.drawing import AWAY, TOWARDS, draw_prediction, entity_color, largest_relevance, tint, with_heat
-from roc.inference.posts import explain, predict
+from roc.inference.posts import explain_post, predict
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import Post
 from roc.processing_roc import RocProcessor
@@ -51,10 +51,10 @@ class SharedModel:
             return predict(self.model, self.processor, post.text, post.entities, **given)
 
     def explain(self, post: Post) -> dict[str, Any]:
-        """Explain the best relation of the post's first pair: what `roc.inference.posts.explain` returns."""
+        """Explain the best relation of the post's first pair: what `roc.inference.posts.explain_post` returns."""
         given = {"image": post.image, "pair": post.pairs[0]}
         with self._lock:
-            return explain(self.model, self.processor, post.text, post.entities, **given)
+            return explain_post(self.model, self.processor, post.text, post.entities, **given)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from visitor import (
     check_text,
     name_of_selection,
     pair_labels,
-    read_post,
+    read_visitors_post,
     relations_of_rows,
     rows_of_relations,
     suggest_entities,
@@ -228,7 +228,7 @@ def _answer(
 ) -> Iterator[tuple[str, str]]:
     """Yield the ranks, then the ranks with their explanation."""
     with _errors_shown():
-        post = read_post(text, picture, entities, pair)
+        post = read_visitors_post(text, picture, entities, pair)
         own = shared.with_relations(relations_of_rows(rows, shared.relations))
         result = own.rank(post)
         ranks = ranks_as_html(result)

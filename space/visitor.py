@@ -12,8 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from roc.pipeline_posts_roc import Post, PostLimits, is_inside_word, occurrences, span_of_name
-from roc.pipeline_posts_roc import read_post as read_checked_post
+from roc.pipeline_posts_roc import Post, PostLimits, is_inside_word, occurrences, read_post, span_of_name
 from roc.processing_images_roc import open_image
 from roc.processing_roc import RocProcessor
 
@@ -35,7 +34,7 @@ NUMBERED = re.compile(r"(.+) #([1-9]\d{0,2})", re.DOTALL)
 BOX = re.compile(r"box ([1-9]\d?)")
 
 
-def read_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[str], pair: str | None) -> Post:
+def read_visitors_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[str], pair: str | None) -> Post:
     """Check a visitor's question.
 
     Args:
@@ -60,7 +59,7 @@ def read_post(text: str, picture: Mapping[str, Any] | None, entities: Sequence[s
     boxes = given.get("boxes")
     found = [find_entity(name, text, boxes if isinstance(boxes, list) else []) for name in names]
     asked = {"text": text, "image": given["image"], "entities": found}
-    post = read_checked_post(asked, None, where="The post", limits=LIMITS)
+    post = read_post(asked, None, where="The post", limits=LIMITS)
     image = None if post.image is None else open_image(post.image, "The post")
     return dataclasses.replace(post, image=image, pairs=_asked_pairs(names, pair))
 

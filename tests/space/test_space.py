@@ -43,7 +43,7 @@ def shared() -> answers.SharedModel:
 
 @pytest.fixture
 def post() -> visitor.Post:
-    return visitor.read_post(TEXT, RED, ["Ann", "Bob", "box 1"], "Ann → box 1")
+    return visitor.read_visitors_post(TEXT, RED, ["Ann", "Bob", "box 1"], "Ann → box 1")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,11 +104,11 @@ def test_a_visitor_asks_for_one_pair_or_for_all(post: visitor.Post) -> None:
     assert post.pairs == [(0, 2)]
     assert visitor.pair_labels(["Ann", "Bob"]) == ["Ann → Bob", "Bob → Ann", "all pairs"]
     assert visitor.pair_labels(["Ann"]) == []
-    everything = visitor.read_post(TEXT, None, ["Ann", "Bob", "Eve"], visitor.ALL_PAIRS)
+    everything = visitor.read_visitors_post(TEXT, None, ["Ann", "Bob", "Eve"], visitor.ALL_PAIRS)
     assert len(everything.pairs) == 6
-    assert visitor.read_post(TEXT, None, ["Ann", "Bob"], None).pairs == [(0, 1)]
+    assert visitor.read_visitors_post(TEXT, None, ["Ann", "Bob"], None).pairs == [(0, 1)]
     with pytest.raises(ValueError, match="'Eve → Zoe' is no pair of the entities Ann, Bob"):
-        visitor.read_post(TEXT, None, ["Ann", "Bob"], "Eve → Zoe")
+        visitor.read_visitors_post(TEXT, None, ["Ann", "Bob"], "Eve → Zoe")
 
 
 class Finding:
@@ -154,7 +154,7 @@ def test_suggesting_without_spacy_says_what_to_install(monkeypatch: pytest.Monke
 )
 def test_text_and_entities_are_limited(text: Any, entities: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        visitor.read_post(text, None, entities, None)
+        visitor.read_visitors_post(text, None, entities, None)
 
 
 @pytest.mark.parametrize(
@@ -177,33 +177,33 @@ def test_text_and_entities_are_limited(text: Any, entities: Any, message: str) -
 )
 def test_only_small_pictures_that_came_along_are_read(image: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        visitor.read_post(TEXT, {"image": image, "boxes": []}, ["Ann", "Bob"], None)
+        visitor.read_visitors_post(TEXT, {"image": image, "boxes": []}, ["Ann", "Bob"], None)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "MPO"])
 def test_pictures_of_the_usual_formats_are_read(kind: str) -> None:
     """An MPO file is the JPEG of some cameras."""
     given = {"image": data_uri(picture_bytes(tiny_picture(), kind), "jpeg")}
-    image = visitor.read_post(TEXT, given, ["Ann", "Bob"], None).image
+    image = visitor.read_visitors_post(TEXT, given, ["Ann", "Bob"], None).image
     assert (image.size, image.mode) == ((40, 24), "RGB")
-    assert visitor.read_post(TEXT, None, ["Ann", "Bob"], None).image is None
+    assert visitor.read_visitors_post(TEXT, None, ["Ann", "Bob"], None).image is None
 
 
 @pytest.mark.parametrize("picture", [{"image": None, "boxes": [[0, 0, 1, 1]]}, None, {**RED, "boxes": 3}])
 def test_there_is_no_box_without_its_picture(picture: Any) -> None:
     with pytest.raises(ValueError, match="There is no box 1 on the picture any more"):
-        visitor.read_post(TEXT, picture, ["Ann", "box 1"], None)
+        visitor.read_visitors_post(TEXT, picture, ["Ann", "box 1"], None)
 
 
 @pytest.mark.parametrize("box", [[0, 0, 1], "abcd", 3, None])
 def test_a_box_is_four_numbers(shared: answers.SharedModel, box: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"bbox must be four numbers|or give a bbox"):
-        shared.rank(visitor.read_post(TEXT, {**RED, "boxes": [box]}, ["Ann", "box 1"], None))
+        shared.rank(visitor.read_visitors_post(TEXT, {**RED, "boxes": [box]}, ["Ann", "box 1"], None))
 
 
 @pytest.mark.parametrize("box", [[0.5, 0.5, 0.2, 0.9], [0, 0, 9, 9], [0, 0, float("nan"), 1]])
 def test_the_model_refuses_a_box_outside_the_picture(shared: answers.SharedModel, box: list[float]) -> None:
-    post = visitor.read_post(TEXT, {**RED, "boxes": [box]}, ["Ann", "box 1"], None)
+    post = visitor.read_visitors_post(TEXT, {**RED, "boxes": [box]}, ["Ann", "box 1"], None)
     with pytest.raises(ValueError, match="is not a box in the picture"):
         shared.rank(post)
 
@@ -291,7 +291,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 def test_what_visitors_wrote_is_shown_as_text(shared: answers.SharedModel) -> None:
     pytest.importorskip("matplotlib")
-    post = visitor.read_post(f"Ann {EVIL} & Bob", RED, ["Ann", EVIL], None)
+    post = visitor.read_visitors_post(f"Ann {EVIL} & Bob", RED, ["Ann", EVIL], None)
     relations = [{"name": EVIL, "descriptions": [f"{EVIL} '\""]}, *shared.relations]
     result = shared.with_relations(relations).rank(post)
     explanation = shared.with_relations(relations[:1]).explain(post)
@@ -311,7 +311,7 @@ def test_ranks_are_shown_best_first_with_their_descriptions(shared: answers.Shar
 
 
 def test_of_all_pairs_the_best_relation_is_shown_likely_ones_first(shared: answers.SharedModel) -> None:
-    post = visitor.read_post(TEXT, None, ["Ann", "Bob", "Eve"], visitor.ALL_PAIRS)
+    post = visitor.read_visitors_post(TEXT, None, ["Ann", "Bob", "Eve"], visitor.ALL_PAIRS)
     page = answers.ranks_as_html(shared.rank(post))
     scores = [float(part.split("</span>")[0]) for part in page.split("</b><span>")[1:]]
     assert len(scores) == 6
@@ -341,7 +341,7 @@ def test_an_explanation_shows_the_whole_text_and_the_picture(shared: answers.Sha
 
 def test_an_explanation_without_a_picture_shows_the_text(shared: answers.SharedModel) -> None:
     pytest.importorskip("matplotlib")
-    post = visitor.read_post(TEXT, None, ["Ann", "Bob"], None)
+    post = visitor.read_visitors_post(TEXT, None, ["Ann", "Bob"], None)
     result, explanation = shared.rank(post), shared.explain(post)
     assert "data:image/jpeg" not in answers.explanation_as_html(post, result, explanation)
 
