@@ -41,7 +41,7 @@ class SharedModel:
     @property
     def relations(self) -> list[dict[str, Any]]:
         """The model's own relations."""
-        return self.model.config.relations
+        return list(self.model.config.relations)
 
     def with_relations(self, relations: Sequence[Mapping[str, Any]]) -> SharedModel:
         """Give a copy of the model a visitor's relations, for one answer.
