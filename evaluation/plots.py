@@ -41,15 +41,9 @@ def plot_training_curves(history: Sequence[Mapping[str, Any]], path: str | os.Pa
             points = [(own[axis], own[key]) for own in records if axis in own and own.get(key) is not None]
             values = [value if np.isfinite(value) else np.nan for _, value in points]  # a gap in the line
             # A line of one point can't be seen, and dots on hundreds of points hide the line.
-            style: dict[str, Any] = {
-                "marker": "o" if len(points) <= 30 else None,
-                "linestyle": "--" if axes is rates else "-",
-            }
-            style |= {
-                "color": entity_color(number),
-                "label": key.replace("_", " "),
-                "markersize": 5 if axes is rates else 8,
-            }
+            style: dict[str, Any] = {"marker": "o" if len(points) <= 30 else None}
+            style |= {"linestyle": "--", "markersize": 3} if axes is rates else {}
+            style |= {"color": entity_color(number), "label": key.replace("_", " ")}
             axes.plot([place for place, _ in points], values, **style)
         losses.set(title="Training", xlabel=axis, ylabel="loss")
         rates.set_ylabel("learning rate", color=entity_color(1))
