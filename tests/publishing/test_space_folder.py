@@ -64,7 +64,7 @@ sys.modules |= dict.fromkeys(sys.argv[2:])  # imports of them fail, as where the
 import answers, serving, visitor
 from roc.inference.posts import load_model
 shared = answers.SharedModel(*load_model(sys.argv[1]))
-post = visitor.read_post("Ann met Bob", None, ["Ann", "Bob"], None)
+post = visitor.read_visitors_post("Ann met Bob", None, ["Ann", "Bob"], None)
 print(shared.rank(post)["predictions"][0]["relations"][0]["relation"])
 print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "roc"), sep="\\n")
 """
