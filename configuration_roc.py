@@ -11,13 +11,17 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_fields_roc import ModelSettings, Number, setting
-from .messages_roc import did_you_mean
+from .messages_roc import did_you_mean, quote
 from .relations_roc import normalise_relations
 
 # What Transformers' `pipeline` reads: which file of a model's folder has the pipeline.
 CUSTOM_PIPELINES = {
     "multimodal-relation-extraction": {"impl": "pipeline_roc.RocPipeline", "pt": ["AutoModel"], "type": "multimodal"}
 }
+
+
+# The parts of a model that `RocConfig.encoder_sources` may name.
+ENCODERS = ("text_model", "vision_model", "relation_model")
 
 
 @strict
@@ -124,6 +128,8 @@ class RocConfig(PretrainedConfig, ModelSettings):
     def validate_architecture(self) -> None:
         """Check ranges and what contradicts each other; run at construction and before saving."""
         self.check()
+        self._check_sources()
+        refuse_kernels(self)
         if self.fusion_num_layers and self.hidden_size % self.fusion_num_heads:
             raise ValueError(
                 f"fusion_num_heads={self.fusion_num_heads} must divide the text encoder's hidden size "
@@ -137,12 +143,30 @@ class RocConfig(PretrainedConfig, ModelSettings):
         if self.head == "classification" and not self.relations:
             raise ValueError("head='classification' needs `relations`: one output for each. Give them, or retrieve.")
 
+    def _check_sources(self) -> None:
+        for part, source in (self.encoder_sources or {}).items():
+            if part not in ENCODERS or set(source) != {"name", "sha256"}:
+                raise ValueError(
+                    f"encoder_sources: {quote({part: source})} is not allowed: give for some of {ENCODERS} the name "
+                    "and the sha256 of its encoder."
+                )
+
     def _refuse_misspelt(self, unknown: Iterable[str]) -> None:
         """Refuse unknown keys that resemble a field: Transformers would keep them silently, and lose the setting."""
         fields = list(type(self).__dataclass_fields__)
         for key in unknown:
             if key not in fields and (hint := did_you_mean(key, fields)):
-                raise ValueError(f"RocConfig has no field {key!r}.{hint}")
+                raise ValueError(f"RocConfig has no field {quote(key)}.{hint}")
+
+
+def refuse_kernels(config: PretrainedConfig) -> None:
+    """Raise a ValueError where a configuration, or one in it, names a repository of code for its attention."""
+    for own in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if "/" in str(kernels := getattr(own, "_attn_implementation", None)):
+            raise ValueError(
+                f"attn_implementation={quote(kernels)} would fetch code from the Hub. Leave it out of the "
+                "configuration; call `model.set_attn_implementation` if you trust it."
+            )
 
 
 RocConfig.register_for_auto_class()

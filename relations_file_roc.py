@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .messages_roc import on_one_line, parse_json, quote
 from .relations_bank_roc import relation_index_of
 from .relations_roc import normalise_relations
 
@@ -71,21 +72,21 @@ def read_relations(path: str | os.PathLike[str], *, feature_dim: int, entity_typ
         features = _checked_features(tensors, relations, feature_dim)
     except SafetensorError as error:
         raise ValueError(
-            f"{os.fspath(path)}: not a safetensors file, or not all of it ({error}). Give a file that "
-            "model.save_relations wrote."
+            f"{os.fspath(path)}: not a safetensors file, or not all of it ({on_one_line(error, 200)}). Give a file "
+            "that model.save_relations wrote."
         ) from error
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from error
+        raise ValueError(f"{os.fspath(path)}: {on_one_line(error)}") from error
     return SavedRelations(relations, content["none_relation"], features, content["encoder"])
 
 
 def _content(metadata: dict[str, str]) -> dict[str, Any]:
     if METADATA_KEY not in metadata:
         raise ValueError("this safetensors file holds no relations. Give a file that model.save_relations wrote.")
-    content = json.loads(metadata[METADATA_KEY])
+    content = parse_json(metadata[METADATA_KEY])
     if not isinstance(content, dict) or content.get("version") != VERSION:
         version = content.get("version") if isinstance(content, dict) else None
-        raise ValueError(f"version {version!r} is not known; this ROC reads version {VERSION}. Update ROC.")
+        raise ValueError(f"version {quote(version)} is not known; this ROC reads version {VERSION}. Update ROC.")
     if missing := {"relations", "none_relation", "encoder"} - set(content):
         raise ValueError(f"{sorted(missing)} missing from the metadata. Save the relations again.")
     return content
@@ -93,7 +94,7 @@ def _content(metadata: dict[str, str]) -> dict[str, Any]:
 
 def _checked_features(tensors: dict[str, Tensor], relations: Sequence[dict[str, Any]], feature_dim: int) -> Tensor:
     if set(tensors) != {"features", "relation_index"}:
-        raise ValueError(f"the tensors are {sorted(tensors)}, not features and relation_index.")
+        raise ValueError(f"the tensors are {quote(sorted(tensors))}, not features and relation_index.")
     features, relation_index = tensors["features"], relation_index_of(relations)
     if tensors["relation_index"].tolist() != relation_index.tolist():
         raise ValueError(f"relation_index does not number the {len(relation_index)} descriptions of the relations.")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from roc.dataset_scripts.building.builder import MissingImages
 from roc.dataset_scripts.loading import DATASETS
 from roc.support.files import atomic_write
-from roc.support.programs import run_program
+from roc.support.programs import ENTITY_TYPER_HELP, run_program
+from roc.support.reading import read_yaml
 
 if TYPE_CHECKING:
     from roc.evaluation.predictions import Predictions
@@ -41,7 +42,7 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
 
     accelerator = start_accelerator()
     set_num_threads()
-    model, processor = load_model(options.model)
+    model, processor = load_model(options.model, entity_typer=options.entity_typer)
     model.to(accelerator.device)
     for name in ("type_constraints", "type_penalty"):
         if getattr(options, name) is not None:
@@ -83,15 +84,14 @@ def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.
 
 def _policy_of_run(model: str) -> MissingImages:
     """Return what the training run did about missing pictures; `error` where that is not known."""
-    import yaml
-
     from roc.training.settings import RUN_FILE
 
     file = Path(model) / RUN_FILE
     if not file.is_file():
         return "error"
     # not `load_run_config`: a run of another version may have settings that this one does not know
-    return yaml.safe_load(file.read_text(encoding="utf-8")).get("missing_images", "error")
+    settings = read_yaml(file)
+    return settings.get("missing_images", "error") if isinstance(settings, dict) else "error"
 
 
 def _write_predictions(path: str, predictions: Predictions) -> None:
@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--held_out_relations", nargs="+", help="score these of the relations, and their rows, alone")
     add("--num_unseen", type=int, default=0, help="score as many relations as train.py drew and held out")
     add("--seed", type=int, default=0, help="the seed with which it drew them")
+    add("--entity_typer", help=ENTITY_TYPER_HELP)
     add("--use_image", action=argparse.BooleanOptionalAction, default=True, help="show the pictures")
     add("--batch_size", type=int, default=64, help="texts per forward pass")
     add("--predictions", help="write one JSON line per row into this file")

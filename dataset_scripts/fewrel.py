@@ -17,8 +17,10 @@ from typing import Any
 
 from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.building.command_line import main
-from roc.dataset_scripts.building.raw_files import check_tokens, read_json, token_offsets
+from roc.dataset_scripts.building.raw_files import check_tokens, token_offsets
 from roc.dataset_scripts.schema import Entity, Row, text_entity
+from roc.messages_roc import quote
+from roc.support.reading import read_json
 
 FILE_NAMES = {"train": "train_wiki.json", "val": "val_wiki.json"}  # the test file is not public
 KEYS = ("tokens", "h", "t")
@@ -69,7 +71,7 @@ def to_row(instance: Any, relation: str, row_id: str, *, where: str) -> Row:
         TypeError: If tokens are not strings.
     """
     if not isinstance(instance, dict) or not set(KEYS) <= set(instance):
-        raise ValueError(f"{where}: a sentence must be a mapping with the keys {list(KEYS)}, got {instance!r:.80}.")
+        raise ValueError(f"{where}: a sentence must be a mapping with the keys {list(KEYS)}, got {quote(instance)}.")
     tokens = instance["tokens"]
     check_tokens(tokens, where)
     text, offsets = " ".join(tokens), token_offsets(tokens)

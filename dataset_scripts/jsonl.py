@@ -20,7 +20,6 @@ does not relate make no row: state them if your inventory has a "no relation".
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -31,7 +30,7 @@ from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.building.raw_files import check_tokens, read_lines, token_offsets
 from roc.dataset_scripts.exporting.marker import NO_LICENSE
 from roc.dataset_scripts.schema import ENTITY_KEYS, SPLITS, Entity, Row, check_keys, object_entity, text_entity
-from roc.messages_roc import shorten
+from roc.messages_roc import parse_json, quote, shorten
 from roc.processing_entities_roc import check_box, check_span, check_type
 from roc.processing_typing_roc import ENTITY_TYPES, Span
 
@@ -92,13 +91,11 @@ def parse_line(line: str, line_id: str, *, where: str) -> list[Row]:
         TypeError: If a value has the wrong type.
     """
     try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{where}: the line is not JSON ({error}): {line[:80]!r}... Write one JSON object a line."
-        ) from error
+        data = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error} The line is {quote(line, 80)}. Write one JSON object a line.") from error
     if not isinstance(data, dict):
-        raise TypeError(f"{where}: a line must be a JSON object, got {line[:80]!r}.")
+        raise TypeError(f"{where}: a line must be a JSON object, got {quote(line, 80)}.")
     is_group = "entities" in data or "relations" in data
     check_keys(data, GROUP_KEYS if is_group else ROW_KEYS, where=where, optional=SHARED_KEYS)
     text, offsets = _text_and_offsets(data, where)
@@ -118,7 +115,7 @@ def _parse_row(data: Row, shared: Row, *, offsets: Sequence[Span] | None, where:
 def _parse_group(data: Row, shared: Row, *, offsets: Sequence[Span] | None, where: str) -> list[Row]:
     for key in ("entities", "relations"):
         if not isinstance(data[key], list):
-            raise TypeError(f"{where}: {key!r} must be a list, got {data[key]!r}.")
+            raise TypeError(f"{where}: {key!r} must be a list, got {quote(data[key])}.")
     entities = [
         _entity(entity, shared["text"], offsets=offsets, where=f"{where}: entity {index}")
         for index, entity in enumerate(data["entities"])
@@ -140,7 +137,7 @@ def _text_and_offsets(data: Row, where: str) -> tuple[str, list[Span] | None]:
         )
     if "text" in data:
         if not isinstance(data["text"], str):
-            raise TypeError(f"{where}: 'text' must be a string, got {data['text']!r}.")
+            raise TypeError(f"{where}: 'text' must be a string, got {quote(data['text'])}.")
         return data["text"], None
     tokens = data["tokens"]
     check_tokens(tokens, where)
@@ -153,7 +150,7 @@ def _entity(raw: Any, text: str, *, offsets: Sequence[Span] | None, where: str) 
     if has_span == (raw.get("bbox") is not None):
         raise ValueError(
             f"{where}: give either 'start' and 'end' (an entity in the text) or 'bbox' (an object in the picture), "
-            f"got {raw!r}."
+            f"got {quote(raw)}."
         )
     if has_span:
         entity = _text_entity(raw, text, offsets=offsets, where=where)
@@ -175,7 +172,7 @@ def _text_entity(raw: Row, text: str, *, offsets: Sequence[Span] | None, where: 
 
 def _entity_at(index: Any, entities: Sequence[Entity], *, where: str) -> Entity:
     if isinstance(index, bool) or not isinstance(index, int):
-        raise TypeError(f"{where} must be the position of an entity in 'entities', from 0, got {index!r}.")
+        raise TypeError(f"{where} must be the position of an entity in 'entities', from 0, got {quote(index)}.")
     if not 0 <= index < len(entities):
         raise ValueError(f"{where} is {index}, but 'entities' has the positions 0 to {len(entities) - 1}.")
     return entities[index]
@@ -186,12 +183,14 @@ def _relative_path(image: Any, where: str) -> str | None:
     if image is None:
         return None
     if not isinstance(image, str) or not image.strip():
-        raise TypeError(f"{where}: 'image' must be a path relative to the JSONL file's folder, or null, got {image!r}.")
+        raise TypeError(
+            f"{where}: 'image' must be a path relative to the JSONL file's folder, or null, got {quote(image)}."
+        )
     windows = PureWindowsPath(image)
     if PurePosixPath(image).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise ValueError(
-            f"{where}: the image path {image!r} leaves the folder of the JSONL file. Put the pictures into that folder "
-            "and give a relative path without '..', such as 'pictures/1.jpg'."
+            f"{where}: the image path {quote(image)} leaves the folder of the JSONL file. Put the pictures into that "
+            "folder and give a relative path without '..', such as 'pictures/1.jpg'."
         )
     return image
 

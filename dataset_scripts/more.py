@@ -50,10 +50,11 @@ from roc.dataset_scripts.building.instance_files import (
     read_instance_lines,
     row_of,
 )
-from roc.dataset_scripts.building.raw_files import find_only_file, load_plain_pickle, read_json
+from roc.dataset_scripts.building.raw_files import find_only_file, load_plain_pickle
 from roc.dataset_scripts.exporting.marker import NO_LICENSE
 from roc.dataset_scripts.schema import SPLITS, object_entity
-from roc.messages_roc import did_you_mean
+from roc.messages_roc import did_you_mean, quote
+from roc.support.reading import read_json
 
 Box = tuple[float, float, float, float]
 Objects = Mapping[str, Mapping[str, Any]]  # box, or caption, by object name by picture; not checked yet
@@ -182,12 +183,12 @@ def read_instances(path: Path, labels: Sequence[str]) -> Iterator[Line]:
         label, tail = instance["relation"], instance["t"]
         if label not in labels:
             raise ValueError(
-                f"{where}: 'relation' is {label!r}, which is not among the {len(labels)} labels of rel2id.json."
+                f"{where}: 'relation' is {quote(label)}, which is not among the {len(labels)} labels of rel2id.json."
                 f"{did_you_mean(label, labels)} Mend the line, or take the rel2id.json of the same release."
             )
         if not isinstance(tail, dict) or not isinstance(tail.get("name"), str) or not tail["name"].strip():
             raise ValueError(
-                f"{where}: 't' must be a dict with the 'name' of an object, such as '[OBJ0]', got {tail!r}."
+                f"{where}: 't' must be a dict with the 'name' of an object, such as '[OBJ0]', got {quote(tail)}."
             )
         yield number, where, instance
 
@@ -210,7 +211,7 @@ def box_of(instance: Instance, objects: Objects, where: str) -> Box:
         raise ValueError(f"{where}: the picture {image!r} has {len(boxes)} objects; MORE has at most {MAX_OBJECTS}.")
     if name not in boxes:
         raise ValueError(
-            f"{where}: 't': the picture {image!r} has no object {name!r}; it has {list(boxes)}."
+            f"{where}: 't': the picture {image!r} has no object {name!r}; it has {quote(list(boxes))}."
             f"{did_you_mean(name, boxes)} Mend the line, or take the ent_*_dict.pth of the same release."
         )
     return _numbers(boxes[name], f"{where}: the box of {name!r} in the picture {image!r}")
@@ -274,7 +275,7 @@ def _numbers(box: Any, where: str) -> Box:
     except (TypeError, ValueError):
         cx = cy = w = h = math.nan
     if not all(map(math.isfinite, (cx, cy, w, h))):
-        raise ValueError(f"{where} must be four finite numbers (cx, cy, w, h), got {box!r}.")
+        raise ValueError(f"{where} must be four finite numbers (cx, cy, w, h), got {quote(box)}.")
     return cx, cy, w, h
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from roc.messages_roc import did_you_mean
+from roc.messages_roc import did_you_mean, quote
 from roc.processing_entities_roc import check_box, check_span
 from roc.processing_typing_roc import ENTITY_TYPES, word_of_type
 
@@ -62,7 +62,7 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
             a type is not in lower-case words, or a box is not finite, empty or outside [0, 1].
         TypeError: If a value has the wrong type.
     """
-    where = f"{where} (row {row.get('id')!r})"
+    where = f"{where} (row {quote(row.get('id'))})"
     check_keys(row, ROW_KEYS, where=where)
     for column in ("id", "text", "relation"):
         _check_string(row[column], where=f"{where}: {column!r}")
@@ -77,10 +77,11 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
 def check_keys(data: Any, allowed: Sequence[str], *, where: str, optional: Sequence[str] = ()) -> None:
     """Check that `data` is a mapping with the allowed keys and no others, of which some may be left out."""
     if not isinstance(data, Mapping):
-        raise TypeError(f"{where} must be an object with the keys {list(allowed)}, got {data!r}.")
+        raise TypeError(f"{where} must be an object with the keys {list(allowed)}, got {quote(data)}.")
     for key in data:
         if key not in allowed:
-            raise ValueError(f"{where}: unknown key {key!r}.{did_you_mean(key, allowed)} Allowed are {list(allowed)}.")
+            hint = did_you_mean(key, allowed)
+            raise ValueError(f"{where}: unknown key {quote(key)}.{hint} Allowed are {list(allowed)}.")
     if missing := [key for key in allowed if key not in data and key not in optional]:
         raise ValueError(f"{where}: missing {missing}. Its keys are {list(allowed)}.")
 
@@ -93,15 +94,15 @@ def _check_entity(entity: Any, text: str, *, where: str) -> None:
     if has_span == (entity["bbox"] is not None):
         raise ValueError(
             f"{where} must have either a span ('start' and 'end': an entity in the text) or a 'bbox' (an object in the "
-            f"picture), got start={entity['start']!r}, end={entity['end']!r}, bbox={entity['bbox']!r}."
+            f"picture), got start={quote(entity['start'])}, end={quote(entity['end'])}, bbox={quote(entity['bbox'])}."
         )
     if has_span:
         check_span(entity["start"], entity["end"], len(text), where)
         covered = text[entity["start"] : entity["end"]]
         if entity["name"] != covered:
             raise ValueError(
-                f"{where}: the name {entity['name']!r} is not the text of its span [{entity['start']}, "
-                f"{entity['end']}), which is {covered!r}. Spans are half-open character offsets into 'text'."
+                f"{where}: the name {quote(entity['name'])} is not the text of its span [{entity['start']}, "
+                f"{entity['end']}), which is {quote(covered)}. Spans are half-open character offsets into 'text'."
             )
     else:
         check_box(entity["bbox"], where)
@@ -114,12 +115,13 @@ def _check_type(entity_type: Any, *, where: str) -> None:
     word = word_of_type(entity_type, ENTITY_TYPES) or entity_type.lower().strip()
     if entity_type != word:
         raise ValueError(
-            f"{where}: 'type' must be lower-case words such as 'person', or null, got {entity_type!r}. Write {word!r}."
+            f"{where}: 'type' must be lower-case words such as 'person', or null, got {quote(entity_type)}. Write "
+            f"{quote(word)}."
         )
 
 
 def _check_string(value: Any, *, where: str) -> None:
     if not isinstance(value, str):
-        raise TypeError(f"{where} must be a string, got {value!r}.")
+        raise TypeError(f"{where} must be a string, got {quote(value)}.")
     if not value.strip():
         raise ValueError(f"{where} must not be empty.")

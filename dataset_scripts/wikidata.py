@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from roc.dataset_scripts.building.raw_files import read_json
 from roc.dataset_scripts.fewrel import FILE_NAMES, read_relations
 from roc.messages_roc import did_you_mean
 from roc.relations.files import write_relation_file
 from roc.support.programs import run_program
+from roc.support.reading import read_json
 
 PROPERTIES_FILE = "pid2name.json"
 ALL = "all"

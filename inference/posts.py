@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModel
 
 import roc.register  # noqa: F401  (AutoModel knows ROC)
+from roc.modeling_backbones_roc import check_adapter
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import Post, rank_posts, span_of_name
 from roc.processing_entities_roc import check_pairs
@@ -20,25 +21,29 @@ SPAN = re.compile(r"(\d+):(\d+)")
 BOX_PREFIX = "box:"
 
 
-def load_model(name: str) -> tuple[RocModel, RocProcessor]:
+def load_model(name: str, *, entity_typer: str | None = None) -> tuple[RocModel, RocProcessor]:
     """Load a model in evaluation mode, onto the accelerator where there is one, and its processor.
 
     Args:
-        name: A folder that `train.py` wrote, or a Hub id.
+        name: A folder that `train.py` wrote, or a Hub id. No code that comes with it is run.
+        entity_typer: The typer to use in place of the model's own, `"null"` for none. One that is no model of spaCy's
+            own is never taken from the folder.
 
     Returns:
         The model and its processor.
 
     Raises:
         OSError: If there is no such model.
-        ValueError: If it is not a ROC model.
+        ValueError: If it is not a ROC model, or its folder names what only the user may choose.
     """
     if not Path(name).is_dir() and name.count("/") != 1:
         raise FileNotFoundError(f"There is no model folder {name!r} (and a Hub id has the form USER/NAME).")
-    model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    check_adapter(name, {})
+    model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     if not isinstance(model, RocModel):
         raise ValueError(f"{name!r} is a {type(model).__name__}, not a ROC model.")
-    processor = RocProcessor.from_pretrained(name)
+    chosen = {} if entity_typer is None else {"entity_typer": None if entity_typer == "null" else entity_typer}
+    processor = RocProcessor.from_pretrained(name, **chosen)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return model.eval().to(accelerator or "cpu"), processor
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
+from roc.processing_typing_roc import check_stored_typer
 from roc.relations.files import write_relation_file
 from roc.support.files import replace_folder
 from roc.support.hub_upload import MARKER, hub_files
@@ -52,12 +53,13 @@ def build_hub_folder(
     Raises:
         FileExistsError: If there is a folder with something in it that no earlier call made.
         NotADirectoryError: If there is a file.
-        ValueError: If the model needs a folder of this machine, or a file could hold more than data and text.
+        ValueError: If the model needs a typer that loading refuses, or a file could hold more than data and text.
     """
     output_dir = Path(output_dir)
-    typer = processor.entity_typer
-    if typer is not None and Path(typer).is_dir():
-        raise ValueError(f"The entity typer is the folder {typer!r}. Publish it first, and train with its Hub id.")
+    try:
+        check_stored_typer(processor.entity_typer, str(output_dir))
+    except ValueError as error:
+        raise ValueError(f"Nobody could load what is published. {error}") from error
     if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / MARKER).is_file():
         raise FileExistsError(f"{output_dir} was not made by publish.py, and is not deleted. Name another --build_dir.")
     with replace_folder(output_dir) as folder:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from roc.messages_roc import shorten
 from roc.modeling_backbones_roc import PACKAGED_MODELS
 from roc.support.markdown import code, prose
+from roc.support.reading import read_json, read_yaml
 from roc.training.settings import DEFAULTS, ENVIRONMENT_FILE, LOCAL_SETTINGS, METRICS_FILE, RUN_FILE, settings_by_name
 
 SCORES = {"accuracy": "accuracy", "precision": "precision", "recall": "recall"}
@@ -209,11 +208,7 @@ def _check_scores(scores: Any, where: str | Path) -> None:
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {str(file)!r}.")
-    text = file.read_text(encoding="utf-8")
-    try:
-        content = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+    content = read_yaml(file) if file.suffix == ".yaml" else read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} cannot be read: it holds a {type(content).__name__}, not a mapping.")
     return content

@@ -8,17 +8,15 @@ had them. What is left, the adapter and what joins the encoders, is written in h
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from roc.support.files import replace_folder
 from roc.support.programs import run_program
+from roc.support.reading import format_yaml, read_json, read_yaml
 from roc.training.settings import ENVIRONMENT_FILE, LOCAL_SETTINGS, METRICS_FILE, RUN_FILE, load_run_config
 
 if TYPE_CHECKING:
@@ -72,8 +70,10 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
         raise ValueError(f"{run} is no run with an adapter. Train one with `--lora_rank 16`, without --merge_adapter.")
     if folder.exists() and not _is_small_checkpoint(folder):
         raise ValueError(f"{folder} exists and is no small checkpoint. Choose another folder.")
-    weights = load_file(run / WEIGHTS)
     name = load_run_config(str(run / RUN_FILE)).text_model
+    if Path(name).is_dir():
+        raise ValueError(f"The encoder of {run} is the folder {name!r}, which nobody else has. Take a Hub id's.")
+    weights = load_file(run / WEIGHTS)
     sources = _encoder_sources(weights, name)
     rest = {key: tensor for key, tensor in weights.items() if key.split(".")[0] not in sources}
     config = AutoConfig.from_pretrained(run)
@@ -83,9 +83,9 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
         _save_half(load_file(run / ADAPTER_WEIGHTS), new / ADAPTER_WEIGHTS)
         (new / CONFIG).write_text(config.to_json_string(), encoding="utf-8")
         forget_paths(new / CONFIG)
-        settings = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
+        settings = read_yaml(run / RUN_FILE)
         kept = {name: value for name, value in settings.items() if name not in LOCAL_SETTINGS}
-        (new / RUN_FILE).write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        (new / RUN_FILE).write_text(format_yaml(kept), encoding="utf-8")
         for file in COPIED:
             if (run / file).is_file():
                 shutil.copy(run / file, new / file)
@@ -99,9 +99,9 @@ def _encoder_sources(weights: Mapping[str, Tensor], name: str) -> dict[str, dict
     """Return name and digest of the source of each encoder among the weights, which must equal that source."""
     import torch
 
-    from roc.modeling_backbones_roc import load_backbone, resolve_model, weights_digest
+    from roc.modeling_backbones_roc import load_backbone, source_folder, weights_digest
 
-    given = load_backbone(resolve_model(name)).state_dict()
+    given = load_backbone(source_folder(name)).state_dict()
     source = {"name": name, "sha256": weights_digest(given)}
     parts = [part for part in LEFT_OUT if any(key.startswith(f"{part}.") for key in weights)]
     for part in parts:
@@ -125,7 +125,7 @@ def _save_half(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 def _is_small_checkpoint(folder: Path) -> bool:
     file = folder / CONFIG
-    return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("encoder_sources") is not None
+    return file.is_file() and read_json(file).get("encoder_sources") is not None
 
 
 if __name__ == "__main__":

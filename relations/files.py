@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-import yaml
-
-from roc.messages_roc import did_you_mean
+from roc.messages_roc import did_you_mean, on_one_line, quote
 from roc.processing_typing_roc import ENTITY_TYPES
 from roc.relations_roc import RELATION_KEYS, normalise_relations
 from roc.support.files import atomic_write
+from roc.support.reading import format_yaml, parse_yaml, read_text
 from roc.support.resources import find_file
 
 FILE_KEYS = ("version", "language", "none_relation", "relations")
@@ -79,23 +78,23 @@ def load_drafts(path: str | os.PathLike[str], *, only_names: bool = False) -> di
         ValueError: If the file is malformed, `language` is no text, or `reviewed` is neither true nor false, or true
             where there are no descriptions.
     """
-    return _read(path, check_drafts, _names if only_names else yaml.safe_load)
+    return _read(path, check_drafts, _names if only_names else parse_yaml)
 
 
 def write_relation_file(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     """Write a relation file, whole or not at all, with each description on one line."""
     with atomic_write(path) as file:
-        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf))
+        file.write(format_yaml(content, width=math.inf))
 
 
 def _read(
-    path: str | os.PathLike[str], check: Callable[[Any], Content], parse: Callable[[str], Any] = yaml.safe_load
+    path: str | os.PathLike[str], check: Callable[[Any], Content], parse: Callable[[str], Any] = parse_yaml
 ) -> Content:
     file = find_file(path)
     try:
-        return check(parse(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(f"{file}: {error}") from error
+        return check(parse(read_text(file)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {on_one_line(error)}") from error
 
 
 def _inventory(content: Any, entity_types: Sequence[str]) -> RelationInventory:
@@ -110,7 +109,7 @@ def check_drafts(content: Any) -> dict[str, Any]:
     _check_header(content)
     none_relation = content.get("none_relation")
     if not isinstance(content.get("language"), str | None):
-        raise ValueError(f"language is a code such as 'en'; given {content['language']!r}. In YAML, quote it.")
+        raise ValueError(f"language is a code such as 'en'; given {quote(content['language'])}. In YAML, quote it.")
     # any text passes for a description that is still to be written; it is taken out again below
     relations = [_without_provenance(given) for given in content["relations"]]
     checked = normalise_relations(
@@ -120,9 +119,10 @@ def check_drafts(content: Any) -> dict[str, Any]:
         if not given.get("descriptions"):
             relation["descriptions"] = []
         if "reviewed" in given and not isinstance(given["reviewed"], bool):
-            raise ValueError(f"Relation {given['name']!r}: reviewed is true or false; given {given['reviewed']!r}.")
+            reviewed = quote(given["reviewed"])
+            raise ValueError(f"Relation {quote(given['name'])}: reviewed is true or false; given {reviewed}.")
         if given.get("reviewed") and not given.get("descriptions"):
-            raise ValueError(f"Relation {given['name']!r} is marked as reviewed, but has no description.")
+            raise ValueError(f"Relation {quote(given['name'])} is marked as reviewed, but has no description.")
         relation.update({key: given[key] for key in PROVENANCE_KEYS if key in given})
     return {"version": 1, "language": content.get("language"), "none_relation": none_relation, "relations": checked}
 
@@ -132,16 +132,16 @@ def _check_header(content: Any) -> None:
         raise ValueError(f"a relation file is a mapping with the keys {FILE_KEYS}, and `relations` is not empty")
     for key in content:
         if key not in FILE_KEYS:
-            raise ValueError(f"unknown key {key!r}; allowed are {FILE_KEYS}.{did_you_mean(str(key), FILE_KEYS)}")
+            raise ValueError(f"unknown key {quote(key)}; allowed are {FILE_KEYS}.{did_you_mean(str(key), FILE_KEYS)}")
     if content.get("version", 1) != 1:
-        raise ValueError(f"version {content['version']!r} is not known; this ROC reads version 1")
+        raise ValueError(f"version {quote(content['version'])} is not known; this ROC reads version 1")
     if not isinstance(content["relations"], list):
         raise ValueError(f"`relations` is a list of relations; given a {type(content['relations']).__name__}")
 
 
 def _without_provenance(relation: Any) -> Any:
     if not isinstance(relation, dict):
-        raise ValueError(f"a relation is a mapping with the keys {RELATION_KEYS}; given {relation!r}")
+        raise ValueError(f"a relation is a mapping with the keys {RELATION_KEYS}; given {quote(relation)}")
     return {key: value for key, value in relation.items() if key not in PROVENANCE_KEYS}
 
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from roc.support.programs import run_program
+from roc.support.reading import parse_yaml
 
 HERE = Path(__file__).resolve().parent
 MODEL_VARIABLE = "ROC_MODEL"
@@ -46,7 +45,7 @@ def default_model() -> str:
     if name := os.environ.get(MODEL_VARIABLE):
         return name
     _, front_matter, _ = (HERE / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    models = yaml.safe_load(front_matter).get("models") or []
+    models = parse_yaml(front_matter).get("models") or []
     if not models:
         raise ValueError(f"No model is named. Type `python app.py --model FOLDER_OR_HUB_ID`, or set {MODEL_VARIABLE}.")
     return models[0]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from roc.messages_roc import did_you_mean
+from roc.messages_roc import did_you_mean, quote
+from roc.support.reading import parse_yaml, read_text
 from roc.support.resources import find_file
 from roc.training.settings import FILE_SETTINGS, WITHOUT_EFFECT, RunConfig, load_run_config, settings_by_name
 
@@ -94,17 +93,17 @@ def load_study(path: str, *, data_dir: str | None = None, output_dir: str | None
     """
     file = find_file(path)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(file))
         _check_keys("a study", content, STUDY_KEYS, required=("base", "seeds", "variants"))
         if not isinstance(content["base"], str):
-            raise ValueError(f"base is the YAML file of a run; given {content['base']!r}")
+            raise ValueError(f"base is the YAML file of a run; given {quote(content['base'])}")
         seeds = _seeds(content["seeds"])
         variants = [_variant(given, seeds) for given in _list("variants", content["variants"])]
         shared = _settings("a study", content.get("settings")) | ({} if data_dir is None else {"data_dir": data_dir})
         folder = Path(output_dir if output_dir is not None else f"outputs/studies/{file.stem}")
         runs = _runs(content["base"], shared, variants, folder)
         scorings = _scorings(content.get("scorings") or {})
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: {error}") from error
     return Study(file.stem, content["base"], variants, scorings, runs, folder)
 
@@ -134,7 +133,7 @@ def _runs(base: str, shared: Mapping[str, Any], variants: Sequence[Mapping[str, 
             config = load_run_config(base, shared, variant["settings"], own)
             effective_settings(config)  # the files are there
         except ValueError as error:
-            raise ValueError(f"variant {variant['name']!r}: {error}") from error
+            raise ValueError(f"variant {quote(variant['name'])}: {error}") from error
         runs.append(StudyRun(variant["name"], config))
     return runs
 
@@ -143,15 +142,15 @@ def _variant(given: Any, seeds: Sequence[int]) -> dict[str, Any]:
     _check_keys("a variant", given, VARIANT_KEYS, required=("name",))
     name = given["name"]
     if not isinstance(name, str) or not _folder_name(name):
-        raise ValueError(f"a variant's name is a text with letters or digits; given {name!r}")
-    settings = _settings(f"variant {name!r}", given.get("settings"))
+        raise ValueError(f"a variant's name is a text with letters or digits; given {quote(name)}")
+    settings = _settings(f"variant {quote(name)}", given.get("settings"))
     return {"name": name, "settings": settings, "seeds": _seeds(given.get("seeds", seeds))}
 
 
 def _settings(where: str, given: Any) -> dict[str, Any]:
     """Return the given fields of a run, which `load_run_config` checks; refuse those that the study chooses."""
     if not isinstance(given, dict | None):
-        raise ValueError(f"settings of {where} are a mapping of a run's fields; given {given!r}")
+        raise ValueError(f"settings of {where} are a mapping of a run's fields; given {quote(given)}")
     if chosen := [name for name in OF_THE_STUDY if name in (given or {})]:
         raise ValueError(f"settings of {where}: {chosen} are chosen by the study; leave them out")
     return given or {}
@@ -159,30 +158,32 @@ def _settings(where: str, given: Any) -> dict[str, Any]:
 
 def _seeds(given: Any) -> list[int]:
     if not all(type(seed) is int for seed in _list("seeds", given)):
-        raise ValueError(f"seeds are whole numbers; given {given!r}")
+        raise ValueError(f"seeds are whole numbers; given {quote(given)}")
     if len(set(given)) < len(given):
-        raise ValueError(f"seeds must differ; given {given!r}")
+        raise ValueError(f"seeds must differ; given {quote(given)}")
     return given
 
 
 def _scorings(given: Any) -> dict[str, list[str]]:
     if not isinstance(given, dict) or TRAINED in given:
-        raise ValueError(f"scorings are a mapping of names (not {TRAINED!r}) to lists of arguments; given {given!r}")
+        raise ValueError(
+            f"scorings are a mapping of names (not {TRAINED!r}) to lists of arguments; given {quote(given)}"
+        )
     return {str(name): [str(argument) for argument in _list(name, own)] for name, own in given.items()}
 
 
 def _list(name: str, given: Any) -> list[Any]:
     if not isinstance(given, list) or not given:
-        raise ValueError(f"{name} is a list with at least one entry; given {given!r}")
+        raise ValueError(f"{name} is a list with at least one entry; given {quote(given)}")
     return given
 
 
 def _check_keys(what: str, given: Any, allowed: Sequence[str], *, required: Sequence[str]) -> None:
     if not isinstance(given, dict):
-        raise ValueError(f"{what} is a mapping with the keys {allowed}; given {given!r}")
+        raise ValueError(f"{what} is a mapping with the keys {allowed}; given {quote(given)}")
     for key in given:
         if key not in allowed:
-            raise ValueError(f"{what} has no key {key!r}; allowed are {allowed}.{did_you_mean(str(key), allowed)}")
+            raise ValueError(f"{what} has no key {quote(key)}; allowed are {allowed}.{did_you_mean(str(key), allowed)}")
     if missing := [key for key in required if key not in given]:
         raise ValueError(f"{what} needs {missing}")
 

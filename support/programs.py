@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+ENTITY_TYPER_HELP = "typer in place of the model's own: `spacy`, a token-classification model, or `null` for none"
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError)
 
 

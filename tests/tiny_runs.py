@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import roc.train
+from roc.modeling_backbones_roc import PACKAGED_MODELS
 from roc.modeling_roc import RocModel
 from roc.training.loop import Parts
 from roc.training.settings import settings_by_name
@@ -66,6 +68,19 @@ def write_inputs(folder: Path, *, num_train: int = 12, num_val: int = 5) -> Path
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=len(tokenizer), **SIZE)).save_pretrained(folder / "text")
     return folder
+
+
+@contextlib.contextmanager
+def packaged_encoder(inputs: Path, name: str = "tiny-text") -> Iterator[str]:
+    """Let the text encoder of `write_inputs` be one that an installed package carries: small checkpoints name it."""
+    with pytest.MonkeyPatch.context() as patch:
+        (inputs / "__init__.py").touch()
+        about = inputs.parent / f"{name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+        patch.syspath_prepend(inputs.parent)
+        patch.setitem(PACKAGED_MODELS, name, (inputs.name, "text", "offline"))
+        yield name
 
 
 def run_settings(inputs: Path) -> dict[str, Any]:

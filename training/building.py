@@ -70,7 +70,7 @@ def build_processor(config: RunConfig) -> RocProcessor:
     """Build the processor of a run, with the backbones' tokenizer and picture normalisation."""
     return RocProcessor(
         _image_processor(config),
-        AutoTokenizer.from_pretrained(resolve_model(config.text_model)),
+        AutoTokenizer.from_pretrained(resolve_model(config.text_model), trust_remote_code=False),
         markers=config.markers,
         max_length=config.max_length,
         max_regions=config.max_regions,
@@ -86,8 +86,8 @@ def _image_processor(config: RunConfig) -> Any:
         return None
     if isinstance(config.vision_model, str):
         folder = resolve_model(config.vision_model)
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        vision_config = AutoConfig.from_pretrained(folder)
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        vision_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         vision_config = getattr(vision_config, "vision_config", vision_config)
         if vision_config.model_type == "siglip2_vision_model":  # its own processor cuts pictures into patches
             processor = ViTImageProcessorPil(image_mean=processor.image_mean, image_std=processor.image_std)

@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from roc.configuration_fields_roc import PROBABILITY, ModelSettings, check_ranges, describe_range, setting
-from roc.messages_roc import did_you_mean
+from roc.messages_roc import did_you_mean, quote
+from roc.support.reading import format_yaml, parse_yaml, read_yaml
 from roc.support.resources import find_file
 
 RUN_FILE = "run_config.yaml"  # in the folder of a run, beside the weights
@@ -178,7 +177,7 @@ class RunConfig:
 
     def to_yaml(self) -> str:
         """Return all settings as `load_run_config` reads them."""
-        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+        return format_yaml(dataclasses.asdict(self))
 
 
 def settings_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +219,7 @@ def load_run_config(path: str | None, *overrides: Mapping[str, Any]) -> RunConfi
     for given in (*([] if path is None else [_read_yaml(find_file(path))]), *overrides):
         section = given.get("model") or {}
         if not isinstance(section, Mapping):
-            raise ValueError(f"model={section!r} is not allowed: give a mapping of the model's settings.")
+            raise ValueError(f"model={quote(section)} is not allowed: give a mapping of the model's settings.")
         of_run |= {key: _checked(key, value, RUN_FIELDS) for key, value in given.items() if key != "model"}
         of_model |= {key: _checked(key, value, MODEL_FIELDS) for key, value in section.items()}
     return RunConfig(model=ModelSettings(**of_model), **of_run)
@@ -271,10 +270,7 @@ def _add_option(group: Any, own: Field[Any], names: Sequence[str]) -> None:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: {error}") from error
+    values = read_yaml(file) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{file}: a run's settings are a mapping of fields; given a {type(values).__name__}.")
     return values
@@ -287,25 +283,25 @@ def _value_from_text(options: Sequence[Any], text: str) -> Any:
     if kinds & {str, Literal} and not is_other:
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {error}") from error
+        return parse_yaml(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{quote(text)} cannot be read: {error}") from error
 
 
 def _checked(name: str, value: Any, known: Mapping[str, Field[Any]]) -> Any:
     """Return the value, as a float where one is asked for, if the setting is known and takes it."""
     if name not in known:
         if name in MODEL_FIELDS:
-            raise ValueError(f"{name!r} is a setting of the model: write it in the section `model:`.")
+            raise ValueError(f"{quote(name)} is a setting of the model: write it in the section `model:`.")
         if name in RUN_FIELDS:
-            raise ValueError(f"{name!r} is a setting of the run: write it outside of the section `model:`.")
+            raise ValueError(f"{quote(name)} is a setting of the run: write it outside of the section `model:`.")
         near = did_you_mean(str(name), [*RUN_FIELDS, *MODEL_FIELDS])
-        raise ValueError(f"A run has no setting {name!r}.{near} `--help` lists all settings.")
+        raise ValueError(f"A run has no setting {quote(name)}.{near} `--help` lists all settings.")
     options = _options(known[name].type)
     for option in options:
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             return _taken(value, option)
-    raise ValueError(f"{name}={value!r} is not allowed: give {_readable(options)}.")
+    raise ValueError(f"{name}={quote(value)} is not allowed: give {_readable(options)}.")
 
 
 def _taken(value: Any, kind: Any) -> Any:

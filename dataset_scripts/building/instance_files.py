@@ -7,15 +7,16 @@ other keys never reach a row: they may differ between lines that were annotated 
 from __future__ import annotations
 
 import ast
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.building.raw_files import read_lines, sha256_of_file, token_offsets
 from roc.dataset_scripts.schema import Entity, Row, text_entity
+from roc.messages_roc import on_one_line, parse_json, quote
 from roc.processing_entities_roc import check_span
 
 logger = logging.getLogger("roc.dataset_scripts")
@@ -88,9 +89,9 @@ def check_text_entity(instance: Instance, key: str, where: str) -> None:
     """Check that an entity, `"h"` or `"t"`, has a `name` and in `pos` a half-open span of the tokens."""
     raw, where = instance[key], f"{where}: {key!r}"
     if not isinstance(raw, dict) or not {"name", "pos"} <= set(raw):
-        raise ValueError(f"{where} must be a dict with the keys 'name' and 'pos', got {raw!r}.")
+        raise ValueError(f"{where} must be a dict with the keys 'name' and 'pos', got {quote(raw)}.")
     if not isinstance(raw["pos"], (list, tuple)) or len(raw["pos"]) != 2:
-        raise ValueError(f"{where}: 'pos' must be [first token, one past the last token], got {raw['pos']!r}.")
+        raise ValueError(f"{where}: 'pos' must be [first token, one past the last token], got {quote(raw['pos'])}.")
     start, end = raw["pos"]
     check_span(start, end, len(instance["token"]), where, unit="token")
 
@@ -116,25 +117,30 @@ def entity_of_tokens(instance: Instance, key: str) -> Entity:
 
 def _parse(line: str, where: str) -> Any:
     # JSON first: Python reads a JSON string too, but its "\/" and "\ud83d\ude00" as other characters.
+    with suppress(ValueError):
+        return parse_json(line)
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(line)
+        tree = ast.parse(line, mode="eval")
+        literal = ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"{where}: the line is not a Python literal ({error}): {line[:80]!r}...") from error
+        reason = on_one_line(error, 100)
+        raise ValueError(f"{where}: the line is not a Python literal ({reason}): {quote(line, 80)}") from error
+    for node in ast.walk(tree):
+        keys = [ast.literal_eval(key) for key in node.keys] if isinstance(node, ast.Dict) else []  # type: ignore[arg-type]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"{where}: a key is there twice among {quote(keys)}.")
+    return literal
 
 
 def _check_instance(instance: Any, where: str) -> None:
     if not isinstance(instance, dict) or not set(KEYS) <= set(instance):
         keys = list(instance) if isinstance(instance, dict) else type(instance).__name__
-        raise ValueError(f"{where}: a line must be a dict with the keys {list(KEYS)}, got {keys}.")
+        raise ValueError(f"{where}: a line must be a dict with the keys {list(KEYS)}, got {quote(keys)}.")
     tokens = instance["token"]
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
-        raise ValueError(f"{where}: 'token' must be a list of strings that are not empty, got {tokens!r}.")
+        raise ValueError(f"{where}: 'token' must be a list of strings that are not empty, got {quote(tokens)}.")
     if not isinstance(instance["relation"], str) or not instance["relation"].strip():
-        raise ValueError(f"{where}: 'relation' must be a string that is not empty, got {instance['relation']!r}.")
+        raise ValueError(f"{where}: 'relation' must be a string that is not empty, got {quote(instance['relation'])}.")
     image = instance["img_id"]
     if not isinstance(image, str) or not image or Path(image).name != image:
-        raise ValueError(f"{where}: 'img_id' must be the plain file name of a picture, got {image!r}.")
+        raise ValueError(f"{where}: 'img_id' must be the plain file name of a picture, got {quote(image)}.")

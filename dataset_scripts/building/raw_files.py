@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from roc.messages_roc import quote
 from roc.processing_images_roc import DECODING_ERRORS, identify_image, is_animated
 from roc.processing_typing_roc import Span
 
@@ -52,18 +52,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str, str]]:
                 yield number, where, text
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a `ValueError` names the file if it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, or of UTF-8
-        raise ValueError(f"{path}: not a JSON file ({error}).") from error
-
-
 def check_tokens(tokens: Any, where: str) -> None:
     """Raise a `TypeError` unless the tokens of a text are a list of strings that are not empty."""
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
-        raise TypeError(f"{where}: 'tokens' must be a list of strings that are not empty, got {tokens!r}.")
+        raise TypeError(f"{where}: 'tokens' must be a list of strings that are not empty, got {quote(tokens)}.")
 
 
 def find_only_file(folder: Path, names: Sequence[str | Path], what: str) -> Path | None:

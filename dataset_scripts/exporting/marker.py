@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from roc.messages_roc import on_one_line, quote
+from roc.support.reading import read_json
 
 MARKER = "roc_dataset.json"
 
@@ -99,11 +101,13 @@ def read_marker(folder: str | Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        marker = json.loads(path.read_text(encoding="utf-8"))
+        marker = read_json(path)
         found = marker["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a marker of this package ({error}). Build the folder again.") from error
+        reason = on_one_line(error)
+        raise ValueError(f"{path} is not a marker of this package ({reason}). Build the folder again.") from error
     if found != FORMAT_VERSION:
+        found = quote(found)
         raise ValueError(f"{path} has format version {found}, this package reads {FORMAT_VERSION}. Build it again.")
     return marker
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from roc.dataset_scripts.exporting.marker import read_side_file
+from roc.messages_roc import parse_json
 
 EVIDENCE_FILE = "evidence.jsonl"
 
@@ -51,5 +52,5 @@ def load_evidence(folder: str | Path) -> dict[str, Evidence]:
         raise FileNotFoundError(
             f"{str(folder)!r} holds no evidence. Type `python -m roc.dataset_scripts.scenes --output_dir {folder}`."
         ) from error
-    rows = [json.loads(line) for line in lines]
+    rows = [parse_json(line) for line in lines]
     return {row.pop("id"): Evidence(**row) for row in rows}

@@ -84,7 +84,7 @@ def test_a_sentence_without_its_keys_is_refused(instance: Any) -> None:
         to_row(instance, "P26", "x", where="here")
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "not a JSON file"), ("[]", "expected a mapping")])
+@pytest.mark.parametrize(("content", "message"), [("{", "not JSON"), ("[]", "expected a mapping")])
 def test_a_file_that_is_not_fewrel_is_refused(content: str, message: str, raw: Path) -> None:
     (raw / "train_wiki.json").write_text(content)
     with pytest.raises(ValueError, match=message):

@@ -298,7 +298,7 @@ def test_boxes_of_another_shape_are_refused(tmp_path: Path, content: Any) -> Non
 @pytest.mark.parametrize("content", ["[]", "{}", '{"none": "0"}', '{"none": '])
 def test_labels_of_another_shape_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "rel2id.json").write_text(content)
-    with pytest.raises(ValueError, match=r"rel2id\.json: (expected an object of labels|not a JSON file)"):
+    with pytest.raises(ValueError, match=r"rel2id\.json: (expected an object of labels|not JSON)"):
         read_labels(tmp_path / "rel2id.json")
 
 
@@ -338,7 +338,7 @@ def test_captions_of_another_shape_are_refused(raw: Path, content: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"caption_dict\.json is not there"):
         MoreBuilder(raw, captions=True)
     (raw / "caption_dict.json").write_text(content)
-    with pytest.raises(ValueError, match=r"caption_dict\.json: (expected an object of picture|not a JSON file)"):
+    with pytest.raises(ValueError, match=r"caption_dict\.json: (expected an object of picture|not JSON)"):
         MoreBuilder(raw, captions=True)
 
 

@@ -107,16 +107,13 @@ def test_an_adapter_in_the_old_format_is_refused(loader: str, tmp_path: Path) ->
         LOADERS[loader](str(folder))
 
 
-def test_an_adapter_in_the_old_format_is_refused_beside_another_base_model(tmp_path: Path) -> None:
+def test_an_adapter_alone_is_refused_beside_another_base_model(tmp_path: Path) -> None:
     base, adapted = save(tmp_path / "base"), save(tmp_path / "adapted", adapter=True)
     settings = json.loads((adapted / "adapter_config.json").read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = str(base)
     (adapted / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    (adapted / "config.json").unlink()  # now it is an adapter alone
-    AutoModel.from_pretrained(adapted)
-    torch.save(load_file(adapted / "adapter_model.safetensors"), adapted / "adapter_model.bin")
-    (adapted / "adapter_model.safetensors").unlink()
-    with pytest.raises(OSError, match=r"adapter_model\.safetensors"):
+    (adapted / "config.json").unlink()
+    with pytest.raises(ValueError, match="holds an adapter, whose model would be taken from wherever the adapter says"):
         AutoModel.from_pretrained(adapted)
 
 
@@ -131,7 +128,7 @@ def test_a_file_of_relations_that_is_a_pickle_is_refused(pipe: Any, tmp_path: Pa
 def test_a_relation_file_makes_no_objects(tmp_path: Path) -> None:
     file = tmp_path / "relations.yaml"
     file.write_text(f"relations: !!python/object/apply:os.mkdir ['{tmp_path / 'sprung'}']", encoding="utf-8")
-    with pytest.raises(ValueError, match="could not determine a constructor for the tag"):
+    with pytest.raises(ValueError, match=r"the tag .* is not allowed"):
         read_relation_file(file)
     assert not (tmp_path / "sprung").exists()
 

@@ -408,7 +408,7 @@ def test_a_folder_that_could_not_be_built_is_as_it_was(tmp_path: Path) -> None:
 def test_a_model_that_needs_a_folder_of_this_machine_is_not_published(tmp_path: Path) -> None:
     processor = tiny_processor()
     processor.entity_typer = str(tmp_path)
-    with pytest.raises(ValueError, match="The entity typer is the folder"):
+    with pytest.raises(ValueError, match="Nobody could load what is published"):
         build(tmp_path / "build_hub", processor=processor)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_runs import arguments, write_inputs
+from tiny_runs import arguments, packaged_encoder, write_inputs
 from transformers import AutoModel, AutoProcessor, BertModel
 
 from roc.inference.posts import load_model
@@ -24,13 +24,14 @@ TEXT, ENTITIES = "ann kissed bob in paris", [(0, 3), (11, 14)]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run with an adapter, and its inputs beside it."""
     folder = tmp_path_factory.mktemp("small")
     inputs = write_inputs(folder / "inputs")
     more = ("--lora_rank", "2", "--no-use_image", "--learning_rate", "0.01", "--head_learning_rate", "0.01")
-    assert train([*arguments(inputs, folder / "run"), *more]) == 0
-    return folder / "run"
+    with packaged_encoder(inputs) as encoder:
+        assert train([*arguments(inputs, folder / "run", text_model=encoder), *more]) == 0
+        yield folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,15 @@ def test_a_missing_package_of_the_encoder_is_named(
     monkeypatch.setattr("roc.modeling_backbones_roc.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'roc\[offline\]'"):
         RocModel.from_pretrained(tmp_path / "small")
+
+
+def test_a_run_whose_encoder_nobody_else_has_is_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    settings = (run / "run_config.yaml").read_text(encoding="utf-8")
+    changed = settings.replace("text_model: tiny-text", f"text_model: {run.parent / 'inputs' / 'text'}")
+    (tmp_path / "run" / "run_config.yaml").write_text(changed, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"is the folder .*, which nobody else has"):
+        save_small_checkpoint(tmp_path / "run", tmp_path / "out")
 
 
 def test_a_run_without_an_adapter_is_refused(tmp_path: Path) -> None:
