@@ -97,6 +97,7 @@ class TokenClassificationEntityTyper(EntityTyper):
 
         self.name = model
         self._pipeline: Any = pipeline("token-classification", model=model, aggregation_strategy="simple")
+        self._pipeline.tokenizer.split_special_tokens = True  # "[SEP]" in a text is text
 
     def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
         """See `EntityTyper`."""

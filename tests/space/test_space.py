@@ -198,7 +198,7 @@ def test_there_is_no_box_without_its_picture(picture: Any) -> None:
 
 @pytest.mark.parametrize("box", [[0, 0, 1], "abcd", 3, None])
 def test_a_box_is_four_numbers(shared: answers.SharedModel, box: Any) -> None:
-    with pytest.raises((ValueError, TypeError), match="bbox must be four numbers|There is no box 1 on the picture"):
+    with pytest.raises((ValueError, TypeError), match=r"bbox must be four numbers|There is no box 1 on the picture"):
         shared.rank(visitor.read_visitors_post(TEXT, {**RED, "boxes": [box]}, ["Ann", "box 1"], None))
 
 
