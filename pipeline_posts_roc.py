@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 
 from .messages_roc import shorten
 from .modeling_decisions_roc import decide_relations
+from .processing_entities_roc import find_names
 from .processing_images_roc import identify_image
 
 POST_KEYS = ("text", "image", "head", "tail", "entities")
@@ -121,14 +122,14 @@ def read_post(
         raise TypeError(f"{where}: text must be a string; given {shorten(repr(text))}.")
     image = read_image(given.get("image"), where, allow_paths=allow_paths, limits=limits)
     if given.get("head") is not None:
-        pair = [_with_span(given[role], text, f"{where}, {role}") for role in ("head", "tail")]
+        pair = _find_names([given["head"], given["tail"]], text, [f"{where}, {role}:" for role in ("head", "tail")])
         return Post(text, image, pair, ((0, 1),), where)
     entities = given.get("entities")
     if entities is None:
         [entities] = processor.find_entities([text])
     elif not isinstance(entities, Sequence) or isinstance(entities, str):
         raise TypeError(f"{where}: entities must be a list; given {shorten(repr(entities))}.")
-    found = [_with_span(entity, text, f"{where}, entity {j}") for j, entity in enumerate(entities)]
+    found = _find_names(entities, text, [f"{where}, entity {j}:" for j in range(len(entities))])
     return Post(text, image, found, tuple(itertools.permutations(range(len(found)), 2)), where)
 
 
@@ -144,46 +145,11 @@ def _check_keys(given: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where}: give head and tail for one pair, or entities for all pairs, but not both.")
 
 
-def _with_span(given: Any, text: str, where: str) -> Any:
-    """Give an entity its place in the text where only its name was given."""
-    otherwise = "a mapping with start and end in characters, or one with the bbox of an object in the picture"
-    return span_of_name(given, text, f"{where}:", otherwise) if isinstance(given, str) else given
-
-
-def span_of_name(name: str, text: str, where: str, otherwise: str) -> dict[str, int]:
-    """Find the `start` and `end` of the first of a name's `occurrences` in a text, as half-open character offsets.
-
-    Raises:
-        ValueError: If there is none. The message begins with `where` and says what may be given `otherwise`.
-    """
-    start = next(occurrences(name, text), -1)
-    if start < 0:
-        raise ValueError(
-            f"{where} {shorten(name)!r} does not occur in the text {shorten(text)!r}, or only inside a longer word. "
-            f"Give a name as it is written there, {otherwise}."
-        )
-    return {"start": start, "end": start + len(name)}
-
-
-def occurrences(name: str, text: str) -> Iterator[int]:
-    """Find where a name begins in a text: everywhere but inside a longer word or number.
-
-    A name may begin or end with a sign of its own (`C++`, `#Ann`), which needs no border around it. Nor do scripts
-    without upper and lower case, such as Chinese or Thai, most of which write no spaces between words.
-    """
-    start = text.find(name) if name else -1
-    while start >= 0:
-        if not (is_inside_word(text, start) or is_inside_word(text, start + len(name))):
-            yield start
-        start = text.find(name, start + 1)
-
-
-def is_inside_word(text: str, offset: int) -> bool:
-    """Tell whether the characters on both sides of an offset belong to one word: letters with a case, digits or `_`."""
-    return 0 < offset < len(text) and all(
-        character == "_" or character.isdigit() or character.lower() != character.upper()
-        for character in text[offset - 1 : offset + 1]
-    )
+def _find_names(entities: Sequence[Any], text: str, where: Sequence[str]) -> list[Any]:
+    """Give entities their places in the text where only their names were given."""
+    otherwise = "give a mapping with start and end in characters, or one with the bbox of an object in the picture"
+    numbered = '{{"name": {name!r}, "occurrence": {number}}}'
+    return find_names(entities, text, where, otherwise=otherwise, numbered=numbered)
 
 
 def read_image(given: Any, where: str, *, allow_paths: bool = False, limits: PostLimits | None = None) -> Any:

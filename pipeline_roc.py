@@ -25,10 +25,11 @@ class RocPipeline(Pipeline):
     * `text`;
     * `image`, or none: a PIL image, the bytes of a picture file, or the same in base64 (a data URI too). A string is
       the path of a file only with `allow_paths=True`, and an address is never fetched;
-    * `head` and `tail` (one pair) or `entities` (all ordered pairs): a name as it is written in the text, of which the
-      first occurrence outside a longer word counts; a mapping of `start` and `end`, half-open character offsets; or
-      one of `bbox`, `(x0, y0, x1, y1)` as shares of the picture, and optionally the object's `name`. Both kinds may
-      have a `type`. Without any, named-entity recognition finds them.
+    * `head` and `tail` (one pair) or `entities` (all ordered pairs): a name, a whole word or several as the text has
+      them, or a mapping of `name` and `occurrence`, counted from 1, where the text has it several times; a mapping of
+      `start` and `end`, half-open character offsets; or one of `bbox`, `(x0, y0, x1, y1)` as shares of the picture,
+      and optionally the object's `name`. All mappings may have a `type`. Without any, named-entity recognition finds
+      them. A name that is given as often as the text has it stands for all of its places, in their order.
 
     Its result is a list of plain dictionaries, pair by pair, the best relation first: `head`, `tail`, `relation`,
     `score` (its probability among all relations), `description`, `head_span`, `tail_span`, `head_box`, `tail_box`. A

@@ -68,12 +68,12 @@ def _draw(path: str, result: dict[str, Any], image: Any) -> str | None:
 
 def _entities(options: argparse.Namespace, processor: RocProcessor) -> tuple[list[dict[str, Any]], Any]:
     """Return the entities that were asked for, and their pairs: head and tail, or None for all."""
-    from roc.inference.posts import find_entities, parse_entity
+    from roc.inference.posts import find_entities, parse_entities
 
     if options.head is not None:
-        return [parse_entity(given, options.text) for given in (options.head, options.tail)], [(0, 1)]
+        return parse_entities([options.head, options.tail], options.text), [(0, 1)]
     if options.entity:
-        return [parse_entity(given, options.text) for given in options.entity], None
+        return parse_entities(options.entity, options.text), None
     return find_entities(options.text, processor), None
 
 
@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="folder that train.py wrote, or Hub id")
     parser.add_argument("--text", required=True, help="the post")
     parser.add_argument("--image", help="its picture, a file")
-    entity = "a name in the text, START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture"
+    entity = (
+        "a name in the text ('NAME #2': its second place), START:END in characters, or box:X0,Y0,X1,Y1 in the picture"
+    )
     parser.add_argument("--head", help=entity)
     parser.add_argument("--tail", help=entity)
     parser.add_argument("--entity_typer", help=ENTITY_TYPER_HELP)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from .messages_roc import shorten
 from .processing_entities_roc import Entity
@@ -95,10 +98,11 @@ def encode_marked(
     Raises:
         ValueError: If the entities of one pair lie too far apart for `max_length`; the message names the last.
     """
+    reader = _reader_of(tokenizer)
     rows = [(list(_parts(own.text, own.entities, tokenizer)), _names(own.entities, tokenizer)) for own in samples]
     strings = [string for row in rows for part in itertools.chain(*row) for string in _strings(part)]
-    pieces = _tokenize(tokenizer, list(dict.fromkeys(strings)), with_offsets)
-    frame = _special_tokens(tokenizer)
+    pieces = _tokenize(reader, list(dict.fromkeys(strings)), with_offsets)
+    frame = reader.frame
     budget = max_length - len(frame[0]) - len(frame[1])
     return [
         encoded
@@ -144,12 +148,58 @@ def _encode(
     ]
 
 
-def _tokenize(tokenizer: Any, texts: Sequence[str], with_offsets: bool = False) -> dict[str, list[Token]]:
+def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenise texts, with the tokenizer's special tokens around each."""
+    reader = _reader_of(tokenizer)
+    pieces = _tokenize(reader, texts)
+    before, after = ([token.id for token in part] for part in reader.frame)
+    return [[*before, *(token.id for token in pieces[text]), *after] for text in texts]
+
+
+class _Reader(NamedTuple):
+    """A tokenizer of our own: one that others use as well has flags that any call may change meanwhile."""
+
+    tokenizer: Any
+    control_ids: frozenset[int]  # of special tokens and markers, which no text may hold
+    unknown_id: int | None  # what stands in their place, if there is such a token
+    frame: tuple[list[Token], list[Token]]  # the special tokens before and after a text
+
+
+_readers: WeakKeyDictionary[Any, tuple[Any, _Reader]] = WeakKeyDictionary()
+_making_readers = threading.Lock()
+
+
+def _reader_of(tokenizer: Any) -> _Reader:
+    """Copy a tokenizer, once as long as it has the same tokens; any number of threads may use the copy."""
+    state = (len(tokenizer), *tokenizer.all_special_ids)
+    with _making_readers:
+        known, reader = _readers.get(tokenizer, (None, None))
+        if reader is None or known != state:
+            reader = _new_reader(copy.deepcopy(tokenizer))
+            _readers[tokenizer] = state, reader
+        return reader
+
+
+def _new_reader(tokenizer: Any) -> _Reader:
+    kinds = ("bos", "eos", "sep", "pad", "cls", "mask")
+    control = {getattr(tokenizer, f"{kind}_token_id") for kind in kinds} - {None}
+    unknown = tokenizer.unk_token_id if tokenizer.unk_token_id not in control else None
+    vocabulary = tokenizer.get_vocab()
+    markers = {vocabulary[marker] for pair in MARKERS.values() for marker in pair if marker in vocabulary}
+    control |= markers.union(tokenizer.all_special_ids) - {unknown}
+    unframed = _Reader(tokenizer, frozenset(control), unknown, ([], []))
+    inner = [token.id for token in _tokenize(unframed, ["a"])["a"]]
+    whole = tokenizer("a", split_special_tokens=True)["input_ids"]
+    start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
+    return unframed._replace(frame=([*map(Token, whole[:start])], [*map(Token, whole[start + len(inner) :])]))
+
+
+def _tokenize(reader: _Reader, texts: Sequence[str], with_offsets: bool = False) -> dict[str, list[Token]]:
     """Tokenise texts without special tokens around or inside: "[ENT]" in a user's text is text, never a marker."""
     if not texts:
         return {}
-    encoded = tokenizer(
-        texts,
+    encoded = reader.tokenizer(
+        list(texts),
         add_special_tokens=False,
         split_special_tokens=True,
         verbose=False,
@@ -158,15 +208,16 @@ def _tokenize(tokenizer: Any, texts: Sequence[str], with_offsets: bool = False) 
         return_offsets_mapping=with_offsets,
     )
     spans = encoded["offset_mapping"] if with_offsets else [[NO_SPAN] * len(ids) for ids in encoded["input_ids"]]
-    return {text: list(map(Token, ids, own)) for text, ids, own in zip(texts, encoded["input_ids"], spans)}
+    return {text: _as_text(reader, map(Token, ids, own)) for text, ids, own in zip(texts, encoded["input_ids"], spans)}
 
 
-def _special_tokens(tokenizer: Any) -> tuple[list[Token], list[Token]]:
-    """Find the special tokens that the tokenizer puts before and after a text."""
-    inner = [token.id for token in _tokenize(tokenizer, ["a"])["a"]]
-    whole = tokenizer("a")["input_ids"]
-    start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
-    return [*map(Token, whole[:start])], [*map(Token, whole[start + len(inner) :])]
+def _as_text(reader: _Reader, tokens: Iterable[Token]) -> list[Token]:
+    """Put the unknown token, or nothing, where a text spells a special token and the vocabulary has that as a word."""
+    found = [
+        token if token.id not in reader.control_ids else token._replace(id=reader.unknown_id)  # type: ignore[arg-type]
+        for token in tokens
+    ]
+    return found if reader.unknown_id is not None else [token for token in found if token.id is not None]
 
 
 def _parts(text: str, entities: Sequence[Entity], tokenizer: Any) -> Iterator[str | _Mark]:

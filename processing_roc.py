@@ -17,12 +17,15 @@ from .loss_roc import NO_LABEL
 from .messages_roc import parse_json, quote, shorten
 from .processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words
 from .processing_images_roc import open_image
-from .processing_marking_roc import MARKERS, NO_SPAN, Sample, encode_marked
+from .processing_marking_roc import MARKERS, NO_SPAN, Sample, encode_marked, encode_texts
 from .processing_typing_roc import ENTITY_TYPES, Span, check_stored_typer, load_entity_typer, type_id, word_of_type
 
 
 class RocProcessor(ProcessorMixin):
     """Prepares text, pictures, entities and pairs for `RocModel`.
+
+    What texts, types, names and descriptions hold is read as text, never as a marker or a special token. One processor
+    may be used by several threads at once: it reads with a copy of its tokenizer, whose flags nobody changes.
 
     Args:
         image_processor: A Transformers image processor, or None for a text-only model.
@@ -71,7 +74,7 @@ class RocProcessor(ProcessorMixin):
             image_processor = ViTImageProcessorPil()
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self._check_settings()
-        if new := [token for token in self._marker_tokens if token not in tokenizer.get_vocab()]:
+        if new := [token for token in self._marker_tokens if token not in tokenizer.all_special_tokens]:
             tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
 
     @classmethod
@@ -199,7 +202,7 @@ class RocProcessor(ProcessorMixin):
         """
         if not descriptions:
             raise ValueError("descriptions is empty: give at least one text.")
-        ids = self.tokenizer(list(descriptions), split_special_tokens=True, verbose=False)["input_ids"]
+        ids = encode_texts(self.tokenizer, descriptions)
         longest = min(self.max_description_length, self.tokenizer.model_max_length)
         for description, own_ids in zip(descriptions, ids):
             if len(own_ids) > longest:

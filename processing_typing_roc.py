@@ -107,6 +107,7 @@ class TokenClassificationEntityTyper(EntityTyper):
         self._pipeline: Any = pipeline(
             "token-classification", model=model, aggregation_strategy="simple", trust_remote_code=False
         )
+        self._pipeline.tokenizer.split_special_tokens = True  # "[SEP]" in a text is text
 
     def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
         """See `EntityTyper`."""

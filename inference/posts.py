@@ -13,12 +13,13 @@ from transformers import AutoModel
 import roc.register  # noqa: F401  (AutoModel knows ROC)
 from roc.modeling_backbones_roc import check_adapter
 from roc.modeling_roc import RocModel
-from roc.pipeline_posts_roc import Post, rank_posts, span_of_name
-from roc.processing_entities_roc import check_pairs
+from roc.pipeline_posts_roc import Post, rank_posts
+from roc.processing_entities_roc import SearchedText, check_pairs, find_names
 from roc.processing_roc import RocProcessor
 
 SPAN = re.compile(r"(\d+):(\d+)")
 BOX_PREFIX = "box:"
+NUMBERED = re.compile(r"(.+) #([1-9]\d{0,2})", re.DOTALL)
 
 
 def load_model(name: str, *, entity_typer: str | None = None) -> tuple[RocModel, RocProcessor]:
@@ -48,26 +49,41 @@ def load_model(name: str, *, entity_typer: str | None = None) -> tuple[RocModel,
     return model.eval().to(accelerator or "cpu"), processor
 
 
-def parse_entity(given: str, text: str) -> dict[str, Any]:
-    """Read an entity that a person types.
+def parse_entities(given: Sequence[str], text: str) -> list[dict[str, Any]]:
+    """Read the entities that a person types.
 
     Args:
-        given: A name in the text, of which the first occurrence outside a longer word counts, a half-open character
-            span `START:END`, or an object in the picture `box:X0,Y0,X1,Y1` (shares of width and height).
+        given: For each a name in the text (`NAME #2` for its second place), a half-open character span `START:END`,
+            or an object in the picture `box:X0,Y0,X1,Y1` (shares of width and height). A name that occurs several
+            times must be numbered, or be given as often as it occurs.
         text: The text.
 
     Returns:
-        `start` and `end`, or `bbox`.
+        For each `start` and `end`, or `bbox`.
 
     Raises:
-        ValueError: If the name does not occur in the text, or a box is not four numbers.
+        ValueError: If a name does not occur in the text, or it is not clear where, or a box is not four numbers.
     """
+    otherwise = "give START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture"
+    entities = [_parse_entity(own, text) for own in given]
+    return find_names(entities, text, ["The entity"] * len(given), otherwise=otherwise, numbered="'{name} #{number}'")
+
+
+def _parse_entity(given: str, text: str) -> dict[str, Any] | str:
     if match := SPAN.fullmatch(given):
         return {"start": int(match[1]), "end": int(match[2])}
     if given.startswith(BOX_PREFIX):
         return {"bbox": _parse_box(given)}
-    otherwise = "START:END in characters, or box:X0,Y0,X1,Y1 for an object in the picture"
-    return span_of_name(given, text, "The entity", otherwise)
+    return parse_name(given, text)
+
+
+def parse_name(given: str, text: str) -> dict[str, Any] | str:
+    """Read `NAME #2`, the second place of a name in a text; the text may also have all of it as a name."""
+    if not (numbered := NUMBERED.fullmatch(given)):
+        return given
+    name, number = numbered[1], int(numbered[2])
+    count = len([*SearchedText(text).places(name)])
+    return {"name": name, "occurrence": number} if count >= number or (count and given not in text) else given
 
 
 def _parse_box(given: str) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """Check what a visitor of the Space gives: a text, a picture, entities, and relations of the visitor's own.
 
 Everything here is a plain function of what one request brings; nothing is kept between requests. An entity is called
-by its name as the text has it (`Ann`; `Ann #2` for its second occurrence), or `box 1` for the first box on the picture.
+by its name as the text has it (`Ann #2` where it is there several times), or `box 1` for the first box on the picture.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from roc.pipeline_posts_roc import Post, PostLimits, is_inside_word, occurrences, read_post, span_of_name
+from roc.inference.posts import NUMBERED, parse_name
+from roc.pipeline_posts_roc import Post, PostLimits, read_post
+from roc.processing_entities_roc import SearchedText, find_names
 from roc.processing_images_roc import open_image
 from roc.processing_roc import RocProcessor
 
@@ -30,7 +32,7 @@ MAX_NAME_CHARACTERS = 80
 MAX_DESCRIPTION_CHARACTERS = 400
 
 ALL_PAIRS = "all pairs"
-NUMBERED = re.compile(r"(.+) #([1-9]\d{0,2})", re.DOTALL)
+NOTHING_SELECTED = "Select a name in the text first (on a phone: press long on it), then mark it."
 BOX = re.compile(r"box ([1-9]\d?)")
 
 
@@ -57,7 +59,7 @@ def read_visitors_post(text: str, picture: Mapping[str, Any] | None, entities: S
     LIMITS.check_sizes({"text": text, "entities": names}, "The post")
     given = picture if isinstance(picture, Mapping) and picture.get("image") else {"image": None}
     boxes = given.get("boxes")
-    found = [find_entity(name, text, boxes if isinstance(boxes, list) else []) for name in names]
+    found = find_entities(names, text, boxes if isinstance(boxes, list) else [])
     asked = {"text": text, "image": given["image"], "entities": found}
     post = read_post(asked, None, where="The post", limits=LIMITS)
     image = None if post.image is None else open_image(post.image, "The post")
@@ -84,24 +86,27 @@ def check_text(text: Any) -> None:
 # Entities
 
 
-def find_entity(name: str, text: str, boxes: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Find the entity that a visitor calls `Ann`, `Ann #2` or `box 1`.
+def find_entities(names: Sequence[str], text: str, boxes: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """Find the entities that a visitor calls `Ann`, `Ann #2` or `box 1`.
 
     Returns:
-        `start` and `end`, half-open character offsets; or `bbox` and `name`.
+        For each `start` and `end`, half-open character offsets; or `bbox` and `name`.
 
     Raises:
-        ValueError: If it is neither in the text nor among the boxes.
+        ValueError: If one is neither in the text nor among the boxes, or has several places in the text.
     """
-    box, numbered = BOX.fullmatch(name), NUMBERED.fullmatch(name)
-    if box and int(box[1]) <= len(boxes):
+    given = [_box_of(name, text, boxes) or parse_name(name, text) for name in names]
+    otherwise = "mark it in the text again, or remove it"
+    return find_names(given, text, ["The entity"] * len(given), otherwise=otherwise, numbered="{name} #{number}")
+
+
+def _box_of(name: str, text: str, boxes: Sequence[Sequence[float]]) -> dict[str, Any] | None:
+    box = BOX.fullmatch(name)
+    if box and int(box[1]) <= len(boxes) and boxes[int(box[1]) - 1] is not None:
         return {"bbox": boxes[int(box[1]) - 1], "name": name}
-    if numbered and len(places := [*occurrences(numbered[1], text)]) >= int(numbered[2]):
-        start = places[int(numbered[2]) - 1]
-        return {"start": start, "end": start + len(numbered[1])}
     if box and name not in text:
         raise ValueError(f"There is no {name} on the picture any more. Draw it again, or remove it from the entities.")
-    return span_of_name(name, text, "The entity", "or mark it in the text again, or remove it")
+    return None
 
 
 def name_of_selection(text: str, start: int, end: int) -> str:
@@ -113,22 +118,26 @@ def name_of_selection(text: str, start: int, end: int) -> str:
         end: Character after the last. A word that is selected in part counts whole.
 
     Returns:
-        The name, numbered if it is not the first of its kind, or reads like a numbered one or a box itself.
+        The name, numbered if it has several places in the text, or reads like a numbered one or a box itself.
     """
     start = max(0, start)
     selected = text[start:end]
     start += len(selected) - len(selected.lstrip())
     end = start + len(selected.strip())
     if start >= end:
-        raise ValueError("Select a name in the text first (on a phone: press long on it), then mark it.")
-    while is_inside_word(text, start):
+        raise ValueError(NOTHING_SELECTED)
+    searched = SearchedText(text)
+    while searched.is_inside_word(start):
         start -= 1
-    while is_inside_word(text, end):
+    while searched.is_inside_word(end):
         end += 1
-    name = text[start:end]
-    before = [*occurrences(name, text)].index(start)
-    is_ambiguous = before or NUMBERED.fullmatch(name) or BOX.fullmatch(name)
-    return f"{name} #{before + 1}" if is_ambiguous else name
+    places = [*searched.places(text[start:end])]
+    chosen = max(places, key=lambda own: min(own[1], end) - max(own[0], start), default=None)
+    if chosen is None:  # nothing that anybody sees
+        raise ValueError(NOTHING_SELECTED)
+    name, number = text[slice(*chosen)], places.index(chosen) + 1
+    is_ambiguous = len(places) > 1 or NUMBERED.fullmatch(name) or BOX.fullmatch(name)
+    return f"{name} #{number}" if is_ambiguous else name
 
 
 def suggest_entities(text: str, processor: RocProcessor) -> list[str]:

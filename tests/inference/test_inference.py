@@ -16,7 +16,7 @@ from tiny import RELATIONS, tiny_model, tiny_picture, tiny_processor, tiny_token
 from transformers import BertConfig, BertModel
 
 from roc import predict, score
-from roc.inference.posts import find_entities, load_model, parse_entity
+from roc.inference.posts import find_entities, load_model
 from roc.training.settings import RUN_FILE, RunConfig
 
 TEXT = "Ann kissed Bob in Paris"
@@ -275,26 +275,6 @@ def test_a_model_is_loaded_onto_whatever_accelerator_there_is(
     monkeypatch.setattr("torch.accelerator.is_available", lambda: is_there)
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("meta"))
     assert load_model(model)[0].device.type == ("meta" if is_there else "cpu")
-
-
-@pytest.mark.parametrize(
-    ("given", "text", "found"),
-    [
-        ("Ann", "Annie met Ann", (10, 13)),
-        ("ann", "Annie met (ann)", (11, 14)),
-        ("C++", "in C++, not C", (3, 6)),
-        ("@ann", "RT @ann: hi", (3, 7)),
-        ("鲍勃", "安娜在巴黎见鲍勃吗", (6, 8)),
-        ("🙂", "so🙂", (2, 3)),
-    ],
-)
-def test_a_name_is_found_as_a_whole_word(given: str, text: str, found: tuple[int, int]) -> None:
-    assert parse_entity(given, text) == {"start": found[0], "end": found[1]}
-
-
-def test_a_part_of_a_word_is_no_name() -> None:
-    with pytest.raises(ValueError, match="The entity 'Ann' does not occur"):
-        parse_entity("Ann", "Annie")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

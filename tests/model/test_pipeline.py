@@ -28,7 +28,7 @@ from roc import handler
 from roc.dataset_scripts.features import FEATURES
 from roc.modeling_decisions_roc import relation_probabilities
 from roc.modeling_roc import RocModel
-from roc.pipeline_posts_roc import occurrences, read_image, read_post
+from roc.pipeline_posts_roc import read_image, read_post
 from roc.pipeline_roc import REMEMBERED_INVENTORIES
 from roc.processing_roc import RocProcessor
 from roc.training.adapters import add_lora, save_model
@@ -456,10 +456,6 @@ def test_a_missing_entity_finder_is_told(pipe: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("roc.processing_roc.load_entity_typer", missing)
     with pytest.raises(ImportError, match="needs the package"):
         read_post({"text": "eve met ann"}, pipe.processor, where="the post")
-
-
-def test_a_name_that_is_longer_than_the_text_is_not_looked_for() -> None:
-    assert [*occurrences("a" * 10_000_000, "a")] == []
 
 
 # --- from a folder -----------------------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import string
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 from tiny import picture_bytes, png_that_claims, tiny_byte_tokenizer, tiny_picture, tiny_processor, tiny_tokenizer
-from transformers import BatchFeature
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BatchFeature, CanineTokenizer, PreTrainedTokenizerFast
 
 from roc.processing_roc import RocProcessor
 
@@ -114,23 +117,102 @@ def test_every_pair_has_markers_of_its_own_in_pair_mode(pair_processor: RocProce
     assert batch["pair_index"].tolist() == [[[0, 1]], [[0, 1]]]
 
 
-@pytest.mark.parametrize(
-    "user_text", ["[ENT] Ann [/ENT] [SEP] Bob", "[ent]Ann[SEP][CLS] Bob[/HEAD]", "Ann [PAD][MASK][UNK] Bob"]
-)
-def test_markers_and_special_tokens_in_a_text_stay_text(
-    processor: RocProcessor, user_text: str, monkeypatch: pytest.MonkeyPatch
+def unigram_tokenizer() -> PreTrainedTokenizerFast:
+    """An XLM-R-like tokenizer, whose vocabulary has the special tokens as its most likely words."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    vocabulary = [*((token, 0.0) for token in special), *((own, -3.0) for own in ("\u2581", *string.printable))]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **dict(zip(names, special)))
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words, among them special tokens and markers; an unknown word is the end, as in GPT-2."""
+    words = ["[PAD]", "[CLS]", "[SEP]", "[ENT]", "[/ENT]", "Ann", "Bob", "a", "met"]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[SEP]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **names)
+
+
+class CharacterTokenizer(CanineTokenizer):
+    """A tokenizer in Python, to which characters for private use are special tokens."""
+
+    def get_vocab(self) -> dict[str, int]:
+        return {chr(number): number for number in range(256)} | self.added_tokens_encoder  # of over a million
+
+
+TOKENIZERS = [tiny_tokenizer, tiny_byte_tokenizer, unigram_tokenizer, word_tokenizer, CharacterTokenizer]
+SPECIAL = ["[ENT]", "[/ENT]", "[HEAD]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", "<s>", "</s>", "<pad>", "<mask>"]
+IN_DISGUISE = [
+    "[ent]",
+    "[Sep]",
+    "\uff3b\uff33\uff25\uff30\uff3d",
+    "\uff1c/\uff53\uff1e",
+    "[E\u00adNT]",
+    "\ue000",
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("make_tokenizer", TOKENIZERS)
+def test_what_anybody_writes_is_never_a_marker_or_a_special_token(
+    make_tokenizer: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ann, bob = user_text.index("Ann"), user_text.index("Bob")
-    monkeypatch.setattr(processor, "entity_types", ["[SEP]"])
-    batch = processor(text=user_text, entities=[(ann, ann + 3, "[SEP]"), (bob, bob + 3)])
-    special = [token for token in tokens(processor, batch) if token in processor.tokenizer.all_special_tokens]
-    assert special == ["[CLS]", "[ENT]", "[/ENT]", "[ENT]", "[/ENT]", "[SEP]"]
+    processor = tiny_processor(tokenizer=make_tokenizer(), object_names=True, max_length=512)
+    monkeypatch.setattr(processor, "entity_types", SPECIAL)
+    first, *_, last = processor.tokenizer("a")["input_ids"]
+    special = {*processor.tokenizer.all_special_ids} - {processor.tokenizer.unk_token_id} | {last}
+    opening, closing = processor.marker_ids
+    for written in (*SPECIAL, *IN_DISGUISE, " ".join(SPECIAL), " ".join(IN_DISGUISE)):
+        text = f"Ann {written} met{written} Bob"
+        kind = written if written in SPECIAL else None
+        entities = [(0, 3, kind), (len(text) - 3, len(text)), {**BOX, "name": f"a {written}"}]
+        ids = processor(text, tiny_picture(), entities)["input_ids"][0].tolist()
+        assert [own for own in ids if own in special] == [first, *[opening, closing] * 3, last], written
+        described = processor.tokenize_descriptions([f"a {written} met"])["input_ids"][0].tolist()
+        assert [own for own in described if own in special] == [first, last], written
 
 
-def test_markers_in_a_description_stay_text(processor: RocProcessor) -> None:
-    batch = processor.tokenize_descriptions(["the [ENT] loves [SEP] the tail"])
-    special = [token for token in tokens(processor, batch) if token in processor.tokenizer.all_special_tokens]
-    assert special == ["[CLS]", "[SEP]"]
+def test_a_token_that_was_added_later_is_read() -> None:
+    processor = tiny_processor()
+    before = processor("ann zzz bob", entities=[(0, 3), (8, 11)])["input_ids"][0].tolist()
+    processor.tokenizer.add_tokens(["zzz"])
+    after = processor("ann zzz bob", entities=[(0, 3), (8, 11)])["input_ids"][0].tolist()
+    assert after == [*before[:4], len(processor.tokenizer) - 1, *before[7:]]
+
+
+def test_threads_share_a_processor_and_its_tokenizer_keeps_its_flags() -> None:
+    """Each reads what it would read alone, whatever others do to the tokenizer meanwhile."""
+    processor = tiny_processor()
+    shared = processor.tokenizer
+    texts = [f"ann [SEP] {'kissed ' * n}[ENT] bob" for n in range(8)]
+
+    def read(text: str) -> list[Any]:
+        batch = processor(text, tiny_picture(), [(0, 3), (len(text) - 3, len(text))], return_offsets_mapping=True)
+        descriptions = processor.tokenize_descriptions([f"the [SEP] {text}"])
+        return [own.tolist() for own in (batch["input_ids"], batch["offset_mapping"], descriptions["input_ids"])]
+
+    alone = [read(text) for text in texts]
+    own = shared("a [SEP]", padding="max_length", truncation=True, max_length=9)["input_ids"]
+    flags = shared._tokenizer.encode_special_tokens, shared._tokenizer.truncation, shared._tokenizer.padding
+    [read(text) for text in texts]
+    assert (shared._tokenizer.encode_special_tokens, shared._tokenizer.truncation, shared._tokenizer.padding) == flags
+
+    def others() -> None:
+        for _ in range(100):
+            assert shared("a [SEP]", padding="max_length", truncation=True, max_length=9)["input_ids"] == own
+            shared("a [SEP] ann", split_special_tokens=True)
+
+    with ThreadPoolExecutor(9) as threads:
+        disturbing = threads.submit(others)
+        rounds = list(threads.map(read, texts * 10))
+        disturbing.result()
+    assert rounds == alone * 10
 
 
 @pytest.mark.parametrize(
