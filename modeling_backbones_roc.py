@@ -28,6 +28,10 @@ ADAPTER_SETTINGS = (
     *("peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
     *("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora", "target_modules", "trainable_token_indices"),
 )
+NOT_OFFLOADED = (
+    "The encoders of a small checkpoint are not among its weights, so they cannot be offloaded. Load the model without "
+    "device_map, save it (model.save_pretrained(FOLDER)), and load that folder with device_map."
+)
 # What `from_pretrained` may be told about where a repository's file is found.
 LOOKUP_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
 
@@ -100,10 +104,13 @@ def fill_encoders(model: PreTrainedModel) -> None:
 
     Raises:
         ImportError: If a package that carries an encoder is not installed.
-        ValueError: If a source is not on this machine, or an encoder is not the one that the checkpoint was made with.
+        ValueError: If a source is not on this machine, or an encoder is not the one that the checkpoint was made with,
+            or it is offloaded.
     """
     loaded: dict[str, Mapping[str, Tensor]] = {}  # text and description encoder are mostly the same
     for part, source in (model.config.encoder_sources or {}).items():
+        if any(tensor.is_meta for tensor in getattr(model, part).state_dict().values()):
+            raise ValueError(NOT_OFFLOADED)
         if source["name"] not in loaded:
             loaded[source["name"]] = _checked_weights(**source)
         for name, tensor in getattr(model, part).state_dict().items():

@@ -75,17 +75,22 @@ class Explaining:
             An `Explanation`.
 
         Raises:
-            ValueError: If there is no such row, pair or relation, a number is below 1, or the inputs hold
-                `patch_features` in place of pixels.
+            ValueError: If there is no such row, pair or relation, a number is below 1, the inputs hold
+                `patch_features` in place of pixels, or the model was made in `torch.inference_mode()`.
         """
         if top_k < 1 or num_steps < 1:
             raise ValueError(f"top_k={top_k} and num_steps={num_steps} must be 1 or more.")
         _check_request(self.config, inputs, row, pair, relation)
+        if any(parameter.is_inference() for parameter in self.parameters()):
+            raise ValueError(
+                "Explaining needs gradients, but this model was made in torch.inference_mode(). Make it outside."
+            )
         was_training = self.training
         self.train(False)
         try:
-            with torch.enable_grad():
-                return _explain(self, _one_row(inputs, row, pair), relation, top_k, num_steps)
+            with torch.inference_mode(False), torch.enable_grad():
+                one = {name: tensor.clone() for name, tensor in _one_row(inputs, row, pair).items()}
+                return _explain(self, one, relation, top_k, num_steps)
         finally:
             self.train(was_training)
 
@@ -121,7 +126,7 @@ def _explain_tokens(
     moving = inputs["attention_mask"].bool()
     if "offset_mapping" in inputs:
         moving = moving & (inputs["offset_mapping"][..., 1] > 0)
-    average = embedding.weight.detach().mean(dim=0).to(given.dtype)
+    average = _mean_embedding(embedding, given.device).to(given.dtype)
     baseline = torch.where(moving[..., None], average, given)
 
     def score_of(embedded: Tensor) -> Tensor:
@@ -132,6 +137,13 @@ def _explain_tokens(
             handle.remove()
 
     return _integrated_gradients(score_of, given, baseline, num_steps).sum(dim=-1)[0]
+
+
+@torch.no_grad()
+def _mean_embedding(embedding: nn.Module, device: torch.device) -> Tensor:
+    """Average the vocabulary's embeddings, `(hidden,)`, by calls: its weight may be offloaded between them."""
+    vocabulary = torch.arange(len(embedding.weight), device=device)
+    return sum(embedding(part).float().sum(dim=0) for part in vocabulary.split(32_768)) / len(vocabulary)
 
 
 def _explain_patches(
@@ -169,7 +181,8 @@ def _check_request(config: RocConfig, inputs: Mapping[str, Tensor], row: int, pa
 def _one_row(inputs: Mapping[str, Tensor], row: int, pair: int) -> dict[str, Tensor]:
     """Cut the inputs down to one row with one pair, and the row's own picture."""
     picture = int(inputs["image_index"][row]) if "image_index" in inputs else -1
-    one = {name: tensor[row : row + 1] for name, tensor in inputs.items() if name not in ("labels", "pixel_values")}
+    others = ("labels", "pixel_values", "whole_batch")
+    one = {name: tensor[row : row + 1] for name, tensor in inputs.items() if name not in others}
     for name in ("pair_index", "pair_mask"):
         one[name] = one[name][:, pair : pair + 1]
     if "image_index" in one:

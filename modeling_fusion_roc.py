@@ -45,6 +45,8 @@ class PairInputs:
             `type_constraints` read them.
         marker_mask: `(batch, length)`, 1 = opening marker, entity type or closing marker. Only `token_dropout` reads
             it.
+        whole_batch: `(batch, rows, images, digest, 0)` without an entry. Its shape states how many rows and pictures
+            belong together, so that a batch of which only some rows are left is noticed.
     """
 
     input_ids: Tensor
@@ -60,11 +62,40 @@ class PairInputs:
     region_name_positions: Tensor | None = None
     entity_type_ids: Tensor | None = None
     marker_mask: Tensor | None = None
+    whole_batch: Tensor | None = None
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, Any]) -> PairInputs:
         """Take the tensors above from a batch of the processor, and leave out what else it holds."""
         return cls(**{field.name: batch[field.name] for field in fields(cls) if field.name in batch})
+
+    def pictures(self) -> Tensor | None:
+        """Give the pixels or features of all pictures, where there are any.
+
+        Raises:
+            ValueError: If both were given, no row tells which of them it shows, or rows or pictures of the batch are
+                missing: `image_index` would name other posts' pictures.
+        """
+        if self.pixel_values is not None and self.patch_features is not None:
+            raise ValueError("Both pixel_values and patch_features were given. Give one: they are the same pictures.")
+        given = self.pixel_values if self.patch_features is None else self.patch_features
+        here = (len(self.input_ids), 0 if given is None else len(given))
+        if self.image_index is None:
+            if here[1]:
+                raise ValueError(
+                    f"{here[1]} pictures were given without image_index, which tells the rows that show them. Give the "
+                    "model everything that the processor returns."
+                )
+            return None
+        whole = None if self.whole_batch is None else tuple(self.whole_batch.shape[1:3])
+        if whole is not None and whole[1] and whole != here:
+            raise ValueError(
+                f"This batch was made of {whole[0]} texts and {whole[1]} pictures, but {here[0]} texts and {here[1]} "
+                "pictures of it are here. Each picture is in a batch once, however many texts show it, so a batch "
+                "cannot be sliced by rows, as nn.DataParallel and accelerate's dispatch_batches or split_batches do: "
+                "have each process call the processor for its own posts."
+            )
+        return given if here[1] else None
 
 
 class FusedPart(NamedTuple):
@@ -183,6 +214,16 @@ class RocPairEncoder(PreTrainedModel):
         self.fusion_norm = nn.LayerNorm(config.hidden_size)
         self.pair_head = RocPairHead(config)
 
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong: the weights' device, or that of the computation where accelerate has offloaded them."""
+        device = super().device
+        if device.type == "meta":
+            hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
+            places = (getattr(hook, "execution_device", None) for hook in hooks)
+            return next((torch.device(place) for place in places if place is not None), device)
+        return device
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -210,34 +251,25 @@ class RocPairEncoder(PreTrainedModel):
 
     def _fused_parts(self, inputs: PairInputs) -> list[FusedPart]:
         """Encode the text, the regions if there are any, and the picture if the model reads one, in this order."""
+        pictures, image_index = inputs.pictures(), inputs.image_index
         text = self.text_model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).last_hidden_state
         parts = [FusedPart(text, inputs.attention_mask.bool(), TEXT)]
-        image_index = inputs.image_index
         if image_index is None:
             image_index = inputs.input_ids.new_full((len(text),), -1)
-        patches, grid = self._encode_images(inputs.pixel_values, inputs.patch_features)
-        if inputs.region_boxes is not None and inputs.region_mask is not None:
-            regions = self.image_embeddings.regions(inputs.region_boxes, patches, image_index, grid)
+        if self.vision_model is None:
+            pictures = None
+        elif pictures is not None and inputs.patch_features is None:
+            pictures = encode_patches(self.vision_model, pictures)
+        boxes = None if inputs.region_mask is None else inputs.region_boxes
+        regions, patches = self.image_embeddings(pictures, image_index, boxes, text.dtype)
+        if regions is not None and inputs.region_mask is not None:
             if inputs.region_name_positions is not None:
                 names = gather_rows(text, inputs.region_name_positions.clamp(min=0))
                 regions = regions + names * (inputs.region_name_positions >= 0)[..., None]
             parts.append(FusedPart(regions, inputs.region_mask.bool(), REGION))
-        if self.vision_model is not None:
-            states, is_real = self.image_embeddings.scatter(patches, image_index)
-            parts.append(FusedPart(states, is_real, IMAGE))
+        if patches is not None:
+            parts.append(FusedPart(*patches, IMAGE))
         return parts
-
-    def _encode_images(
-        self, pixel_values: Tensor | None, patch_features: Tensor | None = None
-    ) -> tuple[Tensor | None, tuple[int, int]]:
-        """Give the patches in the fused space, `(images, rows * columns, hidden)`, and (rows, columns)."""
-        if pixel_values is not None and patch_features is not None:
-            raise ValueError("Both pixel_values and patch_features were given. Give one: they are the same pictures.")
-        given = pixel_values if patch_features is None else patch_features
-        if self.vision_model is None or given is None or not len(given):
-            return None, (0, 0)
-        states = encode_patches(self.vision_model, given) if patch_features is None else given.to(self.dtype)
-        return self.image_embeddings.projection(states.flatten(1, 2)), (states.shape[1], states.shape[2])
 
     def _fuse(self, parts: Sequence[FusedPart], positions: Tensor) -> Tensor:
         """Join the parts along the sequence, let the fusion layers mix them, and give `positions` `(batch, n)`.
@@ -246,7 +278,8 @@ class RocPairEncoder(PreTrainedModel):
         each other already, and they are many. Only `positions` of the last layer are read, so it computes nothing
         else. The paper updates everything in every layer; this is our choice, see RESULTS.md.
         """
-        states = torch.cat([part.states + self.modality_embeddings.weight[part.modality] for part in parts], dim=1)
+        modalities = self.modality_embeddings(torch.arange(3, device=parts[0].states.device))
+        states = torch.cat([part.states + modalities[part.modality] for part in parts], dim=1)
         attention_mask = torch.cat([part.mask for part in parts], dim=1)[:, None, None]  # (batch, 1, 1, length)
         if not self.fusion_layers:
             return self.fusion_norm(gather_rows(states, positions))

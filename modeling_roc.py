@@ -20,7 +20,14 @@ from transformers.utils import ModelOutput
 
 from .configuration_roc import RocConfig
 from .loss_roc import drop_relations, retrieval_loss
-from .modeling_backbones_roc import build_backbone, check_adapter, fill_encoders, load_backbone, load_vision
+from .modeling_backbones_roc import (
+    NOT_OFFLOADED,
+    build_backbone,
+    check_adapter,
+    fill_encoders,
+    load_backbone,
+    load_vision,
+)
 from .modeling_decisions_roc import constrain_types, rank_relations
 from .modeling_dropout_roc import corrupt_inputs
 from .modeling_explaining_roc import Explaining
@@ -117,7 +124,10 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         """
         check_adapter(pretrained_model_name_or_path, options)
         options["use_safetensors"] = True
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *arguments, **options)
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *arguments, **options)
+        except KeyError as error:  # Transformers looks for the weights that go to the disk
+            raise ValueError(NOT_OFFLOADED) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         fill_encoders(model)
         model._freeze()
@@ -196,7 +206,16 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
     @property
     def temperature(self) -> float:
         """The clamped temperature that divides cosines; 1 for the classification head, which has none."""
-        return 1 / self._clamped_scale().item() if self.config.head == "retrieval" else 1.0
+        if self.config.head != "retrieval":
+            return 1.0
+        hook = getattr(self, "_hf_hook", None) if self.logit_scale.is_meta else None
+        if hook is None:
+            return 1 / self._clamped_scale().item()
+        hook.pre_forward(self)  # accelerate has offloaded the scale, and brings it back for a call
+        try:
+            return 1 / self._clamped_scale().item()
+        finally:
+            hook.post_forward(self, None)
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
@@ -256,7 +275,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
     def get_description_features(self) -> Tensor:
         """Give the bank's descriptions in the space of the pairs: `(num_descriptions, embed_dim)`, L2-normalised."""
         self._need_retrieval("get_description_features")
-        return self._project_descriptions(self.relation_bank.features)
+        return self._project_descriptions(self.relation_bank()[0])
 
     def get_relation_features(
         self, relation_input_ids: Tensor | None = None, relation_attention_mask: Tensor | None = None
@@ -276,13 +295,18 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         """
         self._need_retrieval("get_relation_features")
         embeds = self._description_embeds(relation_input_ids, relation_attention_mask)
-        return pool_descriptions(embeds, self.relation_bank.relation_index, self.config.num_relations)
+        return pool_descriptions(embeds, self.relation_bank()[1], self.config.num_relations)
 
     def _description_embeds(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
         if not self.config.num_relations:
             raise ValueError("The model has no relations yet: call model.set_relations(relations, processor).")
         if input_ids is None or attention_mask is None:
-            return self._project_descriptions(self.relation_bank.features)
+            return self._project_descriptions(self.relation_bank()[0])
+        if len(input_ids) != self.config.num_descriptions:
+            raise ValueError(
+                f"relation_input_ids are {len(input_ids)} texts, but the relations have {self.config.num_descriptions} "
+                "descriptions. Give all of them, in order; a launcher must not slice them with the batch's rows."
+            )
         return self._project_descriptions(self.encode_descriptions(input_ids, attention_mask))
 
     def get_pair_features(self, **inputs: Any) -> Tensor:
@@ -309,6 +333,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         region_name_positions: Tensor | None = None,
         entity_type_ids: Tensor | None = None,
         marker_mask: Tensor | None = None,
+        whole_batch: Tensor | None = None,
         relation_input_ids: Tensor | None = None,
         relation_attention_mask: Tensor | None = None,
         negative_features: Tensor | None = None,
@@ -318,7 +343,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
     ) -> RocOutput:
         """Score every pair against every relation.
 
-        The arguments from `input_ids` to `marker_mask` are those of `PairInputs`, which has their shapes.
+        The arguments from `input_ids` to `whole_batch` are those of `PairInputs`, which has their shapes.
 
         Args:
             relation_input_ids: See `get_relation_features`.
@@ -347,6 +372,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             region_name_positions=region_name_positions,
             entity_type_ids=entity_type_ids,
             marker_mask=marker_mask,
+            whole_batch=whole_batch,
         )
         descriptions = (relation_input_ids, relation_attention_mask)
         return self._score(inputs, descriptions, labels, negative_features, num_items_in_batch)
@@ -379,7 +405,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         """Compare pairs with the bank's descriptions, or with those given as tokens."""
         pair_embeds = self._project_pairs(vectors, start)
         descriptions = self._description_embeds(input_ids, attention_mask)
-        relation_index, num_relations = self.relation_bank.relation_index, self.config.num_relations
+        relation_index, num_relations = self.relation_bank()[1], self.config.num_relations
         relation_embeds = pool_descriptions(descriptions, relation_index, num_relations)
         with torch.autocast(pair_embeds.device.type, enabled=False):  # a temperature of 0.01 magnifies rounding
             if self.config.description_pooling == "mean":

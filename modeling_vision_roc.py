@@ -31,6 +31,29 @@ class RocImageEmbeddings(nn.Module):
             self.no_image = nn.Parameter(torch.zeros(config.hidden_size))
             self.projection = nn.Linear(vision.hidden_size, config.hidden_size)
 
+    def forward(
+        self, pictures: Tensor | None, image_index: Tensor, boxes: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Bring pictures and regions into the fused space.
+
+        All weights are used in here: where some are offloaded, it is this call that brings them back.
+
+        Args:
+            pictures: `(images, rows, columns, vision_hidden)`, what `encode_patches` gives; None without pictures.
+            image_index: See `scatter`.
+            boxes: See `regions`; None without regions.
+            dtype: What the text's states have. A quantised weight has a type that nothing can be computed in.
+
+        Returns:
+            The regions, or None without boxes; and what `scatter` returns, or None for a model without a vision
+            encoder.
+        """
+        patches = grid = None
+        if pictures is not None:
+            patches, grid = self.projection(pictures.to(dtype).flatten(1, 2)), pictures.shape[1:3]
+        regions = None if boxes is None else self.regions(boxes, patches, image_index, grid or (0, 0), dtype)
+        return regions, self.scatter(patches, image_index) if self.has_vision else None
+
     def scatter(self, patches: Tensor | None, image_index: Tensor) -> tuple[Tensor, Tensor]:
         """Give every sample its picture's patches, or one "no picture" token where it has none.
 
@@ -50,7 +73,14 @@ class RocImageEmbeddings(nn.Module):
         states = torch.where((missing & first)[..., None], self.no_image.to(own.dtype), own)
         return states, ~missing | first
 
-    def regions(self, boxes: Tensor, patches: Tensor | None, image_index: Tensor, grid: tuple[int, int]) -> Tensor:
+    def regions(
+        self,
+        boxes: Tensor,
+        patches: Tensor | None,
+        image_index: Tensor,
+        grid: tuple[int, int],
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         """Make region tokens: the mean of the covered patches plus an embedding of the box.
 
         Args:
@@ -58,11 +88,12 @@ class RocImageEmbeddings(nn.Module):
             patches: See `scatter`.
             image_index: See `scatter`.
             grid: Rows and columns of the patches.
+            dtype: See `forward`.
 
         Returns:
             `(batch, regions, hidden)`.
         """
-        embedded = self.box_embedding(box_features(boxes).to(self.box_embedding.weight.dtype))
+        embedded = self.box_embedding(box_features(boxes.float()).to(dtype))
         if not self.has_vision:
             return embedded
         if patches is None:

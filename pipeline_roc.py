@@ -41,6 +41,9 @@ class RocPipeline(Pipeline):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._models_with: dict[str, Any] = {}  # by the relations that calls gave
+        model = options.get("model", arguments[0] if arguments else None)
+        if next(iter((getattr(model, "hf_device_map", None) or {}).values()), None) == "disk":
+            raise ValueError("The model's device_map begins with 'disk': begin it with a part that stays on a device.")
         super().__init__(*arguments, **options)
 
     def __call__(self, inputs: Any = None, **options: Any) -> Any:

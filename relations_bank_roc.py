@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,20 +33,43 @@ class RelationBank(nn.Module):
         self.register_buffer("features", torch.zeros(num_descriptions, feature_dim))
         self.register_buffer("relation_index", torch.zeros(num_descriptions, dtype=torch.long))
 
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Give the buffers: where they are offloaded, this call brings them back."""
+        return self.features, self.relation_index
+
     def replace(self, features: Tensor, relations: Sequence[Mapping[str, Any]]) -> None:
         """Take other features, `(num_descriptions, feature_dim)`: a row for each description of `relations`, in order.
 
         Raises:
-            ValueError: If there is not one row per description.
+            ValueError: If there is not one row per description, or the buffers are offloaded.
         """
-        relation_index = relation_index_of(relations)
+        if self.features.is_meta:
+            raise ValueError(
+                "The relations cannot be changed while their features are offloaded. Load the model without "
+                "offload_buffers, or change its relations before it is offloaded."
+            )
+        with torch.inference_mode(False):  # tensors of that mode could not be trained with later
+            features = features.clone() if features.is_inference() else features.detach()
+            relation_index = relation_index_of(relations)
         if len(features) != len(relation_index):
             raise ValueError(
                 f"The relations have {len(relation_index)} descriptions, but {len(features)} features were given. "
                 "Encode every description once, in order."
             )
-        self.features = features.detach().to(self.features.device)
+        self.features = features.to(self.features.device)
         self.relation_index = relation_index.to(self.features.device)
+
+
+def rebind_forward(module: nn.Module) -> None:
+    """Have a copy of a module run itself where something, such as accelerate, has put a call in place of `forward`.
+
+    That call is bound to the module that was copied, which would answer in the copy's name.
+    """
+    for name in ("forward", "_old_forward"):
+        if isinstance(call := vars(module).get(name), functools.partial):
+            setattr(module, name, functools.partial(call.func, module, *call.args[1:], **call.keywords))
+        elif call is not None:
+            setattr(module, name, types.MethodType(call.__func__, module))
 
 
 def descriptions_of(relations: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from .configuration_roc import RocConfig
 from .messages_roc import did_you_mean, shorten
-from .relations_bank_roc import RelationBank, descriptions_of, rows_of_relations
+from .relations_bank_roc import RelationBank, descriptions_of, rebind_forward, rows_of_relations
 from .relations_file_roc import SavedRelations, encoder_fingerprint, read_relations, write_relations
 from .relations_roc import normalise_relations
 
@@ -112,7 +112,8 @@ class RelationEditing:
         other._modules = {**other._modules}
         other.relation_bank = copy.copy(self.relation_bank)
         other.relation_bank._buffers = {**other.relation_bank._buffers}
-        vars(other).pop("forward", None)  # a hook of accelerate's, which runs the first model
+        rebind_forward(other)
+        rebind_forward(other.relation_bank)
         other.set_relations(relations, processor, none_relation=none_relation)
         return other
 
@@ -195,9 +196,9 @@ class RelationEditing:
 
     def _known_features(self) -> dict[str, Tensor]:
         """Give each description's features in the bank, without those that may be out of date or were never made."""
-        if self.relation_model is None or len(self.relation_bank.features) != self.config.num_descriptions:
+        features, _ = self.relation_bank()
+        if self.relation_model is None or len(features) != self.config.num_descriptions:
             return {}
-        features = self.relation_bank.features
         filled = features.any(dim=-1).tolist()
         rows = zip(descriptions_of(self.config.relations), features, filled)
         return {text: row for text, row, is_filled in rows if is_filled}

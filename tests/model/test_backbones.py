@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from roc.modeling_backbones_roc import load_backbone, resolve_model
 from roc.modeling_roc import RocModel
+from roc.modeling_vision_roc import encode_patches
 from roc.processing_roc import RocProcessor
 
 
@@ -116,9 +117,9 @@ def test_the_patches_of_an_encoder_are_found_behind_its_other_tokens(
     pixels = torch.zeros(2, 3, 32, 32)
     pixels[1, :, 8:16, 16:24] = 3.0  # row 1, column 2
     with torch.no_grad():
-        patches, grid = model._encode_images(pixels)
-    assert grid == (4, 4)
-    assert patches.shape[1] == 16
+        states = encode_patches(model.vision_model, pixels)
+    assert states.shape[:3] == (2, 4, 4)
+    patches = model.image_embeddings.projection(states).flatten(1, 2)
     change = patches[1] - patches[0]
     assert (change - change.mean(dim=0)).norm(dim=-1).argmax() == 1 * 4 + 2
 
@@ -132,9 +133,7 @@ def test_rectangular_pictures_have_rectangular_grids(
     model = build(bert_folder, vision, processor).eval()
     batch = encode(processor, POSTS)
     batch["pixel_values"] = torch.cat([batch["pixel_values"], batch["pixel_values"][..., :16]], dim=-1)
-    patches, grid = model._encode_images(batch["pixel_values"])
-    assert grid == (4, 6)
-    assert patches.shape[1] == 24
+    assert encode_patches(model.vision_model, batch["pixel_values"]).shape[1:3] == (4, 6)
     model(**batch).loss.backward()
 
 
