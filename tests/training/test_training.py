@@ -101,10 +101,11 @@ def test_training_writes_model_processor_settings_records_and_drawings(finished:
     assert [path.name for path in finished.folder.parent.iterdir()] == ["model"], "temporary files were left behind"
 
 
-def test_the_saved_model_is_calibrated(finished: Finished) -> None:
+def test_the_few_validation_pairs_do_not_calibrate_the_saved_model(finished: Finished) -> None:
     config, calibration = RocModel.from_pretrained(finished.folder).config, finished.metrics["calibration"]
-    assert config.probability_temperature == calibration["probability_temperature"] != 1
-    assert config.none_threshold == calibration["none_threshold"] is not None
+    assert config.probability_temperature == calibration["probability_temperature"] == 1
+    assert config.none_threshold is None
+    assert calibration["num_pairs"] == finished.metrics["val"]["n"] < 30
     assert calibration["calibration_error"].keys() == {"before", "after"}
     assert config.auto_map["AutoModel"] == "modeling_roc.RocModel"
 
