@@ -54,7 +54,10 @@ def _normalise_relation(relation: Mapping[str, Any], entity_types: Sequence[str]
             )
     name = relation.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"A relation needs a non-empty name; given {name!r} in {dict(relation)!r}.")
+        raise ValueError(
+            f"A relation needs a non-empty name; given {name!r} in {shorten(repr(dict(relation)))}. In YAML, a "
+            "name that it takes for something else, such as no, null or 1, needs quotes."
+        )
     return {
         "name": name,
         "descriptions": _normalise_descriptions(name, relation.get("descriptions")),
@@ -70,7 +73,8 @@ def _normalise_descriptions(name: str, descriptions: Any) -> list[str]:
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(
             f"Relation {name!r} needs at least one description and no empty one; given {descriptions!r}. "
-            "Write one sentence that says what holds between the head and the tail entity."
+            "Write one sentence that says what holds between the head and the tail entity. "
+            "In YAML, put a number or a single word in quotes."
         )
     return [text.strip() for text in texts]
 

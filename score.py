@@ -48,11 +48,14 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
         if getattr(options, name) is not None:
             setattr(model.config, name, getattr(options, name))
     unseen = _take_relations(model, processor, options)
-    policy = options.missing_images or _policy_of_run(options.model)
+    run = _settings_of_run(options.model)
+    policies = {
+        "missing_images": options.missing_images or run.get("missing_images", "error"),
+        "unreadable_rows": options.unreadable_rows or run.get("unreadable_rows", "stop"),
+    }
     with accelerator.local_main_process_first():  # the others find its work in the cache
         split = (options.dataset, options.data_dir, options.split)
-        seen = {"missing_images": policy, "use_image": options.use_image}
-        samples = load_split(model, processor, *split, **seen, only=unseen)
+        samples = load_split(model, processor, *split, **policies, use_image=options.use_image, only=unseen)
     predictions = predict_relations(model, processor, samples, batch_size=options.batch_size, accelerator=accelerator)
     accelerator.end_training()
     if not accelerator.is_main_process:
@@ -82,22 +85,23 @@ def _take_relations(model: RocModel, processor: RocProcessor, options: argparse.
     return unseen
 
 
-def _policy_of_run(model: str) -> MissingImages:
-    """Return what the training run did about missing pictures; `error` where that is not known."""
+def _settings_of_run(model: str) -> dict[str, Any]:
+    """Return the settings of the training run; none where they are not known."""
     from roc.training.settings import RUN_FILE
 
     file = Path(model) / RUN_FILE
-    if not file.is_file():
-        return "error"
     # not `load_run_config`: a run of another version may have settings that this one does not know
-    settings = read_yaml(file)
-    return settings.get("missing_images", "error") if isinstance(settings, dict) else "error"
+    settings = read_yaml(file) if file.is_file() else None
+    return settings if isinstance(settings, dict) else {}
 
 
 def _write_predictions(path: str, predictions: Predictions) -> None:
     with atomic_write(path) as file:
         for row_id, expected, predicted in zip(predictions.row_ids, predictions.expected, predictions.predicted):
             row = {"id": row_id, "relation": expected, "predicted": predicted}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for own in predictions.unreadable:
+            row = {"id": own.row_id, "relation": own.relation, "predicted": None, "skipped": own.reason}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -110,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", default="val", help="which split")
     policy = "where a picture is missing: stop, drop the row, or go on without (default: as the training run did)"
     add("--missing_images", choices=get_args(MissingImages), help=policy)
+    unreadable = "where the model cannot read a row: stop, or count it as answered with no relation (default: likewise)"
+    add("--unreadable_rows", choices=("stop", "skip"), help=unreadable)
     constraints = "how entity types restrict relations (default: as the model does)"
     add("--type_constraints", choices=("off", "soft", "hard"), help=constraints)
     add("--type_penalty", type=float, help="penalty of soft constraints (default: the model's)")

@@ -47,7 +47,7 @@ class CorruptedSamples(GroupedSamples):
     """Samples seen through a corruption, item by item; `self.samples` are as they were before."""
 
     def __init__(self, samples: GroupedSamples, corrupt: Callable[[Item], Item]) -> None:
-        self.samples = samples.samples
+        self.samples, self.unreadable = samples.samples, samples.unreadable
         self._intact = samples
         self._corrupt = corrupt
 

@@ -21,7 +21,8 @@ from roc.modeling_decisions_roc import NO_RELATION, decide_relations
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.samples.batching import LengthBucketBatchSampler, SampleCollator
-from roc.samples.grouping import GroupedSamples
+from roc.samples.grouping import GroupedSamples, UnreadableRow
+from roc.samples.reading import UnreadablePolicy, leave_out_unreadable, settle_unreadable
 from roc.samples.splitting import check_relations_known
 from roc.support.programs import shows_progress
 
@@ -30,12 +31,13 @@ ABSTAINED = ""  # what is predicted below `none_threshold`, where no relation of
 
 @dataclass(frozen=True)
 class Predictions:
-    """One entry per row of the split, in the order in which the samples list them."""
+    """One entry per row of the split that the model can read, in the order in which the samples list them."""
 
     row_ids: list[str]
     expected: list[str]  # what the data states
     predicted: list[str]  # what the model decides for; `ABSTAINED` for none
     logits: Tensor = field(compare=False)  # (pairs, relations), on the CPU
+    unreadable: list[UnreadableRow] = field(default_factory=list)  # the split's other rows
 
 
 def load_split(
@@ -46,6 +48,7 @@ def load_split(
     split: str,
     *,
     missing_images: MissingImages = "no_image",
+    unreadable_rows: UnreadablePolicy = "stop",
     use_image: bool = True,
     only: Collection[str] = (),
 ) -> GroupedSamples:
@@ -58,11 +61,14 @@ def load_split(
         data_dir: Folder of the raw files, or of what a builder wrote.
         split: Name of the split.
         missing_images: What to do where a picture is missing.
+        unreadable_rows: Whether to stop where the model cannot read a row, or to list it in `GroupedSamples.unreadable`
+            and go on.
         use_image: Whether the model is shown pictures.
         only: Relations whose rows are kept; empty for all.
 
     Raises:
-        ValueError: If the model lacks the relation of a row, no row is kept, or as `load_dataset_splits`.
+        ValueError: If the model lacks the relation of a row or cannot read it, no row is kept, or as
+            `load_dataset_splits`.
         FileNotFoundError: If the folder, the split or a picture is not there.
     """
     typer, where = processor.entity_typer, f"{data_dir}, split {split}"
@@ -70,6 +76,8 @@ def load_split(
     rows = restrict_rows(splits[split], only, where=where) if only else splits[split]
     samples = GroupedSamples(rows, use_image=use_image and model.config.vision_config is not None)
     check_relations_known(samples, model.config.relation_names, where)
+    leave_out_unreadable(samples, processor)
+    settle_unreadable({where: samples}, unreadable_rows)
     return samples
 
 
@@ -111,6 +119,7 @@ def predict_relations(
         [relation for sample in samples.samples for relation in sample.relations],
         [names[number] for number in decided],
         in_order.cpu(),
+        samples.unreadable,
     )
 
 
@@ -129,9 +138,17 @@ def _gather_in_order(rows: Tensor, values: Tensor, accelerator: Accelerator | No
 
 
 def score_predictions(predictions: Predictions, none_relation: str | None) -> dict[str, Any]:
-    """Score predictions; where no relation means "none of these", those below the threshold count as that."""
+    """Score predictions; where no relation means "none of these", those below the threshold count as that.
+
+    A row that the model cannot read counts like one for which it finds no relation, so that leaving rows out raises no
+    score: `n` counts them too, and `num_skipped`, which is there if there are any, says how many they are.
+    """
     no_relation = ABSTAINED if none_relation is None else none_relation
-    return score_relations(predictions.predicted, predictions.expected, none_relation=no_relation)
+    unread = predictions.unreadable
+    predicted = [*predictions.predicted, *[no_relation] * len(unread)]
+    expected = [*predictions.expected, *(row.relation for row in unread)]
+    scores = score_relations(predicted, expected, none_relation=no_relation)
+    return scores | {"num_skipped": len(unread)} if unread else scores
 
 
 def score_relations(predicted: Sequence[str], expected: Sequence[str], *, none_relation: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from jinja2 import Environment, StrictUndefined
 from transformers.utils import CONFIG_NAME
 
 from roc.configuration_roc import CUSTOM_PIPELINES
+from roc.evaluation.calibration import MIN_PAIRS
 from roc.inference.posts import load_model
 from roc.pipeline_roc import RocPipeline
 from roc.publishing.run_records import SCORES, RunRecord, public, read_robustness, read_runs, read_test_scores
@@ -63,6 +64,7 @@ OTHER_EXAMPLES = [
 ENVIRONMENT = Environment(undefined=StrictUndefined)
 ENVIRONMENT.filters |= {"prose": prose, "code": code, "fence": fence, "public": public, "mean": mean, "stdev": stdev}
 ENVIRONMENT.globals |= {"task": TASK, "top_k": TOP_K, "score_names": SCORES, "license": LICENSE}
+ENVIRONMENT.globals |= {"min_pairs": MIN_PAIRS}
 ENVIRONMENT.filters["json"] = partial(json.dumps, ensure_ascii=False)
 ENVIRONMENT.filters["number"] = "{:,.0f}".format
 ENVIRONMENT.filters["percent"] = lambda share: f"{100 * share:.1f}"

@@ -37,6 +37,16 @@ class Sample:
         return len(self.text) + 12 * len(self.entities)
 
 
+@dataclass(frozen=True)
+class UnreadableRow:
+    """A row that was left out, because the model cannot read it."""
+
+    row_id: str
+    relation: str  # what the data state
+    reason: str  # in words that other rows share
+    message: str  # what exactly is wrong
+
+
 class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
     """The rows of one split (`roc.dataset_scripts.schema`), grouped by text and picture, to share one encoding."""
 
@@ -45,6 +55,7 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
         self.use_image = use_image
         self.features: Mapping[bytes, Tensor] | None = None  # of pictures by their digest, to be given in their place
         self.samples = self._group(rows.remove_columns(["image"]))
+        self.unreadable: list[UnreadableRow] = []  # rows that are in no sample; see `roc.samples.reading`
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -1,22 +1,22 @@
-"""What a dry run tells about the data: counts, lengths, pictures, what is cut off or leaks, and the first batch."""
+"""What a dry run tells about the data: counts, lengths, pictures, what needs a look, and the first batch."""
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import BatchFeature
 
 from roc.messages_roc import shorten
-from roc.processing_entities_roc import Entity
 from roc.processing_images_roc import identify_image
 from roc.processing_roc import RocProcessor
-from roc.samples.grouping import GroupedSamples, Sample
+from roc.samples.findings import list_findings, name_of
+from roc.samples.grouping import GroupedSamples, Sample, UnreadableRow
+from roc.samples.reading import UnreadablePolicy, count_tokens, settle_unreadable
 
 SHOWN = 5  # entries of a list that is printed
 KINDS = ("text-text", "text-object", "object-object")
@@ -28,7 +28,7 @@ class SplitReport:
 
     samples: Sequence[Sample]
     num_tokens: Sequence[int]  # of each text, as the model would read it if it were not cut off
-    unreadable: Sequence[str]  # what the processor says of texts that it cannot encode
+    unreadable: Sequence[UnreadableRow]  # rows that are in none of the samples
     sizes: Sequence[tuple[int, int]] | None  # of each picture, smallest area first; None where the run reads none
 
     @property
@@ -47,43 +47,47 @@ class SplitReport:
 
 
 def report_data(
-    train_set: GroupedSamples, val_set: GroupedSamples, processor: RocProcessor, relations: Sequence[str]
+    train_set: GroupedSamples,
+    val_set: GroupedSamples,
+    processor: RocProcessor,
+    relations: Sequence[Mapping[str, Any]],
+    unreadable_rows: UnreadablePolicy = "stop",
 ) -> None:
     """Look at every text and at the head of every picture file, and print what there is to know to stderr.
 
+    Args:
+        train_set: The training samples, after `roc.samples.reading.leave_out_unreadable`.
+        val_set: The validation samples, likewise.
+        processor: The model's processor.
+        relations: The relations, as in `RocConfig`.
+        unreadable_rows: What the run does about rows that it cannot read.
+
     Raises:
-        ValueError: If a text cannot be encoded; what is known of the others is printed before.
+        ValueError: If there are rows that it cannot read and must not skip; what is known of the others is printed
+            before.
     """
     train, val = report_on_split(train_set, processor), report_on_split(val_set, processor)
     print(format_report(train, val, relations=relations, max_length=processor.max_length), file=sys.stderr)
-    unreadable = [*train.unreadable, *val.unreadable]
-    if unreadable:
-        raise ValueError(f"{len(unreadable)} texts cannot be read. {' '.join(unreadable[:SHOWN])}")
+    settle_unreadable({"training": train_set, "validation": val_set}, unreadable_rows)
 
 
 def report_on_split(samples: GroupedSamples, processor: RocProcessor) -> SplitReport:
     """Look at every text of a split, and at the head of every picture file; no picture is decoded."""
-    num_tokens = count_tokens(samples.samples, processor)
-    unreadable = list(_unreadable(samples.samples, num_tokens, processor))
     sizes = sorted(_picture_sizes(samples), key=math.prod) if samples.use_image else None
-    return SplitReport(samples.samples, num_tokens, unreadable, sizes)
+    return SplitReport(samples.samples, count_tokens(samples, processor), samples.unreadable, sizes)
 
 
-def count_tokens(samples: Sequence[Sample], processor: RocProcessor) -> list[int]:
-    """Count each text's tokens, uncut, with markers and types; where pairs are rows of their own, the longest row's."""
-    unlimited = copy.copy(processor)
-    unlimited.max_length = sys.maxsize
-    return [int(_encode(sample, unlimited)["attention_mask"].sum(dim=-1).max()) for sample in samples]
-
-
-def format_report(train: SplitReport, val: SplitReport, *, relations: Sequence[str], max_length: int) -> str:
+def format_report(
+    train: SplitReport, val: SplitReport, *, relations: Sequence[Mapping[str, Any]], max_length: int
+) -> str:
     """Write the reports of a run's splits as tables and lists."""
     splits = {"training": train, "validation": val}
     counts = [_counts(report, max_length) for report in splits.values()]
     pairs = [report.relations for report in splits.values()]
+    names = [relation["name"] for relation in relations]
     parts = [
         _table([("", *splits), *((label, *(own[label] for own in counts)) for label in counts[0])]),
-        _table([("pairs of", *splits), *((name, *(own[name] for own in pairs)) for name in relations)]),
+        _table([("pairs of", *splits), *((name, *(own[name] for own in pairs)) for name in names)]),
         *(_longest(name, report) for name, report in splits.items()),
         "\n".join(_findings(splits, relations, max_length)),
     ]
@@ -109,22 +113,8 @@ def format_batch(
             row_id = next(remaining)
             sample = sample_of[row_id]
             head, tail = (sample.entities[entity] for entity in sample.pairs[sample.row_ids.index(row_id)])
-            lines.append(f"        {row_id}: {_name(head, sample)}, {_name(tail, sample)}: {relations[label]}")
+            lines.append(f"        {row_id}: {name_of(head, sample)}, {name_of(tail, sample)}: {relations[label]}")
     return "\n".join([*lines, *_more(batch["input_ids"])])
-
-
-def _encode(sample: Sample, processor: RocProcessor) -> BatchFeature:
-    where = [f"row {sample.row_ids[0]!r}"]
-    return processor(text=[sample.text], entities=[sample.entities], pairs=[sample.pairs], where=where)
-
-
-def _unreadable(samples: Sequence[Sample], num_tokens: Sequence[int], processor: RocProcessor) -> Iterator[str]:
-    for sample, length in zip(samples, num_tokens):
-        if length > processor.max_length:  # only a text that is cut off can have a pair that does not fit
-            try:
-                _encode(sample, processor)
-            except ValueError as error:
-                yield str(error)
 
 
 def _picture_sizes(samples: GroupedSamples) -> Iterator[tuple[int, int]]:
@@ -169,23 +159,16 @@ def _longest(name: str, report: SplitReport) -> str:
     return "\n".join([f"the longest texts of {name}:", *lines])
 
 
-def _findings(splits: dict[str, SplitReport], relations: Sequence[str], max_length: int) -> Iterator[str]:
+def _findings(splits: dict[str, SplitReport], relations: Sequence[Mapping[str, Any]], max_length: int) -> Iterator[str]:
     """Give what a person should look at before the run."""
     train, val = splits.values()
     for name, report in splits.items():
+        unreadable = [f"{row.row_id}: {row.reason}" for row in report.unreadable]
+        yield from _listed(unreadable, f"{name} rows cannot be read by this model; they are in no other count")
         what = f"{name} texts are longer than max_length={max_length} and are cut off"
         yield from _listed(report.too_long(max_length), what)
-    pairs, pictures = train.relations, train.texts_per_picture
-    yield from _listed([name for name in relations if not pairs[name]], "relations have no pair in training")
-    known = {_normalised(sample.text) for sample in train.samples}
-    leaked = [sample.row_ids[0] for sample in val.samples if _normalised(sample.text) in known]
-    yield from _listed(leaked, "validation texts are in training too: scores on them say little about new ones")
-    shared = [sample.row_ids[0] for sample in val.samples if sample.image_digest in pictures]
-    yield from _listed(shared, "validation texts show a picture that training texts show")
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    for what, entries in list_findings(train.samples, val.samples, relations):
+        yield from _listed(entries, what)
 
 
 def _listed(entries: Sequence[str], what: str) -> list[str]:
@@ -195,12 +178,6 @@ def _listed(entries: Sequence[str], what: str) -> list[str]:
 
 def _more(entries: Sized) -> list[str]:
     return [f"    and {len(entries) - SHOWN} more"] if len(entries) > SHOWN else []
-
-
-def _name(entity: Entity, sample: Sample) -> str:
-    if entity.bbox is None:
-        return repr(sample.text[entity.start : entity.end])
-    return f"{entity.name or 'object'!r} at {[round(side, 2) for side in entity.bbox]}"
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> str:

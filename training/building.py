@@ -22,6 +22,7 @@ from roc.processing_roc import RocProcessor
 from roc.relations.files import RelationInventory
 from roc.relations_bank_roc import descriptions_of
 from roc.samples.grouping import GroupedSamples
+from roc.samples.reading import leave_out_unreadable, settle_unreadable
 from roc.samples.splitting import check_relations_known, sample_rows, split_rows, swap_none_pairs
 from roc.training.adapters import add_lora, freeze_lower_layers
 from roc.training.settings import RunConfig
@@ -30,12 +31,16 @@ MAX_RESEMBLANCE = 0.4  # cosine of two descriptions in the description encoder; 
 
 
 def load_samples(
-    config: RunConfig, inventory: RelationInventory, *, held_out: Collection[str] = ()
+    config: RunConfig, inventory: RelationInventory, processor: RocProcessor, *, held_out: Collection[str] = ()
 ) -> tuple[GroupedSamples, GroupedSamples]:
     """Load and group the training and the validation samples, without rows of relations that are held out.
 
+    Rows that the processor cannot encode are left out and listed in `GroupedSamples.unreadable`. A dry run stops for
+    them only when it has reported on the others (`roc.samples.report`).
+
     Raises:
-        ValueError: If a row's relation is neither in the inventory nor held out.
+        ValueError: If a row's relation is neither in the inventory nor held out, or the model cannot read a row and
+            `unreadable_rows` does not skip it.
     """
     both = []
     for name, rows in zip((config.train_split, config.val_split), _load_rows(config)):
@@ -46,6 +51,10 @@ def load_samples(
     train_set, val_set = both
     if config.max_train_samples is not None:
         train_set.samples = train_set.samples[: config.max_train_samples]
+    for samples in both:
+        leave_out_unreadable(samples, processor)
+    if not (config.dry_run and train_set.samples and val_set.samples):
+        settle_unreadable({"training": train_set, "validation": val_set}, config.unreadable_rows)
     if config.swap_none_pairs and inventory.none_relation is not None:
         swap_none_pairs(train_set, inventory.none_relation, seed=config.seed)
     return train_set, val_set

@@ -31,6 +31,7 @@ from roc.relations.files import RelationInventory, read_relation_file
 from roc.relations_bank_roc import descriptions_of
 from roc.samples.batching import LengthBucketBatchSampler, ProcessShares, SampleCollator
 from roc.samples.grouping import GroupedSamples
+from roc.samples.reading import count_unreadable
 from roc.samples.report import format_batch, report_data
 from roc.samples.vision_cache import use_vision_cache
 from roc.support.files import atomic_write
@@ -143,9 +144,9 @@ def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
     set_seed(config.seed)
     accelerator = start_accelerator(choose_precision(config.mixed_precision))
     inventory, held_out, negatives = _choose_relations(config)
-    with accelerator.local_main_process_first():  # the others find its work in the cache
-        train_set, val_set = splits = load_samples(config, inventory, held_out=held_out)
     processor = build_processor(config)
+    with accelerator.local_main_process_first():  # the others find its work in the cache
+        train_set, val_set = splits = load_samples(config, inventory, processor, held_out=held_out)
     model = build_model(config, processor, inventory)
     encoded_negatives = encode_negatives(config, processor, model, negatives)
     described = describe_run(config, accelerator, model, inventory, negatives, splits)
@@ -234,7 +235,9 @@ class TrainingRun:
         self._note_time()
         track_result(self.accelerator, progress.best_val, step=progress.step)
         if self.accelerator.is_main_process:
-            write_metrics(output_dir, progress, self.learner.plain_model)
+            splits = {"train": self.train_set, "val": self.validator.samples}
+            unreadable = {name: count_unreadable(samples) for name, samples in splits.items()}
+            write_metrics(output_dir, progress, self.learner.plain_model, unreadable_rows=unreadable)
             self.parts.draw(output_dir, progress, predictions, self.inventory.names)
         checkpoints.remove()
         return {"output_dir": output_dir, "val": without_details(progress.best_val)}
@@ -243,7 +246,7 @@ class TrainingRun:
         """Report on the data, do one optimizer step and write nothing; return counts and the loss."""
         processor, relations, val_set = self.processor, self.inventory.names, self.validator.samples
         if self.accelerator.is_main_process:
-            report_data(self.train_set, val_set, processor, relations)
+            report_data(self.train_set, val_set, processor, self.inventory.relations, self.config.unreadable_rows)
         self.learner.model.train()
         batches = next(self.steps(epoch=0))
         if self.accelerator.is_main_process:

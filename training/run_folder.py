@@ -118,13 +118,16 @@ def save_run(config: RunConfig, model: RocModel, processor: RocProcessor) -> Non
         (folder / ENVIRONMENT_FILE).write_text(json.dumps(environment(config), indent=2) + "\n", encoding="utf-8")
 
 
-def write_metrics(folder: str, progress: Progress, model: RocModel) -> None:
-    """Write the scores, the history and the costs of a run that has ended."""
+def write_metrics(
+    folder: str, progress: Progress, model: RocModel, *, unreadable_rows: dict[str, dict[str, int]]
+) -> None:
+    """Write the scores, the history and the costs of a run that has ended, and the rows that it left out by reason."""
     metrics = {
         "best_epoch": progress.best_epoch,
         "val": progress.best_val,
         "history": progress.history,
         "calibration": progress.calibration,
+        "unreadable_rows": unreadable_rows,
         "seconds": round(progress.seconds, 1),
         "peak_memory_mib": peak_memory_mib(),
         **count_parameters(model),

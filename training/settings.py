@@ -51,6 +51,11 @@ class RunConfig:
     missing_images: Literal["error", "skip", "no_image"] = setting(
         "error", "What to do where a picture is missing: stop, drop the row, or go on without the picture."
     )
+    unreadable_rows: Literal["stop", "skip"] = setting(
+        "stop",
+        "What to do before the first step where the model cannot read a row (entities too far apart, too many objects, "
+        "a broken picture): stop, or leave it out and count it; in validation it counts as not found.",
+    )
     train_split: str = setting("train", "Split to train on.")
     val_split: str = setting("val", "Split that chooses the best epoch. Never the test split.")
     val_share: float = setting(0.1, "Share of a split that validates, if both are one.", more_than=0, less_than=1)

@@ -24,11 +24,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Template, meta
 from markdown_it import MarkdownIt
 from tiny import RELATIONS, tiny_picture
-from tiny_runs import SIZE, arguments, line, main, packaged_encoder, write_lines
+from tiny_runs import SIZE, arguments, line, main, packaged_encoder, write_inputs, write_lines
 from transformers import ViTConfig, ViTModel
 
 import roc.score
 from roc.benchmarks import robustness
+from roc.configuration_roc import RocConfig
 from roc.inference.posts import load_model
 from roc.modeling_backbones_roc import load_backbone
 from roc.publishing import card as model_card
@@ -74,6 +75,12 @@ def told_by(main: Callable[[Sequence[str]], int], file: Path, *given: object) ->
         assert main([*map(str, given)]) == 0
     file.write_text(stdout.getvalue(), encoding="utf-8")
     return file
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data with enough validation pairs to calibrate probabilities and a threshold."""
+    return write_inputs(tmp_path_factory.mktemp("inputs"), num_val=30)
 
 
 @pytest.fixture(scope="module")
@@ -420,6 +427,24 @@ def test_a_text_model_shows_and_claims_no_pictures(inputs: Path, tmp_path: Path)
     assert "and no pictures" in written
     assert not any(word in written for word in ("vision encoder", "box", "retrieving", "relations=["))
     assert (run / "README.md").is_file()
+
+
+def test_the_model_is_calibrated_as_its_card_says(made: Made) -> None:
+    metrics = json.loads((made.runs[0] / "metrics.json").read_text(encoding="utf-8"))
+    config, calibration = RocConfig.from_pretrained(made.runs[0]), metrics["calibration"]
+    assert config.probability_temperature == calibration["probability_temperature"] != 1
+    assert config.none_threshold == calibration["none_threshold"] is not None
+    assert calibration["num_pairs"] == metrics["val"]["n"] == 60
+
+
+def test_a_model_that_too_few_pairs_could_not_calibrate_says_so(made: Made, hub: Path) -> None:
+    metrics = json.loads((hub / "metrics.json").read_text(encoding="utf-8"))
+    few = {"num_pairs": 9, "probability_temperature": 1.0, "calibration_error": {"before": 0.5, "after": 0.5}}
+    change(hub / "metrics.json", calibration=few, val=metrics["val"] | {"num_skipped": 2})
+    written = write_model_card(hub, [hub], repo_id="user/roc-tiny").read_text(encoding="utf-8")
+    assert "Probabilities are not calibrated: 9 validation pairs are too few, 30 are needed." in written
+    assert "Logits are divided by" not in written
+    assert "\n\nPairs that the model cannot read count as not found: 2.\n" in written
 
 
 # --- what is missing -------------------------------------------------------------------------------------------------

@@ -72,6 +72,11 @@ def test_an_inventory_may_have_no_relation_that_means_none(tmp_path: Path) -> No
         (FILE.replace("/per/loc/place_of_birth", '"None"'), "Relation names must differ"),
         (FILE.replace("- The head was born in the tail.", '- ""'), "at least one description and no empty one"),
         ("relations: [", "while parsing a flow"),
+        *(
+            (FILE.replace("/per/loc/place_of_birth", word), "needs quotes")
+            for word in ("no", "null", "1", "2024-01-01")
+        ),
+        (FILE.replace("The head was born in the tail.", "no"), "put a number or a single word in quotes"),
     ],
 )
 def test_a_malformed_file_is_refused_and_named(tmp_path: Path, content: str, message: str) -> None:

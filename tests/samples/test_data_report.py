@@ -11,7 +11,8 @@ from tiny_samples import grouped
 
 from roc.dataset_scripts.schema import object_entity, text_entity
 from roc.samples.batching import SampleCollator
-from roc.samples.report import count_tokens, format_batch, format_report, report_data, report_on_split
+from roc.samples.reading import count_tokens, leave_out_unreadable
+from roc.samples.report import format_batch, format_report, report_data, report_on_split
 
 NAMES = [relation["name"] for relation in RELATIONS]
 RED, BLUE = (picture_bytes(tiny_picture(colour, size=size)) for colour, size in (("red", (40, 24)), ("blue", (8, 8))))
@@ -43,7 +44,7 @@ VAL = [row("e", "Ann  kissed BOB", "Ann", "BOB", 1), row("f", "eve met ann", "ev
 def report(train: Sequence[Any] = TRAIN, val: Sequence[Any] = VAL, **options: Any) -> list[str]:
     processor = tiny_processor(max_length=32)
     splits = [report_on_split(grouped(rows, **options), processor) for rows in (train, val)]
-    return format_report(*splits, relations=NAMES, max_length=32).splitlines()
+    return format_report(*splits, relations=RELATIONS, max_length=32).splitlines()
 
 
 def entries(lines: Sequence[str], label: str) -> list[str]:
@@ -115,20 +116,28 @@ def test_pictures_that_the_run_does_not_read_are_counted_but_not_opened() -> Non
 
 @pytest.mark.parametrize("markers", ["entities", "pair"])
 def test_tokens_are_counted_as_the_processor_gives_them(markers: str) -> None:
-    samples = grouped(TRAIN).samples
+    samples = grouped(TRAIN)
     processor = tiny_processor(markers, max_length=128)
     counted = count_tokens(samples, processor)
-    for sample, count in zip(samples, counted):
+    for sample, count in zip(samples.samples, counted, strict=True):
         batch = processor([sample.text], entities=[sample.entities], pairs=[sample.pairs])
         assert count == batch["attention_mask"].sum(dim=-1).max()
     assert processor.max_length == 128
 
 
-def test_pairs_too_far_apart_stop_the_run_after_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_cannot_be_read_stop_the_run_after_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     far = [row(name, f"{name} {LONG}", "ann", "eve", 0) for name in ("far", "farther")]
-    with pytest.raises(ValueError, match=r"2 texts cannot be read\. row 'far': .* raise max_length\. row 'farther': "):
-        report_data(grouped([*TRAIN, *far]), grouped(VAL), tiny_processor(max_length=32), NAMES)
-    assert "the longest texts of training" in capsys.readouterr().err
+    train, val, processor = grouped([*TRAIN, *far]), grouped(VAL), tiny_processor(max_length=32)
+    leave_out_unreadable(train, processor)
+    message = (
+        r"2 of 8 rows of training \(2 entities too far apart .*row 'far': .* row 'farther': .*--unreadable_rows skip"
+    )
+    with pytest.raises(ValueError, match=message):
+        report_data(train, val, processor, RELATIONS)
+    printed = capsys.readouterr().err
+    assert "the longest texts of training" in printed
+    assert "check: 2 training rows cannot be read by this model" in printed
+    assert "    far: entities too far apart for max_length\n" in printed
 
 
 @pytest.mark.parametrize("markers", ["entities", "pair"])

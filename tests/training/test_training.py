@@ -19,7 +19,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from tiny import RELATIONS, tiny_picture
+from tiny import RELATIONS, tiny_picture, tiny_processor
 from tiny_runs import NAMES, SIZE, VISION, arguments, error_of, everything_under, history, line, main, weights
 from torch import Tensor
 from transformers import (
@@ -101,10 +101,11 @@ def test_training_writes_model_processor_settings_records_and_drawings(finished:
     assert [path.name for path in finished.folder.parent.iterdir()] == ["model"], "temporary files were left behind"
 
 
-def test_the_saved_model_is_calibrated(finished: Finished) -> None:
+def test_the_few_validation_pairs_do_not_calibrate_the_saved_model(finished: Finished) -> None:
     config, calibration = RocModel.from_pretrained(finished.folder).config, finished.metrics["calibration"]
-    assert config.probability_temperature == calibration["probability_temperature"] != 1
-    assert config.none_threshold == calibration["none_threshold"] is not None
+    assert config.probability_temperature == calibration["probability_temperature"] == 1
+    assert config.none_threshold is None
+    assert calibration["num_pairs"] == finished.metrics["val"]["n"] < 30
     assert calibration["calibration_error"].keys() == {"before", "after"}
     assert config.auto_map["AutoModel"] == "modeling_roc.RocModel"
 
@@ -141,7 +142,7 @@ def test_the_trained_model_loads_and_scores_as_reported(finished: Finished, inpu
     assert isinstance(model, RocModel)
     assert [relation["name"] for relation in model.config.relations] == NAMES
     config = RunConfig(data_dir=str(inputs / "data"), output_dir=str(finished.folder))
-    _, val_set = roc.training.building.load_samples(config, RelationInventory(RELATIONS, "None"))
+    _, val_set = roc.training.building.load_samples(config, RelationInventory(RELATIONS, "None"), processor)
     scores = score_predictions(predict_relations(model, processor, val_set), "None")
     assert scores == finished.metrics["val"]
 
@@ -283,9 +284,8 @@ def test_a_model_trained_on_cached_features_scores_as_reported_on_pictures(input
     cached = ("--freeze_vision", "--vision_cache", str(tmp_path / "cache"))
     assert main(arguments(inputs, tmp_path / "model", *cached)) == 0
     model, processor = AutoModel.from_pretrained(tmp_path / "model"), AutoProcessor.from_pretrained(tmp_path / "model")
-    _, val_set = roc.training.building.load_samples(
-        RunConfig(data_dir=str(inputs / "data"), vision_model=VISION), RelationInventory(RELATIONS, "None")
-    )
+    config = RunConfig(data_dir=str(inputs / "data"), vision_model=VISION)
+    _, val_set = roc.training.building.load_samples(config, RelationInventory(RELATIONS, "None"), processor)
     assert any(isinstance(image, bytes) for _, image in (val_set[number] for number in range(len(val_set))))
     scores = score_predictions(predict_relations(model, processor, val_set), "None")
     assert scores == json.loads((tmp_path / "model" / "metrics.json").read_text(encoding="utf-8"))["val"]
@@ -379,7 +379,8 @@ def test_markers_like_something_that_is_no_token_are_refused(
 
 def test_one_split_can_be_parted_for_training_and_validation(inputs: Path) -> None:
     config = RunConfig(data_dir=str(inputs / "data"), train_split="train", val_split="train", val_share=0.3)
-    train_set, val_set = roc.training.building.load_samples(config, RelationInventory(RELATIONS, "None"))
+    inventory, processor = RelationInventory(RELATIONS, "None"), tiny_processor(vision=False)
+    train_set, val_set = roc.training.building.load_samples(config, inventory, processor)
     texts = [{sample.text for sample in samples.samples} for samples in (train_set, val_set)]
     assert all(texts)
     assert not texts[0] & texts[1]
