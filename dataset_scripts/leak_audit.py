@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from roc.dataset_scripts.building.raw_files import load_plain_pickle
 from roc.dataset_scripts.generating.common import lookup_accuracy
 from roc.dataset_scripts.mnre import find_text_file, read_instances
 from roc.dataset_scripts.schema import SPLITS
+from roc.support.files import load_plain_pickle
 from roc.support.programs import run_program
 
 # HVPNeT, MKGformer, IFAformer and HVFormer take this many crops and zero-pad.

@@ -50,10 +50,11 @@ from roc.dataset_scripts.building.instance_files import (
     read_instance_lines,
     row_of,
 )
-from roc.dataset_scripts.building.raw_files import find_only_file, load_plain_pickle
+from roc.dataset_scripts.building.raw_files import find_only_file
 from roc.dataset_scripts.exporting.marker import NO_LICENSE
 from roc.dataset_scripts.schema import SPLITS, object_entity
 from roc.messages_roc import did_you_mean, quote
+from roc.support.files import load_plain_pickle
 from roc.support.reading import read_json
 
 Box = tuple[float, float, float, float]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import re
 import shutil
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 from uuid import uuid4
+
+from roc.support.locks import sole_writer
 
 
 @contextmanager
@@ -41,6 +46,22 @@ def atomic_write(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "w") -
 
 @contextmanager
 def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Do as `swap_folder`, as the only process that does, after removing what killed ones left beside `path`.
+
+    Raises:
+        BlockingIOError: If another process is replacing the folder now.
+        NotADirectoryError: If `path` is a file.
+    """
+    target = Path(path).resolve()
+    with sole_writer(target) as is_alone:
+        if is_alone:
+            remove_leftovers(target.parent, target.name)
+        with swap_folder(path) as folder:
+            yield folder
+
+
+@contextmanager
+def swap_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give an empty temporary folder; rename it to `path` when the block succeeds, remove it when it fails.
 
     An older folder at `path` is kept until the new one is complete, then removed. Both are on one file system.
@@ -68,6 +89,51 @@ def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file with a JSON object.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not UTF-8 or not JSON, nested too deeply, holds a number that is not finite, or is no
+            object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def load_plain_pickle(path: Path, *, mmap: bool = False) -> Any:
+    """Read what `torch.save` wrote, as plain data: a pickle from elsewhere may hold numbers and text, never code.
+
+    Args:
+        path: The file.
+        mmap: Whether tensors are mapped, and read from disk when they are used.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it holds anything else, is cut short or is no such file; the message names the file.
+    """
+    import torch  # here: it takes seconds to import, and most sources need none of it
+
+    broken = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (*broken, struct.error, ArithmeticError, AssertionError) as error:
+        # without PyTorch's words, which advise to read it as code
+        raise ValueError(
+            f"{path} cannot be read as plain data: it is cut short, no file of torch.save, or holds something else "
+            f"than numbers, text and tensors ({type(error).__name__})"
+        ) from error
 
 
 def remove_folder(path: Path) -> None:

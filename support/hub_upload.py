@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, XetDownloadError
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils import validate_repo_id
+
+from roc.support.locks import scratch_folder
 
 Kind = Literal["model", "dataset"]
 
@@ -95,13 +96,13 @@ def publish_folder(
         OSError: If the Hub refuses or fails; the message says what to do.
     """
     repository = HubRepository(api, repo_id, kind)
-    with tempfile.TemporaryDirectory() as cache:
+    with scratch_folder("check") as cache:
         with explained(f"{repo_id} {tag}"):
             get_session().timeout = HUB_TIMEOUT
             tagged = repository.same_version(folder, tag=tag, private=private)
             commit = tagged or repository.upload(folder, private=private, message=f"Publish {tag}")
             api.snapshot_download(repo_id, repo_type=kind, revision=commit, cache_dir=cache)
-        check(commit, Path(cache))
+        check(commit, cache)
     if tagged is None:
         with explained(f"{repo_id} {tag}"):
             api.create_tag(repo_id, repo_type=kind, tag=tag, revision=commit)

@@ -31,7 +31,7 @@ def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[
     except Exception as error:
         if not _is_expected(error):
             raise
-        where = "" if _is_main_process() else f" on process {os.environ['RANK']}"
+        where = "" if is_main_process() else f" on process {os.environ['RANK']}"
         print(f"error{where}:", " ".join(str(error).split()), file=sys.stderr)
         return 1
     if result:
@@ -50,9 +50,9 @@ def _set_up_logging() -> None:
     """Send messages to stderr, and progress bars too where a person watches; of several processes, the main one's."""
     from transformers.utils import logging as transformers_logging  # here: `--help` need not wait for it
 
-    level = logging.INFO if _is_main_process() else logging.ERROR
+    level = logging.INFO if is_main_process() else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
-    if not _is_main_process():
+    if not is_main_process():
         transformers_logging.set_verbosity_error()
     for noisy in ("httpx", "httpx2", "datasets", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -63,8 +63,9 @@ def _set_up_logging() -> None:
 
 def shows_progress() -> bool:
     """Tell whether to draw progress bars: on the main process, where a person watches."""
-    return sys.stderr.isatty() and _is_main_process()
+    return sys.stderr.isatty() and is_main_process()
 
 
-def _is_main_process() -> bool:
+def is_main_process() -> bool:
+    """Tell whether this is the first of the processes that a launcher has started together, or the only one."""
     return int(os.environ.get("RANK", "0")) == 0  # set by the launcher, before there is an `Accelerator`

@@ -6,12 +6,12 @@ import json
 import logging
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from roc.support.hub_upload import hide_token
+from roc.support.locks import scratch_folder
 
 logger = logging.getLogger("roc.support.strangers")
 
@@ -30,13 +30,13 @@ def ask_stranger(
     Raises:
         RuntimeError: If the program fails, with the last line of what it said (all is logged), or takes too long.
     """
-    with tempfile.TemporaryDirectory() as empty:
+    with scratch_folder("check") as empty:
         try:
             done = subprocess.run(
                 # as text: a file would have ROC's own files beside it
                 [sys.executable, "-c", program.read_text(encoding="utf-8")],
                 input=json.dumps(request),
-                env=dict(environment(empty)),
+                env=dict(environment(str(empty))),
                 cwd=empty,
                 capture_output=True,
                 text=True,

@@ -33,14 +33,25 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
-from roc.support.files import flush_to_disk, remove_folder, remove_leftovers, replace_folder
+from roc.messages_roc import shorten
+from roc.support.files import (
+    flush_to_disk,
+    load_plain_pickle,
+    read_json,
+    remove_folder,
+    remove_leftovers,
+    swap_folder,
+)
 from roc.training.processes import disk_errors_explained
-from roc.training.settings import RunConfig
+from roc.training.settings import RUN_FILE, RunConfig
 from roc.training.state import Progress, RunState, differences
 
+STATE_KEYS = {"optimizer", "scheduler", "average", "random"}  # what `RunState.save` gives besides the weights
 FORMAT = 3  # since relations are compared as Python writes them
 RUN, WEIGHTS, STATE, BEST, CHECKSUMS = "run.json", "model.safetensors", "state.pt", "best", "checksums.json"
 
@@ -59,19 +70,32 @@ class Checkpoint:
     def read(cls, path: Path) -> Checkpoint:
         """Check all files and read what is small; raise a ValueError where it is damaged or of another format."""
         try:
-            checksums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
-            damaged = sorted(name for name, checksum in checksums.items() if _checksum(path / name) != checksum)
-            content = json.loads((path / RUN).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is no whole checkpoint ({error}).") from error
-        if damaged:
-            raise ValueError(f"{path} is damaged: {damaged} are not as they were written.")
-        if content["format"] != FORMAT:
-            raise ValueError(
-                f"{path} has format {content['format']}; this version of ROC reads {FORMAT}. Go on with the version "
-                "that wrote it."
-            )
-        return cls(path, content["run"], Progress(**content["progress"]))
+            _check_files(path)
+            content = read_json(path / RUN)
+            if content["format"] != FORMAT:
+                raise ValueError(
+                    f"it has format {shorten(repr(content['format']))}; this version of ROC reads {FORMAT}. Go on "
+                    "with the version that wrote it"
+                )
+            found = cls(path, _checked_run(content["run"]), Progress.from_record(content["progress"]))
+            if found.progress.best_epoch and not (path / BEST).is_dir():
+                raise ValueError(f"the best epoch's {BEST}/ is missing")
+            with safe_open(path / WEIGHTS, framework="pt"):
+                found.read_state(mmap=True)  # mapped, not read: whether it is one
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+            raise ValueError(f"{path} is no whole checkpoint: {_reason(error)}.") from error
+        return found
+
+    def read_state(self, *, mmap: bool = False) -> dict[str, Any]:
+        """Read `state.pt`: numbers, texts and tensors, never code.
+
+        Raises:
+            ValueError: If it holds anything else, or is no such file.
+        """
+        state = load_plain_pickle(self.path / STATE, mmap=mmap)
+        if not isinstance(state, dict) or not state.keys() >= STATE_KEYS:
+            raise ValueError(f"{STATE} lacks some of {sorted(STATE_KEYS)}")
+        return state
 
     def check_same_run(self, run: dict[str, Any]) -> None:
         """Raise a ValueError that names every setting that differs, and data or frozen weights that do."""
@@ -99,10 +123,10 @@ def find_checkpoint(config: RunConfig) -> Checkpoint | None:
     Raises:
         ValueError: If the one that they name is not whole, or several are there and none is.
     """
-    if config.resume is None or config.dry_run:
+    if config.resume is None:
         return None
     if config.resume != "auto":
-        return Checkpoint.read(Path(config.resume).resolve())
+        return Checkpoint.read(_named_checkpoint(config.resume))
     paths = list_checkpoints(checkpoint_folder(config))
     for path in reversed(paths):
         try:
@@ -112,6 +136,21 @@ def find_checkpoint(config: RunConfig) -> Checkpoint | None:
     if paths:
         raise ValueError(f"Of the checkpoints in {paths[0].parent} none is whole. Remove the folder to start afresh.")
     return None
+
+
+def _named_checkpoint(name: str) -> Path:
+    """Return the folder of a checkpoint that was named; raise a FileNotFoundError where there is none."""
+    path = Path(name).resolve()
+    if (path / CHECKSUMS).is_file() or (path / RUN).is_file():
+        return path
+    if (path / RUN_FILE).is_file():
+        raise FileNotFoundError(
+            f"resume={name!r} is the folder of a run, not one of its checkpoints. Give 'auto', which takes the last "
+            f"one of {path.name}.checkpoints; to train the model further on other data, give --start_from {name}."
+        )
+    inside = list_checkpoints(path)
+    hint = f"Give one of those in it, such as {inside[-1]}" if inside else "Give the folder of one"
+    raise FileNotFoundError(f"resume={name!r} is no checkpoint. {hint}, or 'auto' for the last one of the run.")
 
 
 class Checkpoints:
@@ -202,7 +241,7 @@ class Checkpoints:
 
     def _write(self, path: Path, weights: dict[str, Tensor], others: dict[str, Any]) -> None:
         progress = self._state.progress
-        with replace_folder(path) as folder:
+        with swap_folder(path) as folder:
             if progress.best_epoch:
                 shutil.copytree(self._output_dir, folder / BEST, copy_function=_link)
             content = {"format": FORMAT, "run": self._run, "progress": dataclasses.asdict(progress)}
@@ -216,12 +255,18 @@ class Checkpoints:
         flush_to_disk(path.parent)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        others = torch.load(checkpoint.path / STATE, map_location="cpu", weights_only=True)
-        self._state.load(load_file(checkpoint.path / WEIGHTS), others, checkpoint.progress)
+        others = checkpoint.read_state()
+        try:
+            self._state.load(load_file(checkpoint.path / WEIGHTS), others, checkpoint.progress)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{checkpoint.path} holds other weights or states than this run's ({_reason(error)}). Remove it to go "
+                "on from the one before, or start afresh with --overwrite and without --resume."
+            ) from error
         if self._accelerator.is_main_process:
             self._own = [path for path in list_checkpoints(self.folder) if path <= checkpoint.path]
             if checkpoint.progress.best_epoch:
-                with replace_folder(self._output_dir) as folder:
+                with swap_folder(self._output_dir) as folder:
                     shutil.copytree(checkpoint.path / BEST, folder, copy_function=_link, dirs_exist_ok=True)
         logger.info("going on from %s: %d steps done", checkpoint.path, checkpoint.progress.step)
 
@@ -232,11 +277,36 @@ class Checkpoints:
         replaced = sum(_bytes_on_disk(folder) for folder in (self.folder, self._output_dir))
         free = shutil.disk_usage(self._output_dir.parent).free + replaced
         if needed > free:
+            wanted, there = (f"{tqdm.format_sizeof(number)}B" for number in (needed, free))
             raise OSError(
-                f"The model and {self._num_kept} checkpoints take up to {needed / 1e9:.2f} GB, and there are "
-                f"{free / 1e9:.2f} GB in {self._output_dir.parent}. Free some, choose another output_dir, or lower "
+                f"The model and {self._num_kept} checkpoints take up to {wanted}, and there are {there} in "
+                f"{self._output_dir.parent}. Free some, choose another output_dir, or lower "
                 f"--keep_checkpoints ({self._num_kept})."
             )
+
+
+def _check_files(path: Path) -> None:
+    """Raise a ValueError unless all files of a checkpoint are there, as they were written."""
+    checksums = read_json(path / CHECKSUMS)
+    there = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file() and not file.is_symlink()}
+    if missing := sorted(({RUN, WEIGHTS, STATE} | checksums.keys()) - (there & checksums.keys())):
+        raise ValueError(f"{shorten(str(missing), 200)} are missing, there or in {CHECKSUMS}")
+    if damaged := sorted(name for name, checksum in checksums.items() if _checksum(path / name) != checksum):
+        raise ValueError(f"it is damaged: {shorten(str(damaged), 200)} are not as they were written")
+
+
+def _checked_run(run: Any) -> dict[str, Any]:
+    """Return the description of a run, if it has the form of one."""
+    parts = [run[part] for part in ("settings", "contents")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise TypeError(f"{RUN} does not say which run it is of")
+    return run
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line what an error says, without a full stop."""
+    missing = f"{error} is missing" if isinstance(error, LookupError) else str(error)
+    return shorten(" ".join(missing.split()), 300).rstrip(".")
 
 
 def _link(source: str, target: str) -> None:

@@ -46,6 +46,7 @@ from roc.training.run_folder import (
     check_output_dir,
     count_parameters,
     draw_plots,
+    own_output_dir,
     save_run,
     without_details,
     write_metrics,
@@ -137,6 +138,12 @@ def train(config: RunConfig, parts: Parts | None = None) -> dict[str, Any]:
         OSError: If a folder cannot be written, or the disk is too full.
         SystemExit: After SIGTERM, when a checkpoint has been written; the code is 143.
     """
+    with own_output_dir(config):
+        return _train(config, parts)
+
+
+def _train(config: RunConfig, parts: Parts | None) -> dict[str, Any]:
+    """Do what `train` does, in an output folder that no other run writes to."""
     resumed = find_checkpoint(config)
     check_output_dir(config, resumed_from=None if resumed is None else resumed.path)
     check_trackers(config)

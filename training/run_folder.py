@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from roc.evaluation.scoring import confusion_matrix
 from roc.modeling_backbones_roc import PACKAGED_MODELS
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.support.files import atomic_write, replace_folder
+from roc.support.files import atomic_write, swap_folder
+from roc.support.locks import sole_writer
+from roc.support.programs import is_main_process
 from roc.support.resources import PACKAGE_ROOT
 from roc.training.adapters import save_model
 from roc.training.checkpoints import checkpoint_folder, list_checkpoints
@@ -35,6 +37,31 @@ from roc.training.state import Progress
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "pillow")
 
 logger = logging.getLogger("roc.training.run_folder")
+
+
+@contextlib.contextmanager
+def own_output_dir(config: RunConfig) -> Iterator[None]:
+    """Keep other runs out of the run's folder; of several processes the main one does.
+
+    Raises:
+        BlockingIOError: If a run is going on there.
+        OSError: If it cannot be written.
+    """
+    if config.dry_run or not is_main_process():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(sole_writer(config.output_dir))
+        except BlockingIOError as error:
+            raise BlockingIOError(f"output_dir={config.output_dir!r}: a run is going on there. {error}") from error
+        except OSError as error:
+            raise _not_writable(config, error) from error
+        yield
+
+
+def _not_writable(config: RunConfig, error: OSError) -> OSError:
+    return OSError(f"output_dir={config.output_dir!r} cannot be written ({error}). Choose another one.")
 
 
 def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> None:
@@ -72,7 +99,7 @@ def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> 
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as probe:
             (Path(probe) / "probe").write_text("x", encoding="utf-8")
     except OSError as error:
-        raise OSError(f"output_dir={config.output_dir!r} cannot be written ({error}). Choose another one.") from error
+        raise _not_writable(config, error) from error
 
 
 def environment(config: RunConfig) -> dict[str, Any]:
@@ -109,7 +136,7 @@ def _commit() -> str | None:
 
 def save_run(config: RunConfig, model: RocModel, processor: RocProcessor) -> None:
     """Write the run's folder as of the best epoch so far: all of it, or nothing."""
-    with replace_folder(config.output_dir) as folder:
+    with swap_folder(config.output_dir) as folder:
         save_model(model, folder, merge_adapter=config.merge_adapter)
         processor.save_pretrained(folder)
         # the run as such: whether it replaced something, or was interrupted, is not part of it

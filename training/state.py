@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from roc.messages_roc import shorten
 from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory
 from roc.samples.grouping import GroupedSamples
@@ -51,6 +52,32 @@ class Progress:
     num_samples: int = 0  # how many the running epoch has seen
     epoch_started: float = 0.0  # `seconds` when the running epoch began
     seconds: float = 0.0  # how long the run has been computing, all its parts together
+
+    @classmethod
+    def from_record(cls, record: Any) -> Progress:
+        """Read what `dataclasses.asdict` made of a progress.
+
+        Raises:
+            ValueError: If a value is missing, unknown, of another type or not possible.
+        """
+        known = {own.name: type(getattr(cls(), own.name)) for own in dataclasses.fields(cls)}
+        if not isinstance(record, dict) or record.keys() != known.keys():
+            raise ValueError(f"the progress has not the keys {list(known)}")
+        for name, kind in known.items():
+            if not (_is_number(record[name], kind) if kind in (int, float) else isinstance(record[name], kind)):
+                raise ValueError(f"{name}={shorten(repr(record[name]))} is not possible")
+        progress = cls(**record)
+        epochs, losses = progress.history, progress.losses
+        if not all(isinstance(epoch, dict) and _is_number(epoch.get("loss"), float) for epoch in epochs):
+            raise ValueError("the history is not one record with a loss for each epoch")
+        if not all(_is_number(loss, float) for loss in losses) or not len(losses) <= progress.step:
+            raise ValueError("the losses are not those of steps that were done")
+        scored = [number for number, epoch in enumerate(epochs, 1) if isinstance(epoch.get("val"), dict)]
+        if progress.best_epoch and (
+            progress.best_epoch not in scored or not _is_number(progress.best_val.get("micro_f1"), float)
+        ):
+            raise ValueError(f"best_epoch={progress.best_epoch} is none that was validated")
+        return progress
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Add the record of the running epoch; the next one begins."""
@@ -163,6 +190,12 @@ class RunState:
             return {"weights": {name: tensor.clone() for name, tensor in averages.items()}, "step": average.step}
 
 
+def _is_number(value: Any, kind: type) -> bool:
+    """Tell whether a value read from JSON is a number of a kind, float or int, and not below 0 or infinite."""
+    is_one = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    return is_one and 0 <= value < 2**63
+
+
 def _random_state(device: torch.device) -> dict[str, Any]:
     """Return the state of this process's random generators as plain numbers and tensors."""
     name, keys, *position = typing.cast(tuple[Any, ...], np.random.get_state())
@@ -225,7 +258,7 @@ def differences(saved: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]
     for name in sorted(saved["settings"].keys() | now["settings"].keys()):
         before, after = (described["settings"].get(name, "not known") for described in (saved, now))
         if before != after:
-            found.append(f"{name} was {before!r} and is {after!r}")
+            found.append(f"{name} was {shorten(repr(before))} and is {shorten(repr(after))}")
     changed = [name for name, digest in now["contents"].items() if saved["contents"].get(name) != digest]
     return found + [f"the {name} are other ones" for name in changed]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -10,6 +13,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.schema import Row
+from roc.support.locks import try_lock, unlock
 
 if TYPE_CHECKING:
     from roc.dataset_scripts.building.builder import RocDatasetBuilder
@@ -27,12 +31,22 @@ class CachedRows(datasets.GeneratorBasedBuilder):
 
     def build(self) -> datasets.DatasetDict:
         """Build the splits, or load them from the cache."""
+        self._remove_leftovers()
         try:
             self.download_and_prepare()
         except DatasetGenerationError as error:
             # The wrapper says only "An error occurred"; what happened is its cause.
             raise error.__cause__ or error from None
         return self.as_dataset()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed processes left half built, of other rows too; what is locked is being built now."""
+        for half_built in Path(self._output_dir).parent.glob("*.incomplete"):
+            lock = half_built.with_name(f"{half_built.stem}_builder.lock")  # the one that `datasets` takes
+            with suppress(OSError):  # nobody can tell
+                if lock.is_file() and (descriptor := try_lock(lock)) is not None:
+                    shutil.rmtree(half_built, ignore_errors=True)
+                    unlock(descriptor)
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(description=self._source.DESCRIPTION, features=FEATURES)

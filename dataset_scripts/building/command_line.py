@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from roc.dataset_scripts.building.builder import MissingImages, RocDatasetBuilder
 from roc.dataset_scripts.schema import SPLITS
+from roc.support.locks import scratch_folder
 from roc.support.programs import run_program
 
 PATHS = ("data_dir", "output_dir", "description")  # options that name a file or folder
@@ -38,7 +38,7 @@ def command_of(module: str, options: Mapping[str, Any]) -> str:
 def _build_and_export(builder_class: type[RocDatasetBuilder], **options: Any) -> dict[str, Any]:
     command, output_dir = command_of(builder_class.NAME, options), options.pop("output_dir")
     # The Parquet folder is what stays; the intermediate Arrow files go with the temporary folder.
-    with tempfile.TemporaryDirectory() as cache_dir:
+    with scratch_folder("build") as cache_dir:
         marker = builder_class(**options, cache_dir=cache_dir).export(output_dir, command=command)
     return {"output_dir": output_dir, "builder": builder_class.NAME, "splits": marker["splits"]}
 

@@ -1,10 +1,8 @@
-"""Reading raw files: lines with their numbers, plain pickles, pictures that must decode, checksums, token positions."""
+"""Reading raw files: lines with their numbers, pictures that must decode, checksums, token positions."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,21 +66,6 @@ def find_only_file(folder: Path, names: Sequence[str | Path], what: str) -> Path
     if len({sha256_of_file(path) for path in found}) > 1:
         raise ValueError(f"Several files that differ could be {what}: {', '.join(map(str, found))}. Keep one of them.")
     return found[0] if found else None
-
-
-def load_plain_pickle(path: Path) -> Any:
-    """Read what `torch.save` wrote, as plain data: a pickle from elsewhere may hold numbers and text, never code.
-
-    Raises:
-        ValueError: If it holds anything else, is cut short or is no such file; the message names the file.
-    """
-    import torch  # here: it takes seconds to import, and most sources need none of it
-
-    broken = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (*broken, struct.error) as error:
-        raise ValueError(f"{path} cannot be read as plain data: {repr(error)[:200]}") from error
 
 
 def sha256_of_file(path: Path) -> str:

@@ -8,7 +8,6 @@ configurations that are gone.
 from __future__ import annotations
 
 import os
-import tempfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +34,7 @@ from roc.dataset_scripts.exporting.variants import DEFAULT, VARIANTS, derive
 from roc.dataset_scripts.loading import BUILDERS, GENERATED_LICENSE, load_dataset_splits
 from roc.messages_roc import did_you_mean
 from roc.support.hub_upload import HubRepository, check_login, check_names, explained, hub_files, publish_folder
+from roc.support.locks import scratch_folder
 from roc.support.strangers import ask_stranger
 
 Configs = dict[str, Mapping[str, Dataset]]  # rows by configuration and split, `default` first
@@ -71,7 +71,7 @@ def publish_dataset(options: Namespace) -> dict[str, Any]:
     if not options.dry_run:
         check_login(api, options.repo_id)
         _check_visibility(api, options.repo_id, private=private)
-    with tempfile.TemporaryDirectory() as cache_dir:
+    with scratch_folder("build") as cache_dir:
         version, built = _build_folder(options, cache_dir)
         result = {
             "repo_id": options.repo_id,
@@ -151,7 +151,7 @@ def _check_visibility(api: HfApi, repo_id: str, *, private: bool) -> None:
         )
 
 
-def _build_folder(options: Namespace, cache_dir: str) -> tuple[str, Configs]:
+def _build_folder(options: Namespace, cache_dir: Path) -> tuple[str, Configs]:
     """Write the folder that is uploaded; returns the builder's version, and the rows, which `cache_dir` keeps."""
     configs, provenance, side_files = _read_source(options, cache_dir)
     splits = configs.pop(DEFAULT)
@@ -167,7 +167,7 @@ def _build_folder(options: Namespace, cache_dir: str) -> tuple[str, Configs]:
     return provenance.builder_version, {DEFAULT: splits, **configs}
 
 
-def _read_source(options: Namespace, cache_dir: str) -> tuple[Configs, Provenance, dict[str, str]]:
+def _read_source(options: Namespace, cache_dir: Path) -> tuple[Configs, Provenance, dict[str, str]]:
     """Build the rows from raw files, or load those of a written folder.
 
     Returns:

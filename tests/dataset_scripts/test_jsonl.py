@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.features import FEATURES
 from roc.dataset_scripts.jsonl import JsonlBuilder, parse_line
 from roc.dataset_scripts.loading import load_dataset_splits
+from roc.support.locks import try_lock, unlock
 
 TEXT = "Zoë 🙂 leads Acme"
 ROW = {
@@ -244,6 +246,35 @@ def test_a_changed_line_is_not_served_from_the_cache(raw: Path) -> None:
     assert len(load(raw)["train"]) == 3
     write(raw / "train.jsonl", [ROW | {"relation": "founded"}])
     assert load(raw)["train"]["relation"][:] == ["founded"]
+
+
+def test_what_killed_builds_left_is_removed_and_what_is_being_built_stays(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(raw)
+    [info] = (raw.parent / "cache").rglob("dataset_info.json")
+    cache, temporary, out = info.parents[1], raw.parent / "temporary", raw.parent / "out"
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    for place, folder, lock in (
+        (cache, "{}.incomplete", "{}_builder.lock"),
+        (temporary, "roc-build-{}", ".roc-build-{}.lock"),
+        (out.parent, ".out.{}.tmp", ".out.lock"),
+    ):
+        for name in ("0" * 32, "1" * 32):
+            (place / folder.format(name)).mkdir(parents=True)
+            (place / folder.format(name) / "half").touch()
+            (place / lock.format(name)).touch()
+    in_use = [cache / f"{'1' * 32}_builder.lock", temporary / f".roc-build-{'1' * 32}.lock"]
+    locks = [try_lock(lock) for lock in in_use]
+    write(raw / "train.jsonl", [ROW])
+    load(raw)
+    assert main(JsonlBuilder, ["--data_dir", str(raw), "--output_dir", str(out)]) == 0
+    assert [path.name for path in cache.glob("*.incomplete")] == [f"{'1' * 32}.incomplete"]
+    assert sorted(path.name for path in temporary.iterdir()) == [in_use[1].name, f"roc-build-{'1' * 32}"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["cache", "out", "raw", "temporary"]
+    for lock in locks:
+        assert lock is not None
+        unlock(lock)
 
 
 def test_the_command_line_writes_a_folder_that_loads(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
 import os
-import pickle
 import random
 import shutil
 import signal
@@ -25,9 +25,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_processor
-from tiny_runs import arguments, error_of, history, line, main, write_lines
+from tiny_runs import arguments, error_of, everything_under, history, line, main, write_lines
 from tiny_samples import training_run
 from torch import Tensor
 
@@ -40,6 +40,7 @@ from roc.training.checkpoints import Checkpoint, checkpoint_folder, find_checkpo
 from roc.training.learner import Learner
 from roc.training.loop import Validator
 from roc.training.processes import memory_errors_explained
+from roc.training.run_folder import own_output_dir
 from roc.training.settings import RunConfig
 from roc.training.state import MAY_CHANGE
 
@@ -310,21 +311,135 @@ def rewrite(path: Path, name: str, content: bytes) -> None:
     (path / "checksums.json").write_text(json.dumps(checksums), encoding="utf-8")
 
 
-def test_a_checkpoint_runs_no_code(typed: Path, copied: RunConfig) -> None:
-    class Evil:
-        def __reduce__(self) -> Any:
-            return os.system, ("exit 1",)
+DEEP = b'{"a":' * 100_000
+ODD_CONTENTS = {
+    "nothing": b"",
+    "a list": b"[]",
+    "a number": b"7",
+    "null": b"null",
+    "no keys": b"{}",
+    "not UTF-8": b"\xff\xfe{}",
+    "binary": bytes(range(256)),
+    "cut short": b'{"format": 3, "run": {',
+    "a huge number": b'{"format": ' + b"9" * 5_000 + b"}",
+    "deep": DEEP,
+    "a deep list": b"[" * 100_000,
+    "not a number": b'{"format": NaN}',
+    "wrong types": b'{"format": 3, "run": [1], "progress": "far"}',
+    "a path elsewhere": b'{"../../model/config.json": 1, "/dev/zero": 2}',
+    "numbers for names": b'{"run.json": "7", "state.pt": null, "model.safetensors": [1]}',
+}
 
-    torch.save({"optimizer": Evil()}, newest(copied).parent / "evil")
-    rewrite(newest(copied), "state.pt", (newest(copied).parent / "evil").read_bytes())
-    with pytest.raises(pickle.UnpicklingError):
-        main(arguments(typed, Path(copied.output_dir), "--resume", "auto", checkpoint_steps=1))
+
+def progress_with(copied: RunConfig, **changes: Any) -> bytes:
+    content = json.loads((newest(copied) / "run.json").read_text(encoding="utf-8"))
+    return json.dumps(content | {"progress": content["progress"] | changes}).encode()
 
 
-def test_without_checkpoints_or_in_a_dry_run_there_is_nothing_to_go_on_from(copied: RunConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["run.json", "checksums.json"])
+def test_odd_json_in_a_checkpoint_is_a_damaged_one(name: str, copied: RunConfig, caplog: Any) -> None:
+    original = (newest(copied) / name).read_bytes()
+    for what, content in ODD_CONTENTS.items():
+        for with_its_checksum in (False, True)[: 2 if name == "run.json" else 1]:
+            if with_its_checksum:
+                rewrite(newest(copied), name, content)
+            else:
+                (newest(copied) / name).write_bytes(content)
+            caplog.clear()
+            found = find_checkpoint(copied)
+            assert found is not None, what
+            assert found.progress.step == 4, what
+            [warning] = caplog.messages
+            assert newest(copied).name in warning, what
+            assert len(warning) < 1_000, what
+        if name == "run.json":
+            rewrite(newest(copied), name, original)
+        (newest(copied) / name).write_bytes(original)
+    whole = find_checkpoint(copied)
+    assert whole is not None
+    assert whole.progress.step == 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": -1},
+        {"step": 1.5},
+        {"step": True},
+        {"step": 10**30},
+        {"step": "5"},
+        {"seconds": None},
+        {"history": {}},
+        {"history": [1]},
+        {"history": [{}]},
+        {"best_epoch": 9},
+        {"best_val": {}},
+        {"best_val": {"micro_f1": "high"}},
+        {"losses": [None]},
+        {"losses": [0.5] * 99},
+        {"unknown": 1},
+    ],
+    ids=lambda changes: str(changes)[:30],
+)
+def test_a_progress_that_cannot_be_is_a_damaged_checkpoint(changes: dict[str, Any], copied: RunConfig) -> None:
+    rewrite(newest(copied), "run.json", progress_with(copied, **changes))
+    with pytest.raises(ValueError, match=f"{newest(copied).name} is no whole checkpoint"):
+        Checkpoint.read(newest(copied))
+
+
+class Evil:
+    """A pickle that would run a command."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("exit 1",)
+
+
+@pytest.mark.parametrize(
+    "content", [{"optimizer": Evil()}, [1, 2], {"optimizer": {}}, None], ids=["code", "list", "half", "null"]
+)
+def test_a_state_of_anything_else_is_a_damaged_checkpoint_and_runs_no_code(
+    content: Any, copied: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(content, newest(copied).parent / "state")
+    rewrite(newest(copied), "state.pt", (newest(copied).parent / "state").read_bytes())
+    found = find_checkpoint(copied)
+    assert found is not None
+    assert found.progress.step == 4
+    assert "state.pt" in caplog.text
+    assert not [advice for advice in ("weights_only", "trust") if advice in caplog.text]
+
+
+@pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
+def test_other_weights_and_states_than_the_runs_are_refused(
+    name: str, typed: Path, copied: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name == "state.pt":
+        state = torch.load(newest(copied) / name, weights_only=True)
+        torch.save(state | {"optimizer": {"state": [], "param_groups": 3}}, newest(copied).parent / name)
+    else:
+        save_file({"a": torch.zeros(2)}, newest(copied).parent / name)
+    rewrite(newest(copied), name, (newest(copied).parent / name).read_bytes())
+    assert main(arguments(typed, Path(copied.output_dir), "--resume", "auto", checkpoint_steps=1)) == 1
+    assert f"{newest(copied)} holds other weights or states than this run's" in error_of(capsys)
+
+
+def test_without_checkpoints_there_is_nothing_to_go_on_from(copied: RunConfig, tmp_path: Path) -> None:
     assert find_checkpoint(RunConfig(output_dir=str(tmp_path / "new"), resume="auto")) is None
     assert find_checkpoint(RunConfig(output_dir=copied.output_dir)) is None
-    assert find_checkpoint(RunConfig(output_dir=copied.output_dir, resume="auto", dry_run=True)) is None
+
+
+@pytest.mark.parametrize("more", [[], ["--dry_run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize("name", ["nowhere", "run/model", "run/model.checkpoints", "run/model.checkpoints/newest"])
+def test_a_checkpoint_that_is_not_there_is_told_before_anything_else(
+    name: str, more: list[str], copied: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = str(tmp_path / name)
+    assert main(["--resume", given, "--output_dir", str(tmp_path / "new"), *more]) == 1
+    error = error_of(capsys)
+    assert f"resume={given!r} is" in error
+    assert "'auto'" in error
+    assert ("--start_from" in error) == (name == "run/model")
+    assert (str(newest(copied)) in error) == (name == "run/model.checkpoints")
 
 
 # --- which run goes on -------------------------------------------------------------------------------------------
@@ -392,6 +507,42 @@ def test_what_a_killed_process_left_half_written_is_removed(typed: Path, copied:
     assert all(path.exists() for path in neighbours)
 
 
+# --- two runs in one folder --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--resume", "auto"]], ids=str)
+def test_a_second_run_in_the_folder_is_told_at_once(
+    more: list[str], typed: Path, copied: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, tried = Path(copied.output_dir), []
+
+    def try_another(learner: Learner, batches: list[Any]) -> float:
+        if not tried:
+            before = everything_under(folder.parent)
+            tried.append(main(arguments(typed, folder, *more), step=lambda *given: pytest.fail("a step was made")))
+            tried.append(roc.train.main(["--output_dir", f"{folder}/../model", "--resume", "nowhere"]))
+            assert everything_under(folder.parent) == before
+        return learner.step(batches)
+
+    given = arguments(typed, folder, "--resume", "auto", checkpoint_steps=1)
+    assert main(given, step=try_another) == 0
+    assert tried == [1, 1]
+    error = capsys.readouterr().err
+    assert error.count(f"a run is going on there. {folder} is being written by another process") == 2
+    assert f"process {os.getpid()} on " in error
+    assert {path.name for path in folder.parent.iterdir()} == {"model"}, "the lock was left behind"
+
+
+def test_other_processes_of_a_run_and_dry_runs_take_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig(output_dir=str(tmp_path / "model"))
+    with own_output_dir(config):
+        with own_output_dir(dataclasses.replace(config, dry_run=True)):
+            pass
+        monkeypatch.setenv("RANK", "1")
+        with own_output_dir(config):
+            pass
+
+
 # --- SIGTERM -----------------------------------------------------------------------------------------------------
 
 
@@ -438,7 +589,7 @@ def test_a_disk_that_is_too_full_is_found_before_the_first_step(
     usage = shutil.disk_usage(tmp_path)._replace(free=200_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert main(arguments(typed, tmp_path / "model"), step=lambda *given: pytest.fail("a step was made")) == 1
-    assert "and there are 0.00 GB in" in error_of(capsys)
+    assert "and there are 200kB in" in error_of(capsys)
     assert list(tmp_path.iterdir()) == []
 
 
