@@ -26,6 +26,13 @@ from roc.processing_roc import RocProcessor
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--fuzz N`, which `test_fuzzing.py` describes."""
+    parser.addoption(
+        "--fuzz", type=int, default=0, metavar="N", help="try N random inputs of each kind in test_fuzzing.py"
+    )
+
+
 @pytest.fixture(scope="session")
 def roc_data() -> Path:
     """The folder with real development data; the test is skipped where there is none."""
