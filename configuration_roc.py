@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_fields_roc import ModelSettings, Number, setting
-from .messages_roc import did_you_mean, quote
+from .messages_roc import did_you_mean, on_one_line, quote
 from .relations_roc import normalise_relations
 
 # What Transformers' `pipeline` reads: which file of a model's folder has the pipeline.
@@ -85,6 +85,19 @@ class RocConfig(PretrainedConfig, ModelSettings):
         kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
         super().__post_init__(**kwargs)
         self.validate_architecture()  # here too: @strict would wrap the ValueError in a class of its own
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
+        """Build a configuration from what a `config.json` holds, as `PretrainedConfig.from_dict` does.
+
+        Raises:
+            ValueError: If it is malformed; the message is one short line.
+        """
+        try:
+            return super().from_dict(config_dict, **options)
+        except Exception as error:  # Transformers and its checks raise many kinds
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"This configuration is not that of a ROC model: {kind}{on_one_line(error)}") from error
 
     @property
     def hidden_size(self) -> int:

@@ -14,7 +14,7 @@ from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 from transformers.utils import cached_file
 
 from .loss_roc import NO_LABEL
-from .messages_roc import parse_json, quote, shorten
+from .messages_roc import on_one_line, parse_json, quote, shorten
 from .processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words
 from .processing_images_roc import open_image
 from .processing_marking_roc import MARKERS, NO_SPAN, Sample, encode_marked
@@ -98,7 +98,13 @@ class RocProcessor(ProcessorMixin):
             raise ValueError(
                 f"{pretrained_model_name_or_path} names an audio tokenizer, which a RocProcessor never has."
             )
-        return super().from_pretrained(pretrained_model_name_or_path, **options, trust_remote_code=False)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **options, trust_remote_code=False)
+        except (OSError, ImportError):
+            raise
+        except Exception as error:  # Transformers and tokenizers raise many kinds about malformed files
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"{pretrained_model_name_or_path}: {kind}{on_one_line(error)}") from error
 
     def _check_settings(self) -> None:
         if self.markers not in ("entities", "pair"):

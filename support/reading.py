@@ -30,7 +30,7 @@ class _PlainLoader(yaml.SafeLoader):
         event: Any = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise _at(event, f"{quote(event.anchor)} is an anchor or alias (& or *). Write out what it stands for.")
-        if getattr(event, "tag", None) not in (None, "!", STRING_TAG):
+        if getattr(event, "tag", None) not in (None, STRING_TAG):
             raise _at(event, f"the tag {quote(event.tag)} is not allowed. Leave it out.")
         if self._depth == MAX_DEPTH:
             raise _at(event, f"it is nested more than {MAX_DEPTH} levels deep.")
