@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 MAX_DEPTH = 50  # of lists and mappings in a file; a row, a post or a relation has four levels
+TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep."
 MAX_DIGITS = 18  # of a whole number in a file; those with more fit into no tensor
 
 
@@ -46,9 +46,9 @@ def parse_json(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from error
     except RecursionError:
-        value = _TOO_DEEP
+        raise ValueError(TOO_DEEP) from None
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
-        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep.")
+        raise ValueError(TOO_DEEP)
     return value
 
 
@@ -68,7 +68,7 @@ def _beginning(value: Any, room: int) -> str:
 
 
 def _beginning_of_items(values: Any, room: int) -> str:
-    opening, closing = {list: "[]", tuple: "()"}.get(type(values), "{}")
+    opening, closing = "[]" if isinstance(values, list) else "()" if isinstance(values, tuple) else "{}"
     text = opening
     for item in values.items() if isinstance(values, dict) else values:
         if len(text) > room:
@@ -111,7 +111,6 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no number of JSON.")
 
 
-_TOO_DEEP: Any = functools.reduce(lambda inner, _: [inner], range(MAX_DEPTH), [])
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_without_duplicates,
     parse_int=_whole_number,

@@ -163,20 +163,21 @@ def check_adapter(path: Any, options: Mapping[str, Any]) -> None:
         return
     if not is_peft_available():
         raise ImportError(f"{adapted} has an adapter. Type `pip install peft`.")
-    _check_adapter_settings(adapted, file)
-    if str(adapted) != str(path) or not Path(adapted, where.get("subfolder") or "", CONFIG_NAME).is_file():
+    settings = _adapter_settings(adapted, file)
+    has_model = Path(adapted, where.get("subfolder") or "", CONFIG_NAME).is_file()
+    if str(adapted) != str(path) or not (has_model or settings.get("base_model_name_or_path") == str(adapted)):
         raise ValueError(
-            f"{adapted} holds an adapter, whose model would be taken from wherever the adapter says. Name a folder of "
-            "this machine that has both."
+            f"{adapted} holds an adapter, whose model would be taken from wherever the adapter says. Name a folder "
+            "that has both, or a repository whose adapter names that repository."
         )
     cached_file(adapted, "adapter_model.safetensors", **where)  # raises where there is none
 
 
-def _check_adapter_settings(path: Any, file: str) -> None:
-    """Refuse adapters but LoRA, and settings of PEFT's that ROC never makes: some import modules or load other models.
+def _adapter_settings(path: Any, file: str) -> dict[str, Any]:
+    """Read an adapter's settings; refuse those that ROC never makes: some import modules or load other models.
 
     Raises:
-        ValueError: If a setting has neither its default nor is one of `ADAPTER_SETTINGS`.
+        ValueError: If it is not of the kind LoRA, or a setting is neither PEFT's default nor in `ADAPTER_SETTINGS`.
     """
     from peft import LoraConfig
 
@@ -192,6 +193,7 @@ def _check_adapter_settings(path: Any, file: str) -> None:
                 f"{path} has an adapter with the setting {quote(name)}: {quote(value)}. ROC's adapters have no such "
                 "setting, and it is not loaded."
             )
+    return settings
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

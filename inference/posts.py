@@ -46,7 +46,9 @@ def load_model(name: str, *, entity_typer: str | None = None) -> tuple[RocModel,
     model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     if not isinstance(model, RocModel):
         raise ValueError(f"{name!r} is a {type(model).__name__}, not a ROC model.")
-    chosen = {} if entity_typer is None else {"entity_typer": None if entity_typer == "null" else entity_typer}
+    chosen: dict[str, Any] = (
+        {} if entity_typer is None else {"entity_typer": None if entity_typer == "null" else entity_typer}
+    )
     processor = RocProcessor.from_pretrained(name, **chosen)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return model.eval().to(accelerator or "cpu"), processor

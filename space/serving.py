@@ -98,8 +98,8 @@ class RefusingMiddleware:
             raise Refused(404, f"fn_index={quote(number)} is no function of this page.")
         if not isinstance(data, list) or len(data) != self.num_inputs[number]:
             raise Refused(422, f"data is a list of {self.num_inputs[number]} values for fn_index={number}.")
-        if event is not None and (not isinstance(event, dict) or len(json.dumps(event)) > MAX_EVENT_CHARACTERS):
-            raise Refused(422, f"event_data is a small object; given {quote(event)}.")
+        if len(json.dumps(event)) > MAX_EVENT_CHARACTERS:
+            raise Refused(422, f"event_data has at most {MAX_EVENT_CHARACTERS:,} characters; given {quote(event)}.")
         if question.get("trigger_id") is not None and type(question["trigger_id"]) is not int:
             raise Refused(422, f"trigger_id is a whole number; given {quote(question['trigger_id'])}.")
         session = question.get("session_hash")
