@@ -20,6 +20,8 @@ CUSTOM_PIPELINES = {
 }
 
 
+# Settings of Transformers' configurations and processors that name a repository or folder to load more from.
+PLACES = ("backbone", "repo_path", "audio_tokenizer", "audio_tokenizer_name_or_path")
 # The parts of a model that `RocConfig.encoder_sources` may name.
 ENCODERS = ("text_model", "vision_model", "relation_model")
 
@@ -93,6 +95,7 @@ class RocConfig(PretrainedConfig, ModelSettings):
         Raises:
             ValueError: If it is malformed; the message is one short line.
         """
+        refuse_places(config_dict)
         try:
             return super().from_dict(config_dict, **options)
         except Exception as error:  # Transformers and its checks raise many kinds
@@ -170,6 +173,14 @@ class RocConfig(PretrainedConfig, ModelSettings):
         for key in unknown:
             if key not in fields and (hint := did_you_mean(key, fields)):
                 raise ValueError(f"RocConfig has no field {quote(key)}.{hint}")
+
+
+def refuse_places(settings: Any) -> None:
+    """Raise a ValueError where settings, or some in them, have Transformers load something from another place."""
+    for name, value in settings.items() if isinstance(settings, Mapping) else ():
+        if name in PLACES and isinstance(value, (str, Mapping)):
+            raise ValueError(f"The setting {quote({name: value})} would be loaded from elsewhere. Take it out.")
+        refuse_places(value)
 
 
 def refuse_kernels(config: PretrainedConfig) -> None:

@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 MAX_DEPTH = 50  # of lists and mappings in a file; a row, a post or a relation has four levels
@@ -50,6 +51,17 @@ def parse_json(text: str) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise ValueError(TOO_DEEP)
     return value
+
+
+def read_settings(file: str) -> dict[str, Any]:
+    """Read a JSON file of settings as `parse_json` does; the message of its `ValueError` names the file."""
+    try:
+        settings = parse_json(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {on_one_line(error)}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file}: it holds a mapping of settings; given {quote(settings)}.")
+    return settings
 
 
 def _beginning(value: Any, room: int) -> str:

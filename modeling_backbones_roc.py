@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, is_peft_available, logging
 
-from .configuration_roc import refuse_kernels
-from .messages_roc import parse_json, quote
+from .configuration_roc import refuse_kernels, refuse_places
+from .messages_roc import quote, read_settings
 
 logger = logging.get_logger(__name__)
 
@@ -64,6 +64,8 @@ def load_backbone(name: str, *, use_safetensors: bool | None = None, **overrides
         **overrides: Configuration values to change.
     """
     check_adapter(name, {})
+    if file := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
+        refuse_places(read_settings(file))
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **overrides)
     refuse_kernels(config)
     config = getattr(config, "vision_config", config)
@@ -181,8 +183,8 @@ def _adapter_settings(path: Any, file: str) -> dict[str, Any]:
     """
     from peft import LoraConfig
 
-    settings = parse_json(Path(file).read_text(encoding="utf-8"))
-    kind = settings.get("peft_type") if isinstance(settings, dict) else None
+    settings = read_settings(file)
+    kind = settings.get("peft_type")
     if kind != "LORA":
         raise ValueError(f"{path} has an adapter of the kind {quote(kind)}; ROC's are of the kind 'LORA'.")
     usual = LoraConfig().to_dict()

@@ -12,12 +12,12 @@ from transformers import AutoModel
 from transformers.utils import CONFIG_NAME, cached_file
 
 import roc.register  # noqa: F401  (AutoModel knows ROC)
+from roc.messages_roc import quote, read_settings
 from roc.modeling_backbones_roc import check_adapter
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import Post, rank_posts, span_of_name
 from roc.processing_entities_roc import check_pairs
 from roc.processing_roc import RocProcessor
-from roc.support.reading import read_json
 
 SPAN = re.compile(r"(\d+):(\d+)")
 BOX_PREFIX = "box:"
@@ -40,8 +40,10 @@ def load_model(name: str, *, entity_typer: str | None = None) -> tuple[RocModel,
     """
     if not Path(name).is_dir() and name.count("/") != 1:
         raise FileNotFoundError(f"There is no model folder {name!r} (and a Hub id has the form USER/NAME).")
-    if config := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
-        read_json(config)  # Transformers would take the last of two values of one key
+    if file := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
+        kind = read_settings(file).get("model_type")
+        if kind != "roc":
+            raise ValueError(f"{name!r} is a model of the type {quote(kind)}, not a ROC model.")
     check_adapter(name, {})
     model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     if not isinstance(model, RocModel):
