@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_fields_roc import ModelSettings, Number, setting
-from .messages_roc import did_you_mean, quote
+from .messages_roc import did_you_mean, on_one_line, quote
 from .relations_roc import normalise_relations
 
 # What Transformers' `pipeline` reads: which file of a model's folder has the pipeline.
@@ -20,6 +20,8 @@ CUSTOM_PIPELINES = {
 }
 
 
+# Settings of Transformers' configurations and processors that name a repository or folder to load more from.
+PLACES = ("backbone", "repo_path", "audio_tokenizer", "audio_tokenizer_name_or_path")
 # The parts of a model that `RocConfig.encoder_sources` may name.
 ENCODERS = ("text_model", "vision_model", "relation_model")
 
@@ -85,6 +87,20 @@ class RocConfig(PretrainedConfig, ModelSettings):
         kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
         super().__post_init__(**kwargs)
         self.validate_architecture()  # here too: @strict would wrap the ValueError in a class of its own
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
+        """Build a configuration from what a `config.json` holds, as `PretrainedConfig.from_dict` does.
+
+        Raises:
+            ValueError: If it is malformed; the message is one short line.
+        """
+        refuse_places(config_dict)
+        try:
+            return super().from_dict(config_dict, **options)
+        except Exception as error:  # Transformers and its checks raise many kinds
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"This configuration is not that of a ROC model: {kind}{on_one_line(error)}") from error
 
     @property
     def hidden_size(self) -> int:
@@ -157,6 +173,14 @@ class RocConfig(PretrainedConfig, ModelSettings):
         for key in unknown:
             if key not in fields and (hint := did_you_mean(key, fields)):
                 raise ValueError(f"RocConfig has no field {quote(key)}.{hint}")
+
+
+def refuse_places(settings: Any) -> None:
+    """Raise a ValueError where settings, or some in them, have Transformers load something from another place."""
+    for name, value in settings.items() if isinstance(settings, Mapping) else ():
+        if name in PLACES and isinstance(value, (str, Mapping)):
+            raise ValueError(f"The setting {quote({name: value})} would be loaded from elsewhere. Take it out.")
+        refuse_places(value)
 
 
 def refuse_kernels(config: PretrainedConfig) -> None:

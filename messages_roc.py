@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 MAX_DEPTH = 50  # of lists and mappings in a file; a row, a post or a relation has four levels
+TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep."
 MAX_DIGITS = 18  # of a whole number in a file; those with more fit into no tensor
 
 
@@ -46,10 +47,21 @@ def parse_json(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from error
     except RecursionError:
-        value = _TOO_DEEP
+        raise ValueError(TOO_DEEP) from None
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
-        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep.")
+        raise ValueError(TOO_DEEP)
     return value
+
+
+def read_settings(file: str) -> dict[str, Any]:
+    """Read a JSON file of settings as `parse_json` does; the message of its `ValueError` names the file."""
+    try:
+        settings = parse_json(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {on_one_line(error)}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file}: it holds a mapping of settings; given {quote(settings)}.")
+    return settings
 
 
 def _beginning(value: Any, room: int) -> str:
@@ -68,7 +80,7 @@ def _beginning(value: Any, room: int) -> str:
 
 
 def _beginning_of_items(values: Any, room: int) -> str:
-    opening, closing = {list: "[]", tuple: "()"}.get(type(values), "{}")
+    opening, closing = "[]" if isinstance(values, list) else "()" if isinstance(values, tuple) else "{}"
     text = opening
     for item in values.items() if isinstance(values, dict) else values:
         if len(text) > room:
@@ -111,7 +123,6 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no number of JSON.")
 
 
-_TOO_DEEP: Any = functools.reduce(lambda inner, _: [inner], range(MAX_DEPTH), [])
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_without_duplicates,
     parse_int=_whole_number,

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, is_peft_available, logging
 
-from .configuration_roc import refuse_kernels
-from .messages_roc import parse_json, quote
+from .configuration_roc import refuse_kernels, refuse_places
+from .messages_roc import quote, read_settings
 
 logger = logging.get_logger(__name__)
 
@@ -68,6 +68,8 @@ def load_backbone(name: str, *, use_safetensors: bool | None = None, **overrides
         **overrides: Configuration values to change.
     """
     check_adapter(name, {})
+    if file := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
+        refuse_places(read_settings(file))
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **overrides)
     refuse_kernels(config)
     config = getattr(config, "vision_config", config)
@@ -170,25 +172,26 @@ def check_adapter(path: Any, options: Mapping[str, Any]) -> None:
         return
     if not is_peft_available():
         raise ImportError(f"{adapted} has an adapter. Type `pip install peft`.")
-    _check_adapter_settings(adapted, file)
-    if str(adapted) != str(path) or not Path(adapted, where.get("subfolder") or "", CONFIG_NAME).is_file():
+    settings = _adapter_settings(adapted, file)
+    has_model = Path(adapted, where.get("subfolder") or "", CONFIG_NAME).is_file()
+    if str(adapted) != str(path) or not (has_model or settings.get("base_model_name_or_path") == str(adapted)):
         raise ValueError(
-            f"{adapted} holds an adapter, whose model would be taken from wherever the adapter says. Name a folder of "
-            "this machine that has both."
+            f"{adapted} holds an adapter, whose model would be taken from wherever the adapter says. Name a folder "
+            "that has both, or a repository whose adapter names that repository."
         )
     cached_file(adapted, "adapter_model.safetensors", **where)  # raises where there is none
 
 
-def _check_adapter_settings(path: Any, file: str) -> None:
-    """Refuse adapters but LoRA, and settings of PEFT's that ROC never makes: some import modules or load other models.
+def _adapter_settings(path: Any, file: str) -> dict[str, Any]:
+    """Read an adapter's settings; refuse those that ROC never makes: some import modules or load other models.
 
     Raises:
-        ValueError: If a setting has neither its default nor is one of `ADAPTER_SETTINGS`.
+        ValueError: If it is not of the kind LoRA, or a setting is neither PEFT's default nor in `ADAPTER_SETTINGS`.
     """
     from peft import LoraConfig
 
-    settings = parse_json(Path(file).read_text(encoding="utf-8"))
-    kind = settings.get("peft_type") if isinstance(settings, dict) else None
+    settings = read_settings(file)
+    kind = settings.get("peft_type")
     if kind != "LORA":
         raise ValueError(f"{path} has an adapter of the kind {quote(kind)}; ROC's are of the kind 'LORA'.")
     usual = LoraConfig().to_dict()
@@ -199,6 +202,7 @@ def _check_adapter_settings(path: Any, file: str) -> None:
                 f"{path} has an adapter with the setting {quote(name)}: {quote(value)}. ROC's adapters have no such "
                 "setting, and it is not loaded."
             )
+    return settings
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

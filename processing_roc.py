@@ -6,7 +6,6 @@ import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +13,16 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 from transformers.utils import cached_file
 
+from .configuration_roc import refuse_places
 from .loss_roc import NO_LABEL
-from .messages_roc import parse_json, quote, shorten
+from .messages_roc import on_one_line, quote, read_settings, shorten
 from .processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words
 from .processing_images_roc import open_image
 from .processing_marking_roc import MARKERS, NO_SPAN, Sample, encode_marked, encode_texts
 from .processing_typing_roc import ENTITY_TYPES, Span, check_stored_typer, load_entity_typer, type_id, word_of_type
+
+# What Transformers reads of a processor's folder, besides its tokenizer's files.
+SETTINGS_FILES = ("processor_config.json", "preprocessor_config.json", "audio_tokenizer_config.json")
 
 
 class RocProcessor(ProcessorMixin):
@@ -94,15 +97,16 @@ class RocProcessor(ProcessorMixin):
             ValueError: If the folder names such a typer, or a part that a `RocProcessor` does not have, or its
                 `processor_config.json` is no JSON object.
         """
-        settings = _stored(pretrained_model_name_or_path, "processor_config.json", options) or {}
+        settings, *_ = (_stored(pretrained_model_name_or_path, name, options) for name in SETTINGS_FILES)
         if "entity_typer" not in options:
             check_stored_typer(settings.get("entity_typer"), str(pretrained_model_name_or_path))
-        apart = _stored(pretrained_model_name_or_path, "audio_tokenizer_config.json", options)
-        if apart is not None or "audio_tokenizer" in settings:  # Transformers would load it from where it says
-            raise ValueError(
-                f"{pretrained_model_name_or_path} names an audio tokenizer, which a RocProcessor never has."
-            )
-        return super().from_pretrained(pretrained_model_name_or_path, **options, trust_remote_code=False)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **options, trust_remote_code=False)
+        except (OSError, ImportError):
+            raise
+        except Exception as error:  # Transformers and tokenizers raise many kinds about malformed files
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"{pretrained_model_name_or_path}: {kind}{on_one_line(error)}") from error
 
     def _check_settings(self) -> None:
         if self.markers not in ("entities", "pair"):
@@ -438,19 +442,13 @@ def _mask(rows: Sequence[Sequence[Any]]) -> Tensor:
     return _padded([[1] * len(row) for row in rows], 0)
 
 
-def _stored(path: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Read a JSON file of a folder or Hub repository; None if there is none."""
+def _stored(path: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a JSON file of a folder or Hub repository; empty if there is none. It may name no place to load from."""
     keys = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
     where = {key: options[key] for key in keys if options.get(key) is not None}
     file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **where)
-    if file is None:
-        return None
-    try:
-        settings = parse_json(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file}: it is a mapping of settings; given {quote(settings)}.")
+    settings = {} if file is None else read_settings(file)
+    refuse_places(settings)
     return settings
 
 

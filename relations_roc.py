@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .messages_roc import did_you_mean, shorten
+from .messages_roc import did_you_mean, quote, shorten
 from .processing_typing_roc import ENTITY_TYPES, word_of_type
 
 RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
@@ -27,17 +27,19 @@ def normalise_relations(
             or type is unknown; or `none_relation` is not among the names.
     """
     if not isinstance(relations, Sequence) or isinstance(relations, str):
-        raise ValueError(f"relations is a list of mappings with the keys {RELATION_KEYS}; given {relations!r}.")
+        raise ValueError(f"relations is a list of mappings with the keys {RELATION_KEYS}; given {quote(relations)}.")
     if none_relation is not None and not isinstance(none_relation, str):
-        raise ValueError(f"none_relation must be a name or null; given {none_relation!r}. In YAML, quote the name.")
+        given = quote(none_relation)
+        raise ValueError(f"none_relation must be a name or null; given {given}. In YAML, quote the name.")
     normalised = [_normalise_relation(relation, entity_types) for relation in relations]
     names = [relation["name"] for relation in normalised]
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
-        raise ValueError(f"Relation names must differ, but {repeated} appear more than once. Rename or merge them.")
+        given = quote(repeated)
+        raise ValueError(f"Relation names must differ, but {given} appear more than once. Rename or merge them.")
     if normalised and none_relation is not None and none_relation not in names:
         raise ValueError(
-            f"none_relation={none_relation!r} is not among the relations {shorten(str(names))}."
+            f"none_relation={quote(none_relation)} is not among the relations {shorten(str(names))}."
             f"{did_you_mean(none_relation, names)} Name one of them, or set none_relation to null."
         )
     return normalised
@@ -45,18 +47,18 @@ def normalise_relations(
 
 def _normalise_relation(relation: Mapping[str, Any], entity_types: Sequence[str]) -> dict[str, Any]:
     if not isinstance(relation, Mapping):
-        raise ValueError(f"A relation is a mapping with the keys {RELATION_KEYS}; given {relation!r}.")
+        raise ValueError(f"A relation is a mapping with the keys {RELATION_KEYS}; given {quote(relation)}.")
     for key in relation:
         if key not in RELATION_KEYS:
             raise ValueError(
-                f"Relation {relation.get('name')!r} has an unknown key {key!r}; allowed are {RELATION_KEYS}."
+                f"Relation {quote(relation.get('name'))} has an unknown key {quote(key)}; allowed are {RELATION_KEYS}."
                 + did_you_mean(key, RELATION_KEYS)
             )
     name = relation.get("name")
     if not isinstance(name, str) or not name.strip():
         raise ValueError(
-            f"A relation needs a non-empty name; given {name!r} in {shorten(repr(dict(relation)))}. In YAML, a "
-            "name that it takes for something else, such as no, null or 1, needs quotes."
+            f"A relation needs a non-empty name; given {quote(name)} in {quote(dict(relation))}. In YAML, a name that "
+            "it takes for something else, such as no, null or 1, needs quotes."
         )
     return {
         "name": name,
@@ -72,7 +74,7 @@ def _normalise_descriptions(name: str, descriptions: Any) -> list[str]:
     texts = descriptions if isinstance(descriptions, (list, tuple)) else []
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(
-            f"Relation {name!r} needs at least one description and no empty one; given {descriptions!r}. "
+            f"Relation {quote(name)} needs at least one description and no empty one; given {quote(descriptions)}. "
             "Write one sentence that says what holds between the head and the tail entity. "
             "In YAML, put a number or a single word in quotes."
         )
@@ -82,7 +84,7 @@ def _normalise_descriptions(name: str, descriptions: Any) -> list[str]:
 def _normalise_types(name: str, key: str, types: Any, entity_types: Sequence[str]) -> list[str]:
     types = [types] if isinstance(types, str) else types or []
     if not isinstance(types, (list, tuple)):
-        raise ValueError(f"Relation {name!r}: {key} is a list of entity types; given {types!r}.")
+        raise ValueError(f"Relation {quote(name)}: {key} is a list of entity types; given {quote(types)}.")
     words = [word_of_type(str(entity_type), entity_types) for entity_type in types]
     if None in words:
         unknown = str(types[words.index(None)])

@@ -13,7 +13,7 @@ from roc.dataset_scripts.fewrel import FewrelBuilder
 from roc.dataset_scripts.jsonl import JsonlBuilder
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.more import MoreBuilder
-from roc.messages_roc import did_you_mean
+from roc.messages_roc import did_you_mean, quote
 from roc.processing_typing_roc import EntityTyper
 
 if TYPE_CHECKING:
@@ -82,13 +82,15 @@ def load_dataset_splits(
 
 def _check_marker(marker: dict[str, Any], name: str, *, folder: Path, entity_typer: str | EntityTyper | None) -> None:
     if marker["builder"] != name:
-        raise ValueError(f"{folder} was written by the builder {marker['builder']!r}, not {name!r}. Ask for that name.")
+        raise ValueError(
+            f"{folder} was written by the builder {quote(marker['builder'])}, not {name!r}. Ask for that name."
+        )
     typer = entity_typer if entity_typer is None or isinstance(entity_typer, str) else entity_typer.name
     written = {marker["entity_typer"], marker["options"].get("entity_typer")}
     untyped = sum(counts["untyped_text_entities"] for counts in marker["splits"].values())
     if typer is not None and typer not in written and untyped:
         raise ValueError(
-            f"{folder} was written with entity_typer={marker['entity_typer']!r} and has {untyped} untyped text "
+            f"{folder} was written with entity_typer={quote(marker['entity_typer'])} and has {untyped} untyped text "
             f"entities, but entity_typer={typer!r} is asked for. Write it again with --entity_typer {typer}, or load "
             "the raw files."
         )

@@ -204,18 +204,20 @@ def box_of(instance: Instance, objects: Objects, where: str) -> Box:
     image, name = instance["img_id"], instance["t"]["name"]
     if image not in objects:
         raise ValueError(
-            f"{where}: the picture {image!r} has no objects in the ent_*_dict.pth of its split. Take the file of the "
-            "same split and release, or remove the line."
+            f"{where}: the picture {quote(image)} has no objects in the ent_*_dict.pth of its split. Take the file of "
+            "the same split and release, or remove the line."
         )
     boxes = objects[image]
     if len(boxes) > MAX_OBJECTS:
-        raise ValueError(f"{where}: the picture {image!r} has {len(boxes)} objects; MORE has at most {MAX_OBJECTS}.")
+        raise ValueError(
+            f"{where}: the picture {quote(image)} has {len(boxes)} objects; MORE has at most {MAX_OBJECTS}."
+        )
     if name not in boxes:
         raise ValueError(
-            f"{where}: 't': the picture {image!r} has no object {name!r}; it has {quote(list(boxes))}."
+            f"{where}: 't': the picture {quote(image)} has no object {name!r}; it has {quote(list(boxes))}."
             f"{did_you_mean(name, boxes)} Mend the line, or take the ent_*_dict.pth of the same release."
         )
-    return _numbers(boxes[name], f"{where}: the box of {name!r} in the picture {image!r}")
+    return _numbers(boxes[name], f"{where}: the box of {name!r} in the picture {quote(image)}")
 
 
 def to_xyxy(box: Sequence[float], where: str) -> Box:
@@ -255,8 +257,8 @@ def caption_of(instance: Instance, captions: Objects, where: str) -> str:
     caption = captions.get(image, {}).get(name)
     if not isinstance(caption, str) or not caption.strip():
         raise ValueError(
-            f"{where}: caption_dict.json has no caption for {name!r} in the picture {image!r}, but {caption!r}. "
-            "Complete the file, or leave out --captions."
+            f"{where}: caption_dict.json has no caption for {name!r} in the picture {quote(image)}, but "
+            f"{quote(caption)}. Complete the file, or leave out --captions."
         )
     return caption.strip()
 

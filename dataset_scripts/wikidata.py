@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from roc.dataset_scripts.fewrel import FILE_NAMES, read_relations
-from roc.messages_roc import did_you_mean
+from roc.messages_roc import did_you_mean, quote
 from roc.relations.files import write_relation_file
 from roc.support.programs import run_program
 from roc.support.reading import read_json
@@ -41,7 +41,7 @@ def relations_of_properties(properties: Any, ids: Iterable[str]) -> list[dict[st
         entry = properties.get(name) if isinstance(properties, dict) else None
         if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(text, str) for text in entry):
             hint = did_you_mean(name, properties) if isinstance(properties, dict) else ""
-            raise ValueError(f"The property {name!r} is not listed with a label and a description.{hint}")
+            raise ValueError(f"The property {quote(name)} is not listed with a label and a description.{hint}")
         descriptions = [f"{entry[0]}: {entry[1]}", entry[0]]
         relations.append({"name": name, "descriptions": descriptions, "provenance": PROVENANCE, "reviewed": False})
     return relations

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from transformers import AutoModel
+from transformers.utils import CONFIG_NAME, cached_file
 
 import roc.register  # noqa: F401  (AutoModel knows ROC)
+from roc.messages_roc import quote, read_settings
 from roc.modeling_backbones_roc import check_adapter
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import Post, rank_posts
@@ -39,11 +41,17 @@ def load_model(name: str, *, entity_typer: str | None = None) -> tuple[RocModel,
     """
     if not Path(name).is_dir() and name.count("/") != 1:
         raise FileNotFoundError(f"There is no model folder {name!r} (and a Hub id has the form USER/NAME).")
+    if file := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
+        kind = read_settings(file).get("model_type")
+        if kind != "roc":
+            raise ValueError(f"{name!r} is a model of the type {quote(kind)}, not a ROC model.")
     check_adapter(name, {})
     model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     if not isinstance(model, RocModel):
         raise ValueError(f"{name!r} is a {type(model).__name__}, not a ROC model.")
-    chosen = {} if entity_typer is None else {"entity_typer": None if entity_typer == "null" else entity_typer}
+    chosen: dict[str, Any] = (
+        {} if entity_typer is None else {"entity_typer": None if entity_typer == "null" else entity_typer}
+    )
     processor = RocProcessor.from_pretrained(name, **chosen)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return model.eval().to(accelerator or "cpu"), processor

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from roc.messages_roc import did_you_mean, shorten
+from roc.messages_roc import did_you_mean, quote, shorten
 from roc.processing_typing_roc import ENTITY_TYPES
 from roc.relations.drafts import start_drafts, to_be_reviewed, without_model_text
 from roc.relations.files import write_relation_file
@@ -103,7 +103,7 @@ def parse_answer(text: str, num_descriptions: int) -> dict[str, Any]:
         raise ValueError(f"`descriptions` holds {len(texts)} texts; write {num_descriptions} different ones")
     for text in texts:
         if not any(character.isalpha() for character in text):
-            raise ValueError(f"the description {text!r} says nothing")
+            raise ValueError(f"the description {quote(text)} says nothing")
         if len(text.split()) > MAX_WORDS or len(text) > MAX_CHARACTERS:
             raise ValueError(
                 f"a description has {len(text.split())} words and {len(text)} characters, at most {MAX_WORDS} words "

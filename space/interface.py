@@ -6,10 +6,14 @@ import base64
 import contextlib
 import functools
 import json
+import logging
 import os
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
@@ -31,6 +35,8 @@ from visitor import (
     suggest_entities,
     with_boxes,
 )
+
+logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = next((folder for folder in (HERE / "examples", HERE.parent / "examples") if folder.is_dir()), HERE)
@@ -60,9 +66,15 @@ def launch(app: gr.Blocks, **options: Any) -> Any:
         "ssr_mode": False,
         "max_file_size": "1b",
         "state_session_capacity": MAX_SESSIONS,
-        "app_kwargs": {"middleware": [Middleware(RefusingMiddleware)]},
+        "app_kwargs": {"middleware": [Middleware(RefusingMiddleware, num_inputs=_num_inputs(app))]},
     }
     return app.launch(**settings | options)
+
+
+def _num_inputs(app: gr.Blocks) -> dict[int, int]:
+    """Count the inputs of each function that the page's script may ask for: all but what follows its closing."""
+    asked = [function for function in app.fns.values() if all(event != "unload" for _, event in function.targets)]
+    return {function._id: len(function.inputs) for function in asked}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -79,6 +91,7 @@ def build_app(shared: SharedModel) -> gr.Blocks:
         page.connect(shared, examples, own_rows)
         forget_visitors(app)
     refuse_files()
+    log_no_values()
     return app
 
 
@@ -159,6 +172,18 @@ def refuse_files() -> None:
     kinds.async_move_resource_to_block_cache = refuse
 
 
+def log_no_values() -> None:
+    """Have Gradio log of an unexpected error only its type and place: its message may hold what a visitor wrote."""
+
+    def print_place() -> None:
+        kind, _, trace = sys.exc_info()
+        last = traceback.extract_tb(trace)[-1]
+        logger.error("%s in %s, line %s", kind and kind.__name__, last.filename, last.lineno)
+
+    for module in (gr.queueing, gr.routes, gr.route_utils):
+        vars(module)["traceback"] = SimpleNamespace(**vars(traceback) | {"print_exc": print_place})
+
+
 def forget_visitors(app: gr.Blocks) -> None:
     """Forget a session when its page is closed: Gradio keeps the last values of thousands in memory."""
 
@@ -208,7 +233,8 @@ def _suggest(shared: SharedModel, text: str, entities: list[str]) -> tuple[Any, 
 
 
 def _change_boxes(entities: list[str], event: gr.EventData) -> tuple[Any, Any]:
-    return _entities_and_pairs(with_boxes(entities, int(event.count)), None)
+    with _errors_shown():
+        return _entities_and_pairs(with_boxes(entities, int(event.count)), None)
 
 
 def _pairs(entities: list[str], pair: str | None) -> Any:

@@ -9,7 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from roc.messages_roc import on_one_line
+
 ENTITY_TYPER_HELP = "typer in place of the model's own: `spacy`, a token-classification model, or `null` for none"
+MAX_ERROR_CHARACTERS = 4000  # an error that lists rows and what to do is shorter
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError)
 
 
@@ -32,7 +35,7 @@ def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[
         if not _is_expected(error):
             raise
         where = "" if is_main_process() else f" on process {os.environ['RANK']}"
-        print(f"error{where}:", " ".join(str(error).split()), file=sys.stderr)
+        print(f"error{where}:", on_one_line(error, MAX_ERROR_CHARACTERS), file=sys.stderr)
         return 1
     if result:
         print(line)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from roc.messages_roc import MAX_DEPTH, MAX_DIGITS, on_one_line, parse_json, quote
+from roc.messages_roc import MAX_DEPTH, MAX_DIGITS, TOO_DEEP, on_one_line, parse_json, quote
 
 STRING_TAG = "tag:yaml.org,2002:str"
 # Of files that are read as a whole: YAML takes a second a megabyte, and the largest raw file of a data set has 40 MB.
@@ -30,10 +30,10 @@ class _PlainLoader(yaml.SafeLoader):
         event: Any = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise _at(event, f"{quote(event.anchor)} is an anchor or alias (& or *). Write out what it stands for.")
-        if getattr(event, "tag", None) not in (None, "!", STRING_TAG):
+        if getattr(event, "tag", None) not in (None, STRING_TAG):
             raise _at(event, f"the tag {quote(event.tag)} is not allowed. Leave it out.")
         if self._depth == MAX_DEPTH:
-            raise _at(event, f"it is nested more than {MAX_DEPTH} levels deep.")
+            raise _at(event, TOO_DEEP)
         self._depth += 1
         try:
             return super().compose_node(parent, index)

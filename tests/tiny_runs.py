@@ -19,6 +19,7 @@ from transformers import BertConfig, BertModel
 import roc.train
 from roc.modeling_backbones_roc import PACKAGED_MODELS
 from roc.modeling_roc import RocModel
+from roc.publishing.run_records import HUB_IDS
 from roc.training.loop import Parts
 from roc.training.settings import settings_by_name
 
@@ -75,11 +76,12 @@ def packaged_encoder(inputs: Path, name: str = "tiny-text") -> Iterator[str]:
     """Let the text encoder of `write_inputs` be one that an installed package carries: small checkpoints name it."""
     with pytest.MonkeyPatch.context() as patch:
         (inputs / "__init__.py").touch()
-        about = inputs.parent / f"{name}-1.0.dist-info"
+        about = inputs.parent / f"{name.replace('-', '_')}-1.0.dist-info"
         about.mkdir()
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
         patch.syspath_prepend(inputs.parent)
         patch.setitem(PACKAGED_MODELS, name, (inputs.name, "text", "offline"))
+        patch.setitem(HUB_IDS, name, f"ann/{name}")
         yield name
 
 

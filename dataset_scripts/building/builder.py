@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from roc.dataset_scripts.building.raw_files import check_picture, sha256_of_file
 from roc.dataset_scripts.exporting.marker import Provenance, check_output_dir
 from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_row
-from roc.messages_roc import did_you_mean
+from roc.messages_roc import did_you_mean, quote
 from roc.processing_typing_roc import EntityTyper, Span, load_entity_typer, spacy_package
 from roc.support.resources import PACKAGE_ROOT
 
@@ -189,7 +189,9 @@ class RocDatasetBuilder(ABC):
             check_row(raw.row, raw.where)
             first = seen.setdefault(raw.row["id"], raw.where)
             if first != raw.where:
-                raise ValueError(f"{raw.where}: the id {raw.row['id']!r} is also the id of {first}. Ids must differ.")
+                raise ValueError(
+                    f"{raw.where}: the id {quote(raw.row['id'])} is also the id of {first}. Ids must differ."
+                )
         kept = self._apply_picture_policy(rows, split)
         if not kept:
             what = f" with a picture (missing_images={self.missing_images!r})" if rows else ""
@@ -214,9 +216,9 @@ class RocDatasetBuilder(ABC):
     def _missing_message(self, missing: Sequence[RawRow], *, split: str, total: int) -> str:
         first = missing[0]
         return (
-            f"{first.where}: the picture {first.row['image']!r} of row {first.row['id']!r} is not there; tried "
-            f"{', '.join(map(str, first.image_paths))}. {len(missing)} of {total} rows of split {split!r} lack their "
-            f"picture. {self.PICTURES_HINT} Or choose missing_images='skip' (drop those rows) or "
+            f"{first.where}: the picture {quote(first.row['image'])} of row {quote(first.row['id'])} is not "
+            f"there; tried {', '.join(map(str, first.image_paths))}. {len(missing)} of {total} rows of split "
+            f"{split!r} lack their picture. {self.PICTURES_HINT} Or choose missing_images='skip' (drop those rows) or "
             "missing_images='no_image' (keep them without a picture); on the command line: --missing_images no_image."
         )
 
@@ -247,7 +249,7 @@ class RocDatasetBuilder(ABC):
         rows = self._rows[split]
         first_row = {path: raw for raw, path in reversed(rows) if path is not None}
         for path, raw in tqdm(first_row.items(), desc=f"checking pictures of {split}", disable=None):
-            check_picture(path, f"{raw.where} (row {raw.row['id']!r})")
+            check_picture(path, f"{raw.where} (row {quote(raw.row['id'])})")
         types = {} if self.entity_typer is None else predict_types((raw.row for raw, _ in rows), self.entity_typer)
         for raw, path in rows:
             row = dict(raw.row, image=None if path is None else str(path))

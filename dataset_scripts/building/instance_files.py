@@ -60,7 +60,7 @@ class InstancesBuilder(RocDatasetBuilder):
             for entity in (instance[key] for key in self.TEXT_ENTITIES):
                 tokens = instance["token"][slice(*entity["pos"])]
                 if entity["name"] not in (" ".join(tokens), tokens):
-                    others.append(f"{where}: {entity['name']!r} for the tokens {' '.join(tokens)!r}")
+                    others.append(f"{where}: {quote(entity['name'])} for the tokens {quote(' '.join(tokens))}")
         what = "entity names are not the tokens at their position"
         self.warn_of_others(split, others, count="other_names", what=what, kept="the tokens are used")
 

@@ -103,6 +103,8 @@ def read_marker(folder: str | Path) -> dict[str, Any] | None:
     try:
         marker = read_json(path)
         found = marker["format_version"]
+        if found == FORMAT_VERSION:
+            _check_marker(marker)
     except (ValueError, KeyError, TypeError) as error:
         reason = on_one_line(error)
         raise ValueError(f"{path} is not a marker of this package ({reason}). Build the folder again.") from error
@@ -110,6 +112,17 @@ def read_marker(folder: str | Path) -> dict[str, Any] | None:
         found = quote(found)
         raise ValueError(f"{path} has format version {found}, this package reads {FORMAT_VERSION}. Build it again.")
     return marker
+
+
+def _check_marker(marker: dict[str, Any]) -> None:
+    """Raise a ValueError where a marker lacks what readers of the folder need; a split's name becomes a path."""
+    kinds: dict[str, Any] = {"builder": str, "splits": dict, "options": dict, "entity_typer": str | None}
+    wrong = [name for name, kind in kinds.items() if not isinstance(marker[name], kind)]
+    for split, counts in () if wrong else marker["splits"].items():
+        if not split.isidentifier() or type(counts["rows"]) is not int:
+            wrong.append(split)
+    if wrong:
+        raise ValueError(f"{quote(wrong)} malformed")
 
 
 def read_side_file(folder: str | Path, name: str) -> str:

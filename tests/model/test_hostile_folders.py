@@ -130,7 +130,23 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
                 "audio_tokenizer": {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "evil/dac"}
             }
         },
-        "audio tokenizer",
+        "loaded from elsewhere",
+    ),
+    "image_processor_of_a_stranger": (
+        {
+            "processor_config.json": {
+                "image_processor": {"image_processor_type": "OneFormerImageProcessor", "repo_path": "evil/x"}
+            }
+        },
+        "loaded from elsewhere",
+    ),
+    "image_processor_in_a_file_of_its_own": (
+        {"preprocessor_config.json": {"image_processor_type": "OneFormerImageProcessor", "repo_path": "evil/x"}},
+        "loaded from elsewhere",
+    ),
+    "backbone_of_a_stranger": (
+        {"config.json": {"vision_config": {"model_type": "detr", "backbone": "evil/backbone"}}},
+        "loaded from elsewhere",
     ),
     "audio_tokenizer_file": (
         {
@@ -139,7 +155,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
                 "audio_tokenizer_name_or_path": "evil/dac",
             }
         },
-        "audio tokenizer",
+        "loaded from elsewhere",
     ),
     "encoder_of_a_stranger": (sources("evil/encoder"), "evil/encoder.*not fetched.*hf download"),
     "encoder_by_path": (sources("../../etc"), "Paths and addresses are never opened"),
@@ -169,7 +185,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "model_code": (
         {"config.json": {"model_type": "evil", "auto_map": {"AutoConfig": "evil/a--b.C", "AutoModel": "evil/a--b.D"}}},
-        "custom code",
+        "type 'evil', not a ROC model",
     ),
     "kernels": ({"config.json": {"attn_implementation": "evil/kernels"}}, "would fetch code"),
     "nested_kernels": ({"config.json": {"attn_implementation": {"text_config": "evil/kernels"}}}, "would fetch code"),
@@ -185,7 +201,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 # `AutoModel` and `AutoProcessor` look at these before they ask for a class of ROC.
-OF_TRANSFORMERS = ("audio_tokenizer", "audio_tokenizer_file", "model_code")
+OF_TRANSFORMERS = ("audio_tokenizer", "audio_tokenizer_file", "model_code", "image_processor_in_a_file_of_its_own")
 
 
 @pytest.mark.parametrize(
@@ -218,11 +234,23 @@ def test_an_adapter_alone_does_not_choose_its_model(hostile: Callable[[dict[str,
         load_model(str(folder))
 
 
-@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
-def test_an_encoder_brings_no_code(name: str, hostile: Callable[[dict[str, Any]], Path]) -> None:
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (
+            "config.json",
+            {"model_type": "evil", "auto_map": {"AutoConfig": "evil_beside.E", "AutoModel": "evil/a--b.C"}},
+        ),
+        ("config.json", {"model_type": "detr", "backbone": "evil/backbone"}),
+        ("config.json", {"model_type": "bert", "attn_implementation": "evil/kernels"}),
+        ("adapter_config.json", {"peft_type": "XLORA"}),
+    ],
+)
+def test_an_encoder_brings_no_code(
+    name: str, change: dict[str, Any], hostile: Callable[[dict[str, Any]], Path]
+) -> None:
     """As `--text_model` or in a small checkpoint: nobody asked for trust."""
-    evil = {"model_type": "evil", "auto_map": {"AutoConfig": f"{BESIDE}.Evil", "AutoModel": f"{BESIDE}.Evil"}}
-    folder = hostile({name: evil if name == "config.json" else {"peft_type": "XLORA"}})
+    folder = hostile({name: change})
     with pytest.raises((ValueError, OSError)):
         load_backbone(str(folder))
 

@@ -351,8 +351,11 @@ def test_an_explanation_without_a_picture_shows_the_text(shared: answers.SharedM
 # The web server
 
 
-def ask(path: str, *, chunks: list[bytes], length: int | None = None) -> tuple[int, int]:
-    """The status that a POST gets, and how many bytes of it the application behind read."""
+QUESTION: dict[str, Any] = {"fn_index": 3, "data": ["Ann", None], "session_hash": "abc", "trigger_id": None}
+
+
+def ask(path: str, *, chunks: list[bytes], method: str = "POST") -> tuple[int, int]:
+    """The status that a request gets, and how many bytes of it the application behind read."""
     read, sent = 0, []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -371,24 +374,76 @@ def ask(path: str, *, chunks: list[bytes], length: int | None = None) -> tuple[i
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = [] if length is None else [(b"content-length", str(length).encode())]
-    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
-    asyncio.run(serving.RefusingMiddleware(application)(scope, receive, send))
+    scope = {"type": "http", "method": method, "path": path, "headers": []}
+    asyncio.run(serving.RefusingMiddleware(application, {3: 2})(scope, receive, send))
+    if sent[0]["status"] != 200:
+        assert json.loads(sent[1]["body"])["detail"]
     return sent[0]["status"], read
 
 
 @pytest.mark.parametrize(
-    "path", ["/gradio_api/upload", "/upload/", "/gradio_api/process_recording", "/gradio_api/deep_link"]
+    "path",
+    [
+        *("upload", "upload/", "process_recording", "run/3", "run/predict/", "api/predict", "call/predict", "reset"),
+        *(
+            "call/v2/predict",
+            "queue/join/x",
+            "component_server",
+            "cancel",
+            "vibe-edit",
+            "stream/a/close",
+            "queue//join",
+        ),
+    ],
 )
-def test_the_server_writes_no_files(path: str) -> None:
-    assert ask(path, chunks=[b"a"]) == (403, 0)
+def test_nothing_is_asked_around_the_queue(path: str) -> None:
+    assert ask(f"/gradio_api/{path}", chunks=[json.dumps(QUESTION).encode()]) == (404, 0)
 
 
-def test_the_server_refuses_requests_that_are_too_large() -> None:
-    assert ask("/queue/join", chunks=[b"a", b"bc"], length=3) == (200, 3)
-    assert ask("/queue/join", chunks=[b"a"], length=serving.MAX_REQUEST_BYTES + 1) == (413, 0)
-    with pytest.raises(serving.TooLarge):
-        ask("/queue/join", chunks=[b"a" * 1_000_000] * 9)
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/deep_link", "/gradio_api/call/a/b", "/gradio_api/proxy=https://evil.example"]
+)
+def test_nothing_is_read_that_stores_or_fetches(path: str) -> None:
+    assert ask(path, chunks=[b""], method="GET") == (404, 0)
+    assert ask("/theme.css", chunks=[b""], method="GET") == (200, 0)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE"])
+def test_other_methods_are_refused(method: str) -> None:
+    assert ask(serving.QUEUE, chunks=[json.dumps(QUESTION).encode()], method=method) == (404, 0)
+
+
+@pytest.mark.parametrize("size", [serving.MAX_REQUEST_BYTES + 1, serving.MAX_DRAINED_BYTES + 2_000_000])
+def test_a_request_that_is_too_large_is_read_to_its_end_and_answered(size: int) -> None:
+    chunks = [b"a" * 1_000_000] * (size // 1_000_000 + 1)
+    assert ask(serving.QUEUE, chunks=chunks) == (413, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        *(({"fn_index": odd}, 404) for odd in (-1, 4, 10**15, "3", True, 3.0, [3], {"a": 3}, None)),
+        *(({"data": odd}, 422) for odd in ([], ["Ann"], ["Ann"] * 3, "ab", {"0": "Ann", "1": "Bob"}, None)),
+        *(({"session_hash": odd}, 422) for odd in (None, 3, "", "a b", "a" * 65, "../a", ["a"])),
+        *(({"trigger_id": odd}, 422) for odd in ("1", True, [1], 1.5)),
+        *(({"event_data": odd}, 422) for odd in ("x" * 2000, {"count": "1" * 2000}, [[]] * 2000)),
+    ],
+)
+def test_an_odd_question_is_the_visitors_error(change: dict[str, Any], status: int) -> None:
+    assert ask(serving.QUEUE, chunks=[json.dumps(QUESTION | change).encode()]) == (status, 0)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff", b"null", b"[]", b'{"fn_index": ' + b"1" * 500 + b"}", b"[" * 100_000, b'{"a": NaN}']
+)
+def test_what_is_no_question_is_refused(body: bytes) -> None:
+    status, read = ask(serving.QUEUE, chunks=[body])
+    assert (status in (400, 404), read) == (True, 0)
+
+
+def test_a_question_passes_without_what_the_page_does_not_send() -> None:
+    body = json.dumps(QUESTION | {"batched": True, "simple_format": True, "oauth_token": "secret"}).encode()
+    assert ask(serving.QUEUE, chunks=[body[:9], body[9:]]) == (200, len(json.dumps(QUESTION)))
 
 
 def test_a_question_of_the_largest_allowed_size_fits_into_a_request() -> None:

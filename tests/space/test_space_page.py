@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import tiny_model, tiny_processor
@@ -16,6 +21,7 @@ sys.path.insert(0, str(SPACE))  # the app's modules import each other as files o
 import app  # noqa: E402
 import interface  # noqa: E402
 from answers import SharedModel  # noqa: E402
+from serving import QUEUE  # noqa: E402
 from visitor import rows_of_relations  # noqa: E402
 
 from roc.relations.files import read_relation_file  # noqa: E402
@@ -110,3 +116,82 @@ def test_the_page_collects_nothing(shared: SharedModel) -> None:
     limited = [event for event in page.fns.values() if event.concurrency_id == "model"]
     assert len(limited) >= 3
     assert {event.concurrency_limit for event in limited} == {1}
+
+
+# --- served ------------------------------------------------------------------------------------------------------
+
+SECRET = "a-visitors-secret"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, dict[str, int]]]:
+    """The page, served by this process: its address, and the numbers of its functions by their names."""
+    processor = tiny_processor(vision=False)
+    page = interface.build_app(SharedModel(tiny_model(processor, vision=False), processor))
+    _, address, _ = interface.launch(page, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    names = {getattr(own.fn, "func", own.fn).__name__: number for number, own in page.fns.items()}
+    yield address.rstrip("/"), names
+    page.close()
+
+
+def post(address: str, body: bytes | Iterator[bytes]) -> tuple[int, Any]:
+    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.load(refused)
+
+
+def asked(server: tuple[str, dict[str, int]], function: str, data: list[Any]) -> list[dict[str, Any]]:
+    """What the queue says to a question, until it is done."""
+    address, numbers = server
+    question = {"fn_index": numbers[function], "data": data, "session_hash": "abc", "event_data": None}
+    status, joined = post(f"{address}{QUEUE}", json.dumps(question).encode())
+    assert status == 200, joined
+    messages = []
+    with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash=abc", timeout=20) as stream:
+        for line in stream:
+            if line.startswith(b"data: "):
+                messages.append(json.loads(line.removeprefix(b"data: ")))
+                if messages[-1]["msg"] in ("process_completed", "close_stream"):
+                    break
+    return messages
+
+
+def test_a_question_is_answered_through_the_queue(server: tuple[str, dict[str, int]]) -> None:
+    rows = [{"name": "met", "descriptions": "the head met the tail"}]
+    done = asked(server, "_answer", ["ann met bob", None, ["ann", "bob"], "ann → bob", rows])[-1]
+    assert done["success"], done
+    assert "roc-note" in done["output"]["data"][0] + done["output"]["data"][1]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_is_too_large_is_answered_over_the_wire(server: tuple[str, dict[str, int]], streamed: bool) -> None:
+    chunks = [b"a" * 1_000_000] * 20
+    status, answer = post(f"{server[0]}{QUEUE}", iter(chunks) if streamed else b"".join(chunks))
+    assert (status, answer) == (413, {"detail": "This Space takes at most 8,000,000 bytes at once."})
+
+
+@pytest.mark.parametrize("route", ["run/predict", "api/predict", "call/predict", "call/v2/predict", "queue/join"])
+def test_too_few_inputs_are_refused_and_nothing_of_them_is_logged(
+    server: tuple[str, dict[str, int]], route: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    question = {"fn_index": server[1]["_answer"], "data": [SECRET], "session_hash": "abc"}
+    status, answer = post(f"{server[0]}/gradio_api/{route}", json.dumps(question).encode())
+    assert 400 <= status < 500
+    assert SECRET not in json.dumps(answer)
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    "data", [[SECRET, SECRET, SECRET], [{SECRET: 1}, {"a": SECRET}, [SECRET]], [[SECRET], 1, "0:9"]]
+)
+def test_inputs_of_odd_kinds_are_not_logged(
+    server: tuple[str, dict[str, int]],
+    data: list[Any],
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked(server, "_mark", data)
+    assert SECRET not in "".join(capfd.readouterr()) + caplog.text
