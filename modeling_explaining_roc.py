@@ -11,6 +11,9 @@ not in their interplay. What moved the model need not be true.
 
 from __future__ import annotations
 
+import copy
+import functools
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +75,7 @@ class Explaining:
             num_steps: Number of points on the path, which make one batch. More points are more exact.
 
         Returns:
-            An `Explanation`.
+            An `Explanation`. The model stays as it is, whatever other threads do with it meanwhile.
 
         Raises:
             ValueError: If there is no such row, pair or relation, a number is below 1, the inputs hold
@@ -85,14 +88,28 @@ class Explaining:
             raise ValueError(
                 "Explaining needs gradients, but this model was made in torch.inference_mode(). Make it outside."
             )
-        was_training = self.training
-        self.train(False)
-        try:
-            with torch.inference_mode(False), torch.enable_grad():
-                one = {name: tensor.clone() for name, tensor in _one_row(inputs, row, pair).items()}
-                return _explain(self, one, relation, top_k, num_steps)
-        finally:
-            self.train(was_training)
+        with torch.inference_mode(False), torch.enable_grad():
+            one = {name: tensor.clone() for name, tensor in _one_row(inputs, row, pair).items()}
+            return _explain(_twin(self).eval(), one, relation, top_k, num_steps)
+
+
+def _twin(module: Any, twins: dict[int, Any] | None = None) -> Any:
+    """Copy a module and those in it, with modes and hooks of their own; the copies share all weights."""
+    twins = {} if twins is None else twins
+    if id(module) not in twins:
+        twin = twins[id(module)] = copy.copy(module)
+        vars(twin)["_compiled_call_impl"] = None  # it calls the module itself
+        for name, value in vars(module).items():
+            if name == "_modules":
+                vars(twin)[name] = {key: child and _twin(child, twins) for key, child in value.items()}
+            elif isinstance(value, dict):
+                vars(twin)[name] = copy.copy(value)
+            elif isinstance(value, types.MethodType) and value.__self__ is module:
+                vars(twin)[name] = types.MethodType(value.__func__, twin)
+            elif isinstance(value, functools.partial) and any(own is module for own in value.args):  # of Accelerate
+                arguments = (twin if own is module else own for own in value.args)
+                vars(twin)[name] = functools.partial(value.func, *arguments, **value.keywords)
+    return twins[id(module)]
 
 
 def _explain(model: Any, inputs: dict[str, Tensor], relation: str | None, top_k: int, num_steps: int) -> Explanation:

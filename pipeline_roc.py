@@ -34,6 +34,8 @@ class RocPipeline(Pipeline):
     Its result is a list of plain dictionaries, pair by pair, the best relation first: `head`, `tail`, `relation`,
     `score` (its probability among all relations), `description`, `head_span`, `tail_span`, `head_box`, `tail_box`. A
     post with fewer than two entities has the result `[]`, so that one such post does not end a long job.
+
+    Threads may share a pipeline, its processor and its model: no call changes what another one reads.
     """
 
     _load_processor = True

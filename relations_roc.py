@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .messages_roc import did_you_mean, quote, shorten
-from .processing_typing_roc import ENTITY_TYPES, word_of_type
+from .processing_typing_roc import ENTITY_TYPES, type_hint, word_of_type
 
 RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
 
@@ -89,7 +89,7 @@ def _normalise_types(name: str, key: str, types: Any, entity_types: Sequence[str
     if None in words:
         unknown = str(types[words.index(None)])
         raise ValueError(
-            f"Relation {name!r}: {key} holds {unknown!r}; allowed are {list(entity_types)} (the configuration's "
-            f"`entity_types`), or a tag such as PER or GPE.{did_you_mean(unknown, entity_types)}"
+            f"Relation {name!r}: {key} holds {shorten(unknown)!r}, which is none of the configuration's `entity_types`."
+            f"{type_hint(unknown, entity_types)}"
         )
     return [word for word in words if word]

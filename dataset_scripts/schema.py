@@ -16,7 +16,7 @@ from typing import Any
 
 from roc.messages_roc import did_you_mean, quote
 from roc.processing_entities_roc import check_box, check_span
-from roc.processing_typing_roc import ENTITY_TYPES, word_of_type
+from roc.processing_typing_roc import COARSE_TAGS, ENTITY_TYPES, word_of_type
 
 Row = dict[str, Any]
 Entity = dict[str, Any]
@@ -112,7 +112,8 @@ def _check_type(entity_type: Any, *, where: str) -> None:
     if entity_type is None:
         return
     _check_string(entity_type, where=f"{where}: 'type'")
-    word = word_of_type(entity_type, ENTITY_TYPES) or entity_type.lower().strip()
+    plain = entity_type.lower().strip()
+    word = COARSE_TAGS.get(plain, plain) if entity_type == plain else word_of_type(entity_type, ENTITY_TYPES) or plain
     if entity_type != word:
         raise ValueError(
             f"{where}: 'type' must be lower-case words such as 'person', or null, got {quote(entity_type)}. Write "

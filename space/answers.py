@@ -30,7 +30,7 @@ class SharedModel:
 
     def __init__(self, model: RocModel, processor: RocProcessor, lock: threading.Lock | None = None) -> None:
         self.model, self.processor = model, processor
-        self._lock = lock or threading.Lock()  # an explanation hooks into the shared encoders
+        self._lock = lock or threading.Lock()  # two at once take twice the memory
 
     @property
     def relations(self) -> list[dict[str, Any]]:

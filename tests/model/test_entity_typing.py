@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +15,19 @@ import torch
 from tiny import tiny_processor, tiny_tokenizer
 from transformers import BertConfig, BertForTokenClassification
 
+from roc.dataset_scripts.jsonl import parse_line
+from roc.pipeline_posts_roc import read_post
+from roc.processing_entities_roc import check_entity
 from roc.processing_typing_roc import (
     ENTITY_TYPES,
     SPACY_MODEL,
-    TYPE_OF_NER_LABEL,
+    TYPE_OF_TAG,
     EntityTyper,
     load_entity_typer,
     type_id,
     word_of_type,
 )
+from roc.relations_roc import normalise_relations
 
 TEXT = "Ann met Bob"
 
@@ -82,8 +87,70 @@ def spacy_typer(labels: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> tupl
     return load_entity_typer("spacy:fake_spacy_model"), pipeline
 
 
-def test_every_label_has_a_type_that_relations_may_use() -> None:
-    assert set(TYPE_OF_NER_LABEL.values()) < set(ENTITY_TYPES)
+# Of tag sets: those that are a type of ROC's, in the order person, organization, location, miscellaneous.
+TAG_SETS = {
+    "CoNLL-2003": ("B-PER I-PER", "B-ORG", "I-LOC", "B-MISC"),
+    "OntoNotes, spaCy": ("PERSON", "ORG", "GPE LOC FAC", "NORP PRODUCT EVENT WORK_OF_ART LAW LANGUAGE"),
+    "WNUT-17": ("person", "corporation group", "location", "creative-work product"),
+    "ACE": ("PER PER:Individual", "ORG", "GPE GPE:Nation LOC FAC", "VEH WEA"),
+    "Twitter": ("PER", "company sportsteam ORG", "geo-loc facility LOC", "movie tvshow product other OTHER"),
+    "MNRE": ("per", "org", "loc", "misc"),
+    "Stanza, Flair": ("PERS S-PER", "E-ORG", "LOC", "MISC"),
+    "GMB": ("per", "org", "geo gpe", "art eve nat"),
+    "Few-NERD": ("person-actor", "organization-company", "location-GPE building-airport", "art-film product-car"),
+    "MultiCoNER": ("B-PER", "B-CORP B-GRP", "B-LOC", "B-CW B-PROD"),
+    "TAC, CoreNLP": ("PERSON", "ORGANIZATION", "CITY COUNTRY STATE_OR_PROVINCE", "NATIONALITY RELIGION IDEOLOGY"),
+    "Polish, Swedish, Norwegian": ("persName PRS", "orgName GPE_ORG", "placeName geogName GPE_LOC", "WRK EVN EVT"),
+    "Korean, Weibo": ("PS PER.NAM", "OG ORG.NOM", "LC GPE.NAM", ""),
+    "services, Wikidata": ("Person human", "Organisation business", "Place city", "CreativeWork COMMERCIAL_ITEM film"),
+    "in other languages": ("PERSONA Persoon", "Organización Firma", "Ort lieu lugar", "Sonstige"),
+}
+
+
+@pytest.mark.parametrize("tag_set", TAG_SETS)
+def test_the_tags_of_usual_sets_mean_what_they_say(tag_set: str) -> None:
+    for word, tags in zip(ENTITY_TYPES, TAG_SETS[tag_set]):
+        found = {tag: word_of_type(tag, ENTITY_TYPES) for tag in tags.split()}
+        assert found == dict.fromkeys(found, word)
+        relation = {"name": "r", "descriptions": ["d"], "head_types": [*found], "tail_types": [*found][:1]}
+        [normalised] = normalise_relations([relation], None)
+        assert {*normalised["head_types"], *normalised["tail_types"]} == {*found.values()}
+        for tag in found:
+            place: dict[str, Any] = {"start": 0, "end": 3, "type": tag}
+            assert check_entity(place, TEXT, "here").type == word
+            [row] = parse_line(
+                json.dumps({"text": TEXT, "head": place, "tail": place, "relation": "r"}), "1", where="x:1"
+            )
+            assert row["head"]["type"] == word
+            named = {"name": "Bob", "type": tag}
+            [entity] = read_post({"text": TEXT, "entities": [named]}, None, where="the post").entities
+            assert check_entity(entity, TEXT, "here").type == word
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("locatoin", "location"),
+        ("Organiztion", "organization"),
+        ("corporaton", "corporation"),
+        ("B-DATE", None),
+        ("O", None),
+    ],
+)
+def test_a_type_that_nobody_knows_is_refused_everywhere_with_what_may_be_meant(given: str, meant: str | None) -> None:
+    hint = f"{given!r}.*Did you mean {meant!r}" if meant else f"{given!r}.*Give one of .*'person'"
+    with pytest.raises(ValueError, match=f"here: the entity type {hint}"):
+        check_entity((0, 3, given), TEXT, "here")
+    with pytest.raises(ValueError, match=f"Relation 'r': head_types holds {hint}"):
+        normalise_relations([{"name": "r", "descriptions": ["d"], "head_types": given}], None)
+    line = {
+        "text": TEXT,
+        "head": {"start": 0, "end": 3, "type": given},
+        "tail": {"start": 8, "end": 11},
+        "relation": "r",
+    }
+    with pytest.raises(ValueError, match=f"x:1: 'head': the entity type {hint}"):
+        parse_line(json.dumps(line), "1", where="x:1")
 
 
 @pytest.mark.parametrize(
@@ -100,11 +167,16 @@ def test_a_type_is_one_of_the_words_in_any_case_or_a_tag_for_it(given: str, word
 
 
 def test_the_types_of_a_model_come_before_the_tags() -> None:
-    assert [word_of_type(given, ["LOC", "animal"]) for given in ("loc", "Animal", "GPE")] == ["LOC", "animal", None]
+    own = ["LOC", "animal", "city"]
+    given = ("loc", "Animal", "GPE", "Location", "B-city", "building", "ORG")
+    assert [word_of_type(word, own) for word in given] == ["LOC", "animal", "LOC", "LOC", "city", "LOC", None]
+    assert word_of_type("location", ["city", "country"]) is None  # neither is as general
+    assert word_of_type("Location", ["loc", "place"]) is None  # nobody can tell which
+    assert tiny_processor(entity_types=own).type_entities([TEXT], [[(0, 3, "GPE")]])[0][0].type == "LOC"
 
 
 def test_numbers_of_types_differ_and_depend_on_the_word_alone() -> None:
-    words = [*ENTITY_TYPES, *TYPE_OF_NER_LABEL, ""]
+    words = [*{*ENTITY_TYPES, *TYPE_OF_TAG}, ""]
     assert len({type_id(word) for word in words}) == len(words)
     assert (type_id("person"), type_id(""), type_id(None)) == (886886774, -1, -1)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from tiny import tiny_model, tiny_picture, tiny_processor
 from torch import Tensor
 
@@ -138,6 +141,52 @@ def test_explaining_leaves_the_model_as_it_was(model: RocModel, processor: RocPr
     assert not model.relation_model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not model.get_input_embeddings()._forward_hooks
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_what_others_do_with_the_model_meanwhile_is_as_ever(
+    mode: bool, model: RocModel, processor: RocProcessor
+) -> None:
+    batch = encoded(processor)
+    alone, seen = model(**batch).logits, []
+    model.train(mode)
+
+    def ask() -> Any:
+        return [module.training for module in model.modules()], None if mode else model(**batch).logits.detach()
+
+    before, explaining = ask(), threading.current_thread()
+
+    def meanwhile(*_: Any) -> None:
+        if threading.current_thread() is explaining:
+            with ThreadPoolExecutor(1) as other:
+                seen.append(other.submit(ask).result())
+
+    model.pair_projection.register_forward_hook(meanwhile)
+    model.explain(batch)
+    assert len(seen) >= 4
+    for modes, logits in seen:
+        assert modes == before[0]
+        assert mode or torch.equal(logits, alone)
+
+
+def test_threads_explain_what_each_would_alone(model: RocModel, processor: RocProcessor) -> None:
+    batch = encoded(processor)
+    asked = [{"row": row, "relation": name} for row in (0, 1) for name in model.config.relation_names[:2]]
+    alone = [model.explain(batch, **own).token_relevance for own in asked]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda own: model.explain(batch, **own).token_relevance, asked * 2))
+    for own, other in zip(alone * 2, together, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_modules_that_accelerate_has_hooked_are_explained(model: RocModel, processor: RocProcessor) -> None:
+    batch = encoded(processor)
+    expected = model.explain(batch)
+    for module in [*model.modules()]:
+        add_hook_to_module(module, ModelHook())
+    explained = model.explain(batch)
+    torch.testing.assert_close(explained.token_relevance, expected.token_relevance)
+    torch.testing.assert_close(explained.patch_relevance, expected.patch_relevance)
 
 
 @pytest.mark.parametrize(
