@@ -16,7 +16,8 @@ from roc.messages_roc import quote, read_settings
 from roc.modeling_backbones_roc import check_adapter
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import Post, rank_posts
-from roc.processing_entities_roc import SearchedText, check_pairs, find_names
+from roc.processing_entities_roc import check_pairs
+from roc.processing_names_roc import SearchedText, find_names
 from roc.processing_roc import RocProcessor
 
 SPAN = re.compile(r"(\d+):(\d+)")

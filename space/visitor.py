@@ -14,8 +14,8 @@ from typing import Any
 
 from roc.inference.posts import NUMBERED, parse_name
 from roc.pipeline_posts_roc import Post, PostLimits, read_post
-from roc.processing_entities_roc import SearchedText, find_names
 from roc.processing_images_roc import open_image
+from roc.processing_names_roc import SearchedText, find_names
 from roc.processing_roc import RocProcessor
 
 MAX_CHARACTERS = 1000  # of a text; a post on social media has fewer

@@ -13,7 +13,7 @@ import pytest
 
 from roc.inference.posts import parse_entities
 from roc.pipeline_posts_roc import read_post
-from roc.processing_entities_roc import SearchedText
+from roc.processing_names_roc import SearchedText
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "space"))  # the app's modules are files of one folder
 
