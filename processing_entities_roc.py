@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import numbers
 import operator
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
 from .messages_roc import did_you_mean, shorten
 from .processing_typing_roc import ENTITY_TYPES, word_of_type
+
+BOX_ROUNDING = 1e-6  # how far detectors' float32 arithmetic may put a side beyond the picture: it is moved to the edge
 
 
 @dataclass(frozen=True)
@@ -127,22 +130,31 @@ def check_box(bbox: Any, where: str) -> tuple[float, float, float, float]:
     """Check a box in a picture, `(x0, y0, x1, y1)` in [0, 1], origin top left.
 
     Raises:
-        ValueError: If it is not four numbers, or the box is inverted, empty or outside the picture. `where` is put in
-            front of the message.
+        ValueError: If it is not four numbers, or the box is inverted, empty in float32, or outside the picture by more
+            than `BOX_ROUNDING`. `where` is put in front of the message.
     """
     try:
-        if any(isinstance(value, (str, bytes, bool)) for value in bbox):
-            raise TypeError("not a number")
-        x0, y0, x1, y1 = map(float, bbox)
-    except (TypeError, ValueError) as error:
+        if isinstance(bbox, (str, bytes, Mapping)) or any(isinstance(value, (str, bytes, bool)) for value in bbox):
+            raise TypeError("not four numbers in order")
+        given = x0, y0, x1, y1 = tuple(map(float, bbox))
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where}: bbox must be four numbers (x0, y0, x1, y1); given {bbox!r}.") from error
-    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):  # false for NaN too
+    if all(-BOX_ROUNDING <= side <= 1 + BOX_ROUNDING for side in given):  # false for NaN
+        x0, y0, x1, y1 = (min(max(side, 0.0), 1.0) for side in given)
+    inside = all(0 <= side <= 1 for side in (x0, y0, x1, y1))
+    if not inside or _float32(x0) >= _float32(x1) or _float32(y0) >= _float32(y1):
         raise ValueError(
-            f"{where}: bbox {(x0, y0, x1, y1)} is not a box in the picture. Give (left, top, right, bottom), not "
+            f"{where}: bbox {given} is not a box in the picture. Give (left, top, right, bottom), not "
             "(x, y, width, height), with the origin top left, x0 < x1, y0 < y1, and all in [0, 1]: divide pixels by "
             "the picture's width and height."
         )
     return x0, y0, x1, y1
+
+
+def _float32(value: float) -> float:
+    """Round as tensors and data sets do: two sides that are one there make an empty box."""
+    [rounded] = struct.unpack("f", struct.pack("f", value))
+    return rounded
 
 
 def check_number_of_regions(entities: Sequence[Entity], most: int, where: str) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
-import torch
 from transformers import BatchFeature
 
 from roc.messages_roc import shorten
@@ -44,7 +43,7 @@ def leave_out_unreadable(samples: GroupedSamples, processor: RocProcessor) -> No
         if sample.image_digest in broken:
             found = _all_rows(sample, NO_PICTURE, broken[sample.image_digest])
         elif place in suspects:
-            found = _find_unreadable(sample, processor, samples.use_image)
+            found = _find_unreadable(sample, processor)
         unreadable += found.values()
         if readable := [number for number in range(len(sample.pairs)) if number not in found]:
             kept.append(_with_pairs(sample, readable) if found else sample)
@@ -87,7 +86,7 @@ def count_unreadable(samples: GroupedSamples) -> dict[str, int]:
 def count_tokens(samples: GroupedSamples, processor: RocProcessor) -> list[int]:
     """Count each text's tokens, uncut, with markers and types; where pairs are rows of their own, the longest row's."""
     unlimited = _without_limit(processor)
-    encoded = (_encode([sample], unlimited, samples.use_image) for sample in samples.samples)
+    encoded = (_encode([sample], unlimited) for sample in samples.samples)
     return [int(batch["attention_mask"].sum(dim=-1).max()) for batch in encoded]
 
 
@@ -95,50 +94,49 @@ def _suspects(samples: GroupedSamples, processor: RocProcessor) -> Iterator[int]
     """Yield the numbers of all samples of each batch that cannot be encoded: batches take half the time."""
     for start in range(0, len(samples), BATCH_SIZE):
         batch = samples.samples[start : start + BATCH_SIZE]
-        if _problem(batch, processor, samples.use_image):
+        if _problem(batch, processor):
             yield from range(start, start + len(batch))
 
 
-def _find_unreadable(sample: Sample, processor: RocProcessor, use_image: bool) -> dict[int, UnreadableRow]:
+def _find_unreadable(sample: Sample, processor: RocProcessor) -> dict[int, UnreadableRow]:
     """Return the pairs of a sample that cannot be encoded, by their number."""
-    if (problem := _problem([sample], processor, use_image)) is None:
+    if (problem := _problem([sample], processor)) is None:
         return {}
     found: dict[int, UnreadableRow] = {}
     for number in range(len(sample.pairs)):
-        if own := _problem([_with_pairs(sample, [number])], processor, use_image):
+        if own := _problem([_with_pairs(sample, [number])], processor):
             found[number] = UnreadableRow(sample.row_ids[number], sample.relations[number], *own)
     left = [number for number in range(len(sample.pairs)) if number not in found]
     # each can be read alone, but not together: too many objects
-    if left and (not found or (problem := _problem([_with_pairs(sample, left)], processor, use_image))):
+    if left and (not found or (problem := _problem([_with_pairs(sample, left)], processor))):
         rows = _all_rows(sample, *problem)
         found |= {number: rows[number] for number in left}
     return found
 
 
-def _problem(samples: Sequence[Sample], processor: RocProcessor, use_image: bool) -> tuple[str, str] | None:
+def _problem(samples: Sequence[Sample], processor: RocProcessor) -> tuple[str, str] | None:
     """Return the reason, of the first sample, and the message where a processor cannot encode samples, else None."""
     try:
-        _encode(samples, processor, use_image)
+        _encode(samples, processor)
     except (ValueError, TypeError) as error:
-        return _reason(samples[0], processor, use_image), str(error)
+        return _reason(samples[0], processor), str(error)
     return None
 
 
-def _reason(sample: Sample, processor: RocProcessor, use_image: bool) -> str:
+def _reason(sample: Sample, processor: RocProcessor) -> str:
     if sum(entity.is_object for entity in sample.entities) > processor.max_regions:
         return TOO_MANY_OBJECTS
     try:
-        _encode([sample], _without_limit(processor), use_image)
+        _encode([sample], _without_limit(processor))
     except (ValueError, TypeError):
         return REFUSED
     return TOO_FAR_APART
 
 
-def _encode(samples: Sequence[Sample], processor: RocProcessor, use_image: bool) -> BatchFeature:
-    """Encode the texts of samples, with stand-ins for their pictures."""
+def _encode(samples: Sequence[Sample], processor: RocProcessor) -> BatchFeature:
+    """Encode the texts of samples, and the boxes, without their pictures."""
     return processor(
         text=[sample.text for sample in samples],
-        images=[torch.zeros(1, 1, 1) if use_image and sample.image_row is not None else None for sample in samples],
         entities=[sample.entities for sample in samples],
         pairs=[sample.pairs for sample in samples],
         where=[f"row {sample.row_ids[0]!r}" for sample in samples],
