@@ -10,12 +10,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 MAX_PIXELS = 64_000_000  # a decoded RGB picture of this size takes 192 MB
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # among Pillow's others is PostScript, a programming language
 WHITES = (1, 255, 65_535)  # what numbers of a picture may mean by white
 CHANNELS = (1, 3, 4)
+
+# What makes a picture upright, by its EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # What Pillow raises for damaged files, found by feeding it half a million of them.
 DECODING_ERRORS = (
@@ -53,7 +64,7 @@ def open_image(image: Any, where: str) -> Image.Image:
             image = Image.fromarray(image if image.dtype == np.uint8 else scale_to_bytes(image))
         if is_animated(image):
             raise ValueError("it has several frames; choose one: `image.seek(0); frame = image.convert('RGB')`")
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(_upright(image))
 
 
 @contextmanager
@@ -106,6 +117,15 @@ def is_animated(image: Image.Image) -> bool:
     """Tell whether a picture has several frames. `open_image` refuses it: it cannot know which one is meant."""
     # Further frames of an MPO file, a camera's JPEG, are previews or other views of the first
     return getattr(image, "is_animated", False) and image.format != "MPO"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture by its EXIF orientation.
+
+    As `PIL.ImageOps.exif_transpose`, which also writes the other EXIF entries anew, and fails where one is malformed.
+    """
+    method = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if method is None else image.transpose(method)
 
 
 def scale_to_bytes(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -11,6 +11,7 @@ text, the picture or the user, never from the relation label.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,19 +60,25 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
 
     Raises:
         ValueError: If a column is missing, unknown or empty, a span lies outside the text or does not match its name,
-            a type is not in lower-case words, or a box is not finite, empty or outside [0, 1].
+            a type is not in lower-case words, a box is not finite, empty or outside [0, 1], or head and tail are one.
         TypeError: If a value has the wrong type.
     """
     where = f"{where} (row {quote(row.get('id'))})"
     check_keys(row, ROW_KEYS, where=where)
     for column in ("id", "text", "relation"):
         _check_string(row[column], where=f"{where}: {column!r}")
+    places = {}
     for role in ("head", "tail"):
-        _check_entity(row[role], row["text"], where=f"{where}: {role!r}")
+        places[role] = _check_entity(row[role], row["text"], where=f"{where}: {role!r}")
         if row["image"] is None and row[role]["bbox"] is not None:
             raise ValueError(
                 f"{where}: {role!r} is a box in a picture, but the row has no image. Give the row an image, or drop it."
             )
+    if places["head"] == places["tail"]:
+        raise ValueError(
+            f"{where}: 'head' and 'tail' are the same entity, {quote(row['head']['name'])} at {places['head']}. A "
+            "relation is between two: give another one, or drop the row."
+        )
 
 
 def check_keys(data: Any, allowed: Sequence[str], *, where: str, optional: Sequence[str] = ()) -> None:
@@ -86,7 +93,8 @@ def check_keys(data: Any, allowed: Sequence[str], *, where: str, optional: Seque
         raise ValueError(f"{where}: missing {missing}. Its keys are {list(allowed)}.")
 
 
-def _check_entity(entity: Any, text: str, *, where: str) -> None:
+def _check_entity(entity: Any, text: str, *, where: str) -> tuple[float, ...]:
+    """Check an entity, and return its place: offsets, or a box as a data set keeps it, in float32."""
     check_keys(entity, ENTITY_KEYS, where=where)
     _check_string(entity["name"], where=f"{where}: 'name'")
     _check_type(entity["type"], where=where)
@@ -97,15 +105,15 @@ def _check_entity(entity: Any, text: str, *, where: str) -> None:
             f"picture), got start={quote(entity['start'])}, end={quote(entity['end'])}, bbox={quote(entity['bbox'])}."
         )
     if has_span:
-        check_span(entity["start"], entity["end"], len(text), where)
-        covered = text[entity["start"] : entity["end"]]
+        start, end = check_span(entity["start"], entity["end"], len(text), where)
+        covered = text[start:end]
         if entity["name"] != covered:
             raise ValueError(
-                f"{where}: the name {quote(entity['name'])} is not the text of its span [{entity['start']}, "
-                f"{entity['end']}), which is {quote(covered)}. Spans are half-open character offsets into 'text'."
+                f"{where}: the name {quote(entity['name'])} is not the text of its span [{start}, {end}), "
+                f"which is {quote(covered)}. Spans are half-open character offsets into 'text'."
             )
-    else:
-        check_box(entity["bbox"], where)
+        return start, end
+    return tuple(array("f", check_box(entity["bbox"], where)))
 
 
 def _check_type(entity_type: Any, *, where: str) -> None:

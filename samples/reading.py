@@ -134,7 +134,7 @@ def _reason(sample: Sample, processor: RocProcessor) -> str:
 
 
 def _encode(samples: Sequence[Sample], processor: RocProcessor) -> BatchFeature:
-    """Encode the texts of samples, without their pictures."""
+    """Encode the texts of samples, and the boxes, without their pictures."""
     return processor(
         text=[sample.text for sample in samples],
         pictures_left_out=True,

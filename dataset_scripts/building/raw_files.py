@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from roc.messages_roc import quote
-from roc.processing_images_roc import DECODING_ERRORS, identify_image, is_animated, to_rgb
+from roc.processing_images_roc import DECODING_ERRORS, identify_image, open_image
 from roc.processing_typing_roc import Span
 
 
 def check_picture(path: Path, where: str) -> None:
-    """Check that a picture can be decoded to its end, has one frame and not too many pixels.
+    """Check that a picture can be decoded to its end, and opened as the processor does: one frame, not too many pixels.
 
     Raises:
         ValueError: If it is no such picture; the message begins with `where` and names the file. A picture that states
@@ -21,12 +21,9 @@ def check_picture(path: Path, where: str) -> None:
     """
     try:
         with identify_image(path.read_bytes(), path.name) as image:
-            if is_animated(image):
-                raise ValueError("it has several frames")
             # Lets the JPEG decoder work at a fraction of the size; it still reads the whole file.
             image.draft("RGB", (64, 64))
-            image.load()
-            to_rgb(image)
+            open_image(image, path.name)
     except DECODING_ERRORS as error:
         raise ValueError(
             f"{where}: the picture {path} cannot be decoded ({error}). Replace the file, or remove the row."

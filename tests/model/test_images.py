@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tiny import picture_bytes, png_that_claims, tiny_picture, white_png
 
 from roc import processing_images_roc as processing_images_roc
@@ -88,6 +88,17 @@ def test_a_transparent_palette_colour_lies_over_white() -> None:
 
 def test_half_transparent_pixels_are_mixed_with_white() -> None:
     assert open_image(tiny_picture((0, 0, 0, 128), mode="RGBA"), "here").getpixel((0, 0)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize("orientation", range(10))  # of which 1 to 8 have a meaning
+def test_a_picture_of_every_orientation_comes_upright_as_pillow_has_it(orientation: int) -> None:
+    picture = tiny_picture(RED, size=(5, 3))
+    picture.putpixel((0, 0), WHITE)
+    picture.putpixel((1, 2), (0, 0, 255))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    given = picture_bytes(picture, exif=exif)
+    assert open_image(given, "here").tobytes() == ImageOps.exif_transpose(Image.open(io.BytesIO(given))).tobytes()
 
 
 def test_a_picture_that_the_camera_turned_comes_upright() -> None:
