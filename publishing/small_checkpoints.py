@@ -72,8 +72,14 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
         raise ValueError(f"{run} is no run with an adapter. Train one with `--lora_rank 16`, without --merge_adapter.")
     if folder.exists() and not _is_small_checkpoint(folder):
         raise ValueError(f"{folder} exists and is no small checkpoint. Choose another folder.")
+    settings = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
+    if settings.get("start_from") is not None:
+        raise ValueError(
+            f"{run} was trained further from a trained model, whose text encoder no source of encoders has: a small "
+            "checkpoint could not bring it back. Publish it whole."
+        )
     weights = load_file(run / WEIGHTS)
-    name = load_run_config(str(run / RUN_FILE)).text_model
+    name = str(load_run_config(str(run / RUN_FILE)).text_model)
     sources = _encoder_sources(weights, name)
     rest = {key: tensor for key, tensor in weights.items() if key.split(".")[0] not in sources}
     config = AutoConfig.from_pretrained(run)
@@ -83,7 +89,6 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
         _save_half(load_file(run / ADAPTER_WEIGHTS), new / ADAPTER_WEIGHTS)
         (new / CONFIG).write_text(config.to_json_string(), encoding="utf-8")
         forget_paths(new / CONFIG)
-        settings = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
         kept = {name: value for name, value in settings.items() if name not in LOCAL_SETTINGS}
         (new / RUN_FILE).write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
         for file in COPIED:
