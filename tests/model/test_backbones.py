@@ -14,7 +14,7 @@ from tiny import RELATIONS, tiny_processor
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from roc.modeling_backbones_roc import load_backbone, most_tokens, resolve_model
+from roc.modeling_backbones_roc import check_encoder, load_backbone, most_tokens, resolve_model
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 
@@ -263,6 +263,13 @@ def test_what_is_no_text_encoder_says_what_it_is_and_what_to_give(model_type: st
     for load in (RocModel.from_backbones, lambda name: load_backbone(name, part="text_model")):
         with pytest.raises(ValueError, match=f"text_model='{tmp_path}' is a .*{message}"):
             load(str(tmp_path))
+
+
+@pytest.mark.parametrize("model_type", [*TEXT, "xlnet", "bert-generation", "electra", "deberta-v2", "gemma3_text"])
+def test_encoders_that_read_both_ways_are_taken(model_type: str, tmp_path: Path) -> None:
+    settings = {"use_bidirectional_attention": True} if model_type == "gemma3_text" else {}
+    AutoConfig.for_model(model_type, **settings).save_pretrained(tmp_path)
+    check_encoder(str(tmp_path), part="text_model")
 
 
 @pytest.mark.parametrize(("model_type", "message"), [("roc", "--start_from"), ("bert", "which reads text")])
