@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from torch import Tensor
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, is_peft_available, logging
 
 from .configuration_roc import refuse_kernels, refuse_places
@@ -34,6 +39,8 @@ NOT_OFFLOADED = (
 )
 # What `from_pretrained` may be told about where a repository's file is found.
 LOOKUP_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
+
+READING_BOTH_WAYS = ("xlnet", "bert-generation")  # which Transformers lists among language models that write
 
 
 def resolve_model(name: str) -> str:
@@ -58,18 +65,112 @@ def build_backbone(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def load_backbone(name: str, *, use_safetensors: bool | None = None, **overrides: Any) -> PreTrainedModel:
+def check_encoder(name: str, *, part: Literal["text_model", "vision_model"] | None = None) -> None:
+    """Refuse what is no encoder of its kind, and say what it is and what to give instead.
+
+    Args:
+        name: Hub id or folder.
+        part: What it is to be; None for either.
+
+    Raises:
+        ValueError: If it is something else.
+        OSError: If a Hub id names nothing, or nothing that can be reached.
+    """
+    what = f"{part or 'The encoder'}={name!r}"
+    config = _read_config(name, what)
+    kind = str(config.get("model_type"))
+    if kind == "roc":
+        raise ValueError(
+            f"{what} is a trained ROC model, not an encoder. To train it further, give it as start_from (`--start_from "
+            f"{name}`); else name the encoder that it was made from."
+        )
+    if kind not in CONFIG_MAPPING:  # Transformers says what is wrong with it
+        return
+    has_towers = "vision_config" in config
+    inputs = getattr(MODEL_MAPPING.get(CONFIG_MAPPING[kind], None), "main_input_name", None)
+    if part == "vision_model" and inputs == "input_ids" and not has_towers:
+        raise ValueError(f"{what} is a {kind} model, which reads text. Give a ViT-like encoder of pictures.")
+    if part != "text_model":
+        return
+    if has_towers:
+        raise ValueError(
+            f"{what} is a {kind} checkpoint of text and pictures. As vision_model its vision tower is taken; as "
+            "text_model give an encoder of text alone."
+        )
+    if inputs not in ("input_ids", None):
+        raise ValueError(f"{what} is a {kind} model, which reads {inputs}, not text. Give an encoder of text.")
+    if config.get("is_encoder_decoder") or CONFIG_MAPPING[kind].is_encoder_decoder:
+        raise ValueError(f"{what} is a {kind} model with a decoder. Give an encoder of text, such as BERT or MPNet.")
+    is_causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    is_causal &= kind not in READING_BOTH_WAYS and not config.get("use_bidirectional_attention")
+    if is_causal or config.get("is_decoder"):
+        raise ValueError(
+            f"{what} is a {kind} model that reads from left to right: a marker would not see the entity behind it. "
+            "Give an encoder of text, such as BERT or MPNet."
+        )
+
+
+def _read_config(name: str, what: str) -> dict[str, Any]:
+    """Read the configuration of an encoder as data; say what a folder without one is."""
+    folder = Path(name)
+    if folder.is_file():
+        raise ValueError(f"{what} is a file. Give the folder of a Transformers model, with its config.json.")
+    if not folder.is_dir():
+        if name.startswith(("/", "~", ".")) or name.count("/") > 1:
+            raise ValueError(f"{what}: there is no such folder (and a Hub id has the form USER/NAME).")
+        return PretrainedConfig.get_config_dict(name)[0]
+    if (folder / CONFIG_NAME).is_file():
+        config = PretrainedConfig.get_config_dict(name)[0]
+        if isinstance(config, dict) and isinstance(config.get("model_type"), str):
+            return config
+        raise ValueError(f"{what}: its {CONFIG_NAME} names no model_type. Give the folder of a Transformers model.")
+    inside = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG_NAME}"))
+    if any(folder.glob("*.gguf")):
+        hint = "It holds GGUF, which is for other programs. Give the model that this was made from"
+    elif (folder / "adapter_config.json").is_file():
+        hint = "It is an adapter without its model. Merge it into the model, and give that"
+    elif inside:
+        hint = f"The model is in a folder inside. Give {str(folder / inside[0])!r}"
+    else:
+        hint = "Give the folder of a Transformers model, or a Hub id"
+    raise ValueError(f"{what} is a folder without {CONFIG_NAME}. {hint}.")
+
+
+def most_tokens(encoder: PreTrainedModel) -> int | None:
+    """Return how many tokens a text encoder has positions for; None where its positions are relative or rotary."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in (
+            "position_embeddings",
+            "position_embedding",
+        ):
+            # RoBERTa's kind counts from behind the number of the padding token
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
+
+
+def load_backbone(
+    name: str,
+    *,
+    part: Literal["text_model", "vision_model"] | None = None,
+    use_safetensors: bool | None = None,
+    **overrides: Any,
+) -> PreTrainedModel:
     """Load a pretrained encoder in float32, without a pooling head. No code that comes with it is run.
 
     Args:
         name: Hub id or folder. The vision tower is taken of a two-tower checkpoint (CLIP, SigLIP).
+        part: What it is to be; None for either.
         use_safetensors: Whether safetensors are the only format that is read. None reads another format where there
             are none.
         **overrides: Configuration values to change.
+
+    Raises:
+        ValueError: If it is no encoder of that kind, or its weights are a pickle that holds more than weights.
     """
     check_adapter(name, {})
     if file := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
         refuse_places(read_settings(file))
+    check_encoder(name, part=part)
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **overrides)
     refuse_kernels(config)
     config = getattr(config, "vision_config", config)
@@ -79,6 +180,11 @@ def load_backbone(name: str, *, use_safetensors: bool | None = None, **overrides
     try:
         options = {"dtype": torch.float32, "use_safetensors": use_safetensors, "output_loading_info": True}
         model, loaded = AutoModel.from_pretrained(name, config=config, trust_remote_code=False, **options)
+    except pickle.UnpicklingError as error:  # its message advises to load it without this check
+        raise ValueError(
+            f"The weights of {name!r} are a pickle that holds something else than weights, and are not loaded. Give a "
+            "model with safetensors."
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
     _drop_pooler(model)
@@ -92,7 +198,7 @@ def load_vision(vision_model: str | Mapping[str, Any] | None) -> PreTrainedModel
     if vision_model is None:
         return None
     if isinstance(vision_model, str):
-        return load_backbone(vision_model)
+        return load_backbone(vision_model, part="vision_model")
     fields = dict(vision_model)
     return build_backbone(AutoConfig.for_model(fields.pop("model_type", "vit"), **fields))
 

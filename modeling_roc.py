@@ -162,7 +162,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         Raises:
             ValueError: If the vision encoder gives no state for each patch.
         """
-        text = load_backbone(text_model, **(text_overrides or {}))
+        text = load_backbone(text_model, part="text_model", **(text_overrides or {}))
         vision = load_vision(vision_model)
         if vision is not None:
             check_patches(vision)

@@ -75,7 +75,7 @@ def measure_one(config: RunConfig, options: argparse.Namespace) -> dict[str, Any
         for start in range(0, size * config.gradient_accumulation_steps, size)
     ]
     memory_before = peak_memory_mib()
-    model = build_model(config, processor, read_relation_file(config.relations)).to(device).train()
+    model = build_model(config, processor, read_relation_file(str(config.relations))).to(device).train()
     optimizer = build_optimizer(model, config)
     run = torch.compile(model) if options.only == COMPILED else model
     started = time.perf_counter()

@@ -113,7 +113,7 @@ def training_run(config: RunConfig, samples: GroupedSamples) -> TrainingRun:
     """Prepare a run as `train` does."""
     torch.manual_seed(0)
     accelerator = Accelerator(mixed_precision=choose_precision(config.mixed_precision))
-    inventory, processor = read_relation_file(config.relations), build_processor(config)
+    inventory, processor = read_relation_file(str(config.relations)), build_processor(config)
     model = build_model(config, processor, inventory)
     return TrainingRun(config, accelerator, processor, model, inventory, samples, samples)
 

@@ -14,6 +14,7 @@ from roc.modeling_backbones_roc import PACKAGED_MODELS
 from roc.support.markdown import code, prose
 from roc.support.reading import read_json, read_yaml
 from roc.training.settings import DEFAULTS, ENVIRONMENT_FILE, LOCAL_SETTINGS, METRICS_FILE, RUN_FILE, settings_by_name
+from roc.training.starting import RECORD
 
 SCORES = {"accuracy": "accuracy", "precision": "precision", "recall": "recall"}
 SCORES |= {"micro_f1": "micro-F1", "macro_f1": "macro-F1"}
@@ -54,13 +55,28 @@ class RunRecord:
         """The Hub's names of the encoders that have one."""
         encoders = ("text_model", "vision_model") if self.sees_pictures else ("text_model",)
         names = [self.settings[setting] for setting in encoders if self._is_of_hub(setting)]
+        if self.starts and self._commit_of(self.starts[0]):
+            names = [self.starts[0]["name"]]
         return list(dict.fromkeys(HUB_IDS.get(name, name) for name in names))
+
+    @property
+    def starts(self) -> list[Mapping[str, Any]]:
+        """What is recorded of the trained model that the run started from, then of that model's own start, and so on.
+
+        Each has `name`, `sha256` of its files, and `revision` and `dataset` where they are known.
+        """
+        found, record = [], self.environment.get(RECORD)
+        while isinstance(record, Mapping):
+            found.append(record)
+            record = record.get(RECORD)
+        return found
 
     @property
     def parts(self) -> list[tuple[str, str, str, str]]:
         """The encoders that the model was made from: part, origin, revision and training, as Markdown."""
         settings = self.settings
-        parts = [("text encoder", *self._origin("text_model"), self._how_trained("text"))]
+        parts = [("the whole model", *self._origin_of_start(start), "trained further") for start in self.starts]
+        parts += [("text encoder", *self._origin("text_model"), self._how_trained("text"))]
         if settings["head"] == "retrieval" and settings["share_description_encoder"]:
             parts.append(("description encoder", "the text encoder itself", "", "trained"))
         elif settings["head"] == "retrieval":
@@ -82,6 +98,8 @@ class RunRecord:
     def _origin(self, setting: str) -> tuple[str, str]:
         """Return where an encoder comes from, and its revision, as Markdown."""
         name = self.settings[setting]
+        if not isinstance(name, str) and self.starts:
+            return "the model that training started from", ""
         if not isinstance(name, str):
             return "a random start (see Settings)", ""
         revision = self.environment.get("base_revisions", {}).get(setting)
@@ -91,6 +109,21 @@ class RunRecord:
         if self._is_of_hub(setting):
             return f"[{prose(name)}](https://huggingface.co/{name})", recorded
         return f"{code(Path(name).name)}, a folder of who trained it", recorded
+
+    def _origin_of_start(self, start: Mapping[str, Any]) -> tuple[str, str]:
+        """Return where a trained model comes from, and its commit or its weights' checksum, as Markdown."""
+        name, commit = str(start.get("name")), self._commit_of(start)
+        if commit:
+            return f"[{prose(name)}](https://huggingface.co/{name})", code(commit)
+        weights = [
+            f"{file}: {digest}" for file, digest in (start.get("sha256") or {}).items() if file.endswith(".safetensors")
+        ]
+        return f"{code(Path(name).name)}, a folder of who trained it", "<br>".join(map(code, weights)) or UNKNOWN
+
+    @staticmethod
+    def _commit_of(start: Mapping[str, Any]) -> str | None:
+        commit = start.get("revision")
+        return commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None
 
     def _is_of_hub(self, setting: str) -> bool:
         """Tell whether the Hub has an encoder: its commit is recorded or, in older runs, its name looks so."""

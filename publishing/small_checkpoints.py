@@ -70,6 +70,12 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
         raise ValueError(f"{run} is no run with an adapter. Train one with `--lora_rank 16`, without --merge_adapter.")
     if folder.exists() and not _is_small_checkpoint(folder):
         raise ValueError(f"{folder} exists and is no small checkpoint. Choose another folder.")
+    settings = read_yaml(run / RUN_FILE)
+    if settings.get("start_from") is not None:
+        raise ValueError(
+            f"{run} was trained further from a trained model, whose text encoder no source of encoders has: a small "
+            "checkpoint could not bring it back. Publish it whole."
+        )
     name = load_run_config(str(run / RUN_FILE)).text_model
     if Path(name).is_dir():
         raise ValueError(f"The encoder of {run} is the folder {name!r}, which nobody else has. Take a Hub id's.")
@@ -83,7 +89,6 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
         _save_half(load_file(run / ADAPTER_WEIGHTS), new / ADAPTER_WEIGHTS)
         (new / CONFIG).write_text(config.to_json_string(), encoding="utf-8")
         forget_paths(new / CONFIG)
-        settings = read_yaml(run / RUN_FILE)
         kept = {name: value for name, value in settings.items() if name not in LOCAL_SETTINGS}
         (new / RUN_FILE).write_text(format_yaml(kept), encoding="utf-8")
         for file in COPIED:

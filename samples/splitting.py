@@ -84,5 +84,6 @@ def check_relations_known(samples: GroupedSamples, relations: Sequence[str], whe
         name, row_id = next(iter(unknown.items()))
         raise ValueError(
             f"{where}: the relations {sorted(unknown)} are not in the inventory; the first is {name!r} in row "
-            f"{row_id!r}.{did_you_mean(name, relations)} Describe them in the relation file, or mend the data."
+            f"{row_id!r}.{did_you_mean(name, relations)} Describe them in the relation file (--relations), or "
+            "mend the data."
         )

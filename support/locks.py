@@ -117,9 +117,10 @@ def try_lock(file: Path) -> int | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:  # else its last owner has removed it in the meantime
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
                 _held.add(descriptor)
+                with suppress(OSError):  # a full disk can be locked too
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
                 return descriptor
         except OSError as error:
             os.close(descriptor)

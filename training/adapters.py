@@ -84,6 +84,8 @@ def without_adapter(model: RocModel, *, merge: bool) -> RocModel:
     del plain.peft_config
     plain._hf_peft_config_loaded = False  # what Transformers' own `delete_adapter` does after the last one
     plain.__dict__.pop("_weight_conversions", None)  # names as PEFT's file has them, where the adapter was loaded
+    plain.requires_grad_(True)
+    plain._freeze()  # what the configuration freezes, and no longer what PEFT has frozen
     return plain
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -10,12 +11,12 @@ import datasets
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, ViTImageProcessorPil
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase, ViTImageProcessorPil
 
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.evaluation.zero_shot import restrict_rows
 from roc.messages_roc import shorten
-from roc.modeling_backbones_roc import resolve_model
+from roc.modeling_backbones_roc import check_encoder, most_tokens, resolve_model
 from roc.modeling_roc import RocModel
 from roc.modeling_vision_roc import picture_size
 from roc.processing_roc import RocProcessor
@@ -76,10 +77,14 @@ def _load_rows(config: RunConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
 
 
 def build_processor(config: RunConfig) -> RocProcessor:
-    """Build the processor of a run, with the backbones' tokenizer and picture normalisation."""
+    """Build the processor of a run, with the backbones' tokenizer and picture normalisation.
+
+    Raises:
+        ValueError: If the text encoder has no tokenizer.
+    """
     return RocProcessor(
         _image_processor(config),
-        AutoTokenizer.from_pretrained(resolve_model(config.text_model), trust_remote_code=False),
+        _tokenizer(config),
         markers=config.markers,
         max_length=config.max_length,
         max_regions=config.max_regions,
@@ -87,6 +92,38 @@ def build_processor(config: RunConfig) -> RocProcessor:
         object_names=config.object_names,
         entity_types=config.model.entity_types,
     )
+
+
+def check_encoders(config: RunConfig) -> None:
+    """Raise a ValueError where `text_model` or `vision_model` names something else than an encoder of its kind."""
+    if config.start_from is not None:  # which has its encoders
+        return
+    if config.text_model is not None:
+        check_encoder(resolve_model(config.text_model), part="text_model")
+    if config.sees_pictures and isinstance(config.vision_model, str):
+        check_encoder(resolve_model(config.vision_model), part="vision_model")
+
+
+def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
+    """Load the text encoder's tokenizer; without its files, Transformers makes up one that knows hardly a word."""
+    assert config.text_model is not None  # else the run starts from a model with its processor
+    folder = resolve_model(config.text_model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, TypeError, KeyError) as error:
+        reason = shorten(str(error).partition("\n")[0], 200)
+        raise ValueError(
+            f"text_model={config.text_model!r} has no tokenizer that can be loaded ({reason}). Put its tokenizer.json "
+            "and tokenizer_config.json beside the weights."
+        ) from error
+    num_tokens = AutoConfig.from_pretrained(folder, trust_remote_code=False).vocab_size
+    if 2 * len(tokenizer) < num_tokens:
+        raise ValueError(
+            f"text_model={config.text_model!r} reads {num_tokens} tokens, but its tokenizer knows {len(tokenizer)}: "
+            "its files are missing, or another model's. Put its tokenizer.json and tokenizer_config.json beside the "
+            "weights."
+        )
+    return tokenizer
 
 
 def _image_processor(config: RunConfig) -> Any:
@@ -108,12 +145,42 @@ def _image_processor(config: RunConfig) -> Any:
     return processor
 
 
-def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationInventory) -> RocModel:
-    """Build the model of a run, with its relations.
+def build_model(
+    config: RunConfig, processor: RocProcessor, inventory: RelationInventory, start: RocModel | None = None
+) -> RocModel:
+    """Build the model of a run, with its relations, out of pretrained encoders or out of a trained model, `start`.
 
     Raises:
-        ValueError: If `markers_like` is not a token, or `freeze_text_layers` leaves no layer to train.
+        ValueError: If `max_length` is more than the text encoder reads, `markers_like` is not a token,
+            `freeze_text_layers` leaves no layer to train, or `start` classifies other relations.
     """
+    model = _new_model(config, processor, inventory) if start is None else start
+    _fit_lengths(config, processor, model)
+    if config.model.head == "retrieval":
+        model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
+    elif start is not None:
+        if inventory.names != model.config.relation_names:
+            raise ValueError(
+                f"start_from={config.start_from!r} classifies {shorten(str(model.config.relation_names))}: each is an "
+                "output, and others need other weights. Leave out --relations and relations that are held out, or "
+                "start from a model that retrieves."
+            )
+        model.config.replace_relations(inventory.relations, inventory.none_relation)
+    if config.activation_checkpointing:
+        # its name before Transformers 5.23 was gradient_checkpointing_enable
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
+    if config.freeze_text_layers is not None:
+        freeze_lower_layers(model.text_model, config.freeze_text_layers)
+    if config.lora_rank is not None:
+        alpha, marker_ids = config.lora_alpha, processor.marker_ids
+        add_lora(model, encoders=config.lora_encoders, rank=config.lora_rank, alpha=alpha, marker_ids=marker_ids)
+    return model
+
+
+def _new_model(config: RunConfig, processor: RocProcessor, inventory: RelationInventory) -> RocModel:
+    """Build a model out of pretrained encoders."""
+    assert config.text_model is not None
     vision = config.vision_model if config.use_image else None
     model = RocModel.from_backbones(
         resolve_model(config.text_model),
@@ -132,18 +199,25 @@ def build_model(config: RunConfig, processor: RocProcessor, inventory: RelationI
                 f"markers_like={config.markers_like!r} is not a token of this tokenizer. Give one that is, such as ','."
             )
         model.start_tokens_like(processor.marker_ids, vocabulary[config.markers_like])
-    if config.model.head == "retrieval":
-        model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
-    if config.activation_checkpointing:
-        # its name before Transformers 5.23 was gradient_checkpointing_enable
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable()
-    if config.freeze_text_layers is not None:
-        freeze_lower_layers(model.text_model, config.freeze_text_layers)
-    if config.lora_rank is not None:
-        alpha, marker_ids = config.lora_alpha, processor.marker_ids
-        add_lora(model, encoders=config.lora_encoders, rank=config.lora_rank, alpha=alpha, marker_ids=marker_ids)
     return model
+
+
+def _fit_lengths(config: RunConfig, processor: RocProcessor, model: RocModel) -> None:
+    """Give the processor the limit of the text encoder's positions, which tokenizers often do not state.
+
+    Raises:
+        ValueError: If `max_length` is more than that.
+    """
+    limit = most_tokens(model.text_model)
+    if limit is not None and config.max_length > limit:
+        raise ValueError(
+            f"max_length={config.max_length} is more than the {limit} tokens that the text encoder has positions for. "
+            f"Lower --max_length to {limit} or less."
+        )
+    processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, limit or math.inf)
+    describer = getattr(model, "relation_model", None)
+    limits = [most_tokens(encoder) for encoder in (model.text_model, describer) if encoder is not None]
+    processor.max_description_length = min([processor.max_description_length, *(own for own in limits if own)])
 
 
 def encode_negatives(

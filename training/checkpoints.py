@@ -287,8 +287,10 @@ class Checkpoints:
 
 def _check_files(path: Path) -> None:
     """Raise a ValueError unless all files of a checkpoint are there, as they were written."""
-    checksums = read_json(path / CHECKSUMS)
     there = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file() and not file.is_symlink()}
+    if CHECKSUMS not in there:  # or no file that ends
+        raise ValueError(f"{CHECKSUMS} is missing")
+    checksums = read_json(path / CHECKSUMS)
     if missing := sorted(({RUN, WEIGHTS, STATE} | checksums.keys()) - (there & checksums.keys())):
         raise ValueError(f"{shorten(str(missing), 200)} are missing, there or in {CHECKSUMS}")
     if damaged := sorted(name for name, checksum in checksums.items() if _checksum(path / name) != checksum):

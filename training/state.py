@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import random
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +32,7 @@ from roc.training.settings import FILE_SETTINGS, LOCAL_SETTINGS, RunConfig, sett
 
 # Settings that a run may go on with changed: those without effect, and those of which what they come to on this machine
 # is compared: the content of paths, and the precision.
-MAY_CHANGE = LOCAL_SETTINGS | FILE_SETTINGS | {"mixed_precision"}
+MAY_CHANGE = LOCAL_SETTINGS | FILE_SETTINGS | {"mixed_precision", "start_from"}
 
 # Whole tensors, wherever FSDP has cut them: on the main process when they are saved, on all when they are loaded.
 SAVED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -222,11 +222,14 @@ def describe_run(
     inventory: RelationInventory,
     negatives: RelationInventory | None,
     splits: Sequence[GroupedSamples],
+    *,
+    start: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Describe what decides a run's result: two runs with the same description are the same run.
 
     It has `settings` by name, and `contents`, the SHA-256 of what settings merely name. `negatives` are the relations
-    that hold for no pair, `splits` the training and the validation samples.
+    that hold for no pair, `splits` the training and the validation samples, `start` the record of the model that the
+    run starts from.
     """
     settings = settings_by_name(dataclasses.asdict(config))
     settings = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
@@ -249,6 +252,8 @@ def describe_run(
             for part in (f"{name} {weights.dtype} {weights.shape}", weights.reshape(-1).view(torch.uint8).numpy())
         ),
     }
+    if start is not None:
+        contents["files of start_from"] = _digest([repr(start["sha256"])])
     return {"settings": settings, "contents": contents}
 
 
@@ -259,7 +264,8 @@ def differences(saved: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]
         before, after = (described["settings"].get(name, "not known") for described in (saved, now))
         if before != after:
             found.append(f"{name} was {shorten(repr(before))} and is {shorten(repr(after))}")
-    changed = [name for name, digest in now["contents"].items() if saved["contents"].get(name) != digest]
+    names = dict.fromkeys([*saved["contents"], *now["contents"]])
+    changed = [name for name in names if saved["contents"].get(name) != now["contents"].get(name)]
     return found + [f"the {name} are other ones" for name in changed]
 
 

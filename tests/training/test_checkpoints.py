@@ -267,7 +267,12 @@ def write_nothing_into_the_list(path: Path) -> None:
     (path / "checksums.json").write_bytes(b"")
 
 
-DAMAGES = [truncate, flip_a_bit, lose_a_file, write_half, write_nothing_into_the_list]
+def put_a_pipe(path: Path) -> None:
+    (path / "checksums.json").unlink()
+    os.mkfifo(path / "checksums.json")  # reading it would not end
+
+
+DAMAGES = [put_a_pipe, truncate, flip_a_bit, lose_a_file, write_half, write_nothing_into_the_list]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
