@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import create_repo
+from huggingface_hub import HfApi
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file, is_peft_available, logging
@@ -65,7 +65,7 @@ class WholeModel(PreTrainedModel):
         weights = {**(options.pop("state_dict", None) or self.state_dict())}
         without = copy.copy(self)
         without._hf_peft_config_loaded = False
-        vars(without).pop("_weight_conversions", None)  # names as PEFT's file has them, where the adapter was loaded
+        without.__dict__.pop("_weight_conversions", None)  # names as PEFT's file has them, where the adapter was loaded
         PreTrainedModel.save_pretrained(without, folder, state_dict=_without_adapter(self, weights), **options)
         options.pop("max_shard_size", None)  # an adapter is one file
         super().save_pretrained(folder, state_dict=weights, **options)
@@ -82,7 +82,7 @@ class WholeModel(PreTrainedModel):
         """
         if has_adapter(self):
             where = {name: options[name] for name in ("private", "token") if options.get(name) is not None}
-            whole_id = create_repo(repo_id, exist_ok=True, **where).repo_id
+            whole_id = HfApi().create_repo(repo_id, exist_ok=True, **where).repo_id
             for adapter in self.peft_config.values():
                 adapter.base_model_name_or_path = whole_id
 
@@ -93,8 +93,8 @@ class WholeModel(PreTrainedModel):
         """
         missing = set(loading_info.missing_keys)
         super()._adjust_missing_and_unexpected_keys(loading_info)
-        vars(self)["_left_out"] = missing - set(loading_info.missing_keys)
-        vars(self)["_loaded"] = (loading_info,)
+        self.__dict__["_left_out"] = missing - set(loading_info.missing_keys)
+        self.__dict__["_loaded"] = (loading_info,)
 
 
 def resolve_model(name: str) -> str:
@@ -296,6 +296,8 @@ def check_finite(path: Any, model: PreTrainedModel) -> None:
 def _is_finite(tensor: Any) -> bool:
     if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.dtype not in FLOATS:
         return True
+    if type(tensor) not in (Tensor, torch.nn.Parameter) and hasattr(tensor, "dequantize"):
+        tensor = tensor.dequantize()
     # a sum takes a tenth of the time, and is not finite where a number is not; it may overflow by itself
     return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 

@@ -152,8 +152,8 @@ class RelationEditing:
                 "Restore them, or call model.set_relations(relations, processor), which keeps them together."
             )
         labels, digests, relation_index = dict(config.id2label), self._digests(relations), relation_index_of(relations)
-        relations = copy.deepcopy(config.relations)
-        checked = CheckedRelations(relations, config.none_relation, labels, digests, relation_index)
+        kept: Any = copy.deepcopy(config.relations)
+        checked = CheckedRelations(kept, config.none_relation, labels, digests, relation_index)
         vars(self)["_checked"] = checked
         return checked
 
