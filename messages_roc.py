@@ -30,6 +30,12 @@ def quote(value: Any, length: int = 60) -> str:
     return shorten(_beginning(value, length), length)
 
 
+def few(names: Iterable[str]) -> str:
+    """List the first three of some names, in order, and say how many more there are."""
+    names = sorted(names)
+    return ", ".join(map(shorten, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def on_one_line(error: BaseException | str, length: int = 400) -> str:
     """Return what an error says on one line, cut to `length` characters."""
     return shorten(" ".join(str(error)[: 4 * length].split()), length)

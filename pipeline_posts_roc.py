@@ -308,6 +308,7 @@ def rank_posts(model: Any, processor: Any, posts: Sequence[Post], *, top_k: int)
     """
     if top_k < 1:
         raise ValueError(f"top_k={top_k} is out of range: give a number >= 1.")
+    model.match_relations(processor)
     where = [post.where for post in posts]
     typed = processor.type_entities([post.text for post in posts], [post.entities for post in posts], where=where)
     for post, entities in zip(posts, typed):

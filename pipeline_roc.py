@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +12,13 @@ from transformers.utils import logging
 
 from .messages_roc import quote
 from .pipeline_posts_roc import POST_KEYS, Post, PostLimits, rank_posts, read_post
+from .relations_bank_roc import descriptions_of
+from .relations_editing_roc import WeightsState
 
 logger = logging.get_logger(__name__)
 
-REMEMBERED_INVENTORIES = 8  # lists of relations given with a call, whose descriptions are not encoded again
+RELATION_OPTIONS: tuple[str, ...] = ("relations", "none_relation")
+MOST_REMEMBERED = 10_000  # descriptions given with calls that are not encoded again
 
 
 class RocPipeline(Pipeline):
@@ -43,11 +46,15 @@ class RocPipeline(Pipeline):
     _load_tokenizer = _load_image_processor = _load_feature_extractor = _load_video_processor = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._models_with: dict[str, Any] = {}  # by the relations that calls gave
+        self._remembered: dict[str, Any] = {}  # features of descriptions that calls gave
+        self._made_by: tuple[Any, WeightsState] | None = None  # the tokenizer and the encoder that made them
         model = options.get("model", arguments[0] if arguments else None)
         if next(iter((getattr(model, "hf_device_map", None) or {}).values()), None) == "disk":
             raise ValueError("The model's device_map begins with 'disk': begin it with a part that stays on a device.")
         super().__init__(*arguments, **options)
+        # for all calls: which model has them is found out at each, because the model may change
+        self._standing = {name: options[name] for name in RELATION_OPTIONS if name in options}
+        self._forward_params.pop("model", None)
 
     def __call__(self, inputs: Any = None, **options: Any) -> Any:
         """Find the relations of one post or of many.
@@ -74,6 +81,8 @@ class RocPipeline(Pipeline):
             TypeError: If a post has the wrong type.
         """
         post = {key: options.pop(key) for key in POST_KEYS if key in options}
+        if options.get("relations") is None and self._standing:
+            options = {**options, **self._standing}
         if (inputs is None) == (not post):
             raise ValueError("Give one post or several, or the keys of one as keywords: pipe(text=..., image=...).")
         if inputs is None or isinstance(inputs, Mapping):
@@ -111,14 +120,37 @@ class RocPipeline(Pipeline):
         return _given(preprocess), _given({"top_k": top_k, "threshold": threshold, "model": model}), {}
 
     def _model_with(self, relations: Sequence[Mapping[str, Any]], none_relation: str | None) -> Any:
-        """Give the model other relations, in a copy that is remembered for further calls."""
-        key = json.dumps([relations, none_relation, str(self.model.device)], default=repr)
-        if key not in self._models_with:
-            model = self.model.with_relations(relations, self.processor, none_relation=none_relation)
-            if len(self._models_with) == REMEMBERED_INVENTORIES:
-                self._models_with.pop(next(iter(self._models_with)))  # the oldest
-            self._models_with[key] = model
-        return self._models_with[key]
+        """Give the model other relations, in a second model that shares everything else with it as it is now.
+
+        What the description encoder made of their descriptions is remembered while its weights stay as they are.
+        """
+        encoder, tokenizer = getattr(self.model, "relation_model", None), self.processor.tokenizer
+        known: dict[str, Any] = {}
+        if encoder is not None and self._made_by is not None and len(self._remembered) <= MOST_REMEMBERED:
+            known = self._remembered if self._made_by[0] is tokenizer and self._made_by[1].is_that_of(encoder) else {}
+        model = self.model.with_relations(relations, self.processor, none_relation=none_relation, known=known)
+        if encoder is not None:
+            self._made_by = (tokenizer, WeightsState(encoder))
+            texts = descriptions_of(model.config.relations)
+            self._remembered = {**known, **dict(zip(texts, model.relation_bank.features))}
+        return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """Save the model, and the processor with its settings, as `pipeline(...)` loads them; options as for the model.
+
+        What was given for all calls, such as `top_k` or `relations`, is not saved.
+
+        Raises:
+            NotADirectoryError: As `RocModel.save_pretrained`.
+            ValueError: As `RocModel.save_pretrained`.
+        """
+        self.model.save_pretrained(save_directory, **options)
+        self.processor.save_pretrained(save_directory)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` saves."""
+        self.model.name_repository(repo_id, **options)
+        return super().push_to_hub(repo_id, **options)
 
     def preprocess(self, inputs: Any, **options: Any) -> dict[str, Post]:
         """Check one post. Posts become tensors in `_forward`, together: only the processor knows how to pad them."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeGuard
 from .messages_roc import quote, shorten
 from .processing_typing_roc import ENTITY_TYPES, type_hint, word_of_type
 
+NO_LABEL = -100  # of a pair without a relation: PyTorch's cross-entropy leaves it out
 BOX_ROUNDING = 1e-6  # how far detectors' float32 arithmetic may put a side beyond the picture: it is moved to the edge
 MAX_PAIRS = 10_000  # of all entities of one text: a hundred of them; more have to be asked for
 

@@ -14,9 +14,9 @@ from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 from transformers.utils import cached_file
 
 from .configuration_roc import refuse_places
-from .loss_roc import NO_LABEL
 from .messages_roc import on_one_line, quote, read_settings, shorten
 from .processing_entities_roc import (
+    NO_LABEL,
     Entity,
     check_entity,
     check_has_picture,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,32 +14,54 @@ from torch.nn import functional
 
 from .processing_typing_roc import type_id
 
+NUM_SEALS = 8  # numbers that tell a row of features from another: two that differ agree in all with odds below 1e-6
+# What rounding to bfloat16 changes of them stays below this share of a row's length.
+SEAL_TOLERANCE = 0.02
+
 
 class RelationBank(nn.Module):
     """Encoded descriptions of relations, kept as persistent buffers so that a saved model answers at once.
 
     The buffers hold what the description encoder gave, before the model's projection: the projection is trained,
-    the encoder's output (for a frozen encoder) is not, so training needs no second look at the descriptions.
+    the encoder's output (for a frozen encoder) is not, so training needs no second look at the descriptions. Each row
+    is tied to the relation and the description that it was made from: `holds` tells which rows still belong to them.
 
     Attributes:
         features: `(num_descriptions, feature_dim)` float, one row per description, relation by relation.
         relation_index: `(num_descriptions,)` int64, the relation that each description belongs to.
+        digests: `(num_descriptions,)` int64, `description_digests` of what each row was made from; 0 before that.
+        seals: `(num_descriptions, NUM_SEALS)` float, `feature_seals` of each row.
+        encoder_sample: `(feature_dim,)` float, what the frozen description encoder that gave the features gives for a
+            fixed input; zeros for an encoder that learns.
     """
 
     features: Tensor
     relation_index: Tensor
+    digests: Tensor
+    seals: Tensor
+    encoder_sample: Tensor
 
     def __init__(self, num_descriptions: int, feature_dim: int) -> None:
         super().__init__()
         self.register_buffer("features", torch.zeros(num_descriptions, feature_dim))
         self.register_buffer("relation_index", torch.zeros(num_descriptions, dtype=torch.long))
+        self.register_buffer("digests", torch.zeros(num_descriptions, dtype=torch.long))
+        self.register_buffer("seals", torch.zeros(num_descriptions, NUM_SEALS))
+        self.register_buffer("encoder_sample", torch.zeros(feature_dim))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Give the buffers: where they are offloaded, this call brings them back."""
+        """Give features and relation index: where they are offloaded, this call brings them back."""
         return self.features, self.relation_index
 
-    def replace(self, features: Tensor, relations: Sequence[Mapping[str, Any]]) -> None:
-        """Take other features, `(num_descriptions, feature_dim)`: a row for each description of `relations`, in order.
+    def replace(
+        self, features: Tensor, relations: Sequence[Mapping[str, Any]], encoder_sample: Tensor | None = None
+    ) -> None:
+        """Take other features.
+
+        Args:
+            features: `(num_descriptions, feature_dim)`, a row for each description of `relations`, in order.
+            relations: The relations.
+            encoder_sample: See the class; None keeps the bank's own.
 
         Raises:
             ValueError: If there is not one row per description, or the buffers are offloaded.
@@ -56,8 +79,59 @@ class RelationBank(nn.Module):
                 f"The relations have {len(relation_index)} descriptions, but {len(features)} features were given. "
                 "Encode every description once, in order."
             )
-        self.features = features.to(self.features.device)
-        self.relation_index = relation_index.to(self.features.device)
+        device = self.features.device
+        self.features = features.to(device)
+        self.relation_index = relation_index.to(device)
+        self.digests = description_digests(relations).to(device)
+        self.seals = feature_seals(self.features)
+        if encoder_sample is not None:
+            self.encoder_sample = encoder_sample.detach().to(device)
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the bank has ever been given features."""
+        return bool(self.digests.any())
+
+    def holds(self, digests: Tensor) -> Tensor:
+        """Tell for each description whether its row was made from it and is as it was then.
+
+        `digests` are the `description_digests` of all descriptions, in order.
+
+        Returns:
+            `(num_descriptions,)` bool, on the CPU.
+        """
+        if not len(digests) == len(self.digests) == len(self.features):
+            return torch.zeros(len(digests), dtype=torch.bool)
+        return (rows_are_sealed(self.features, self.seals) & (digests.to(self.digests.device) == self.digests)).cpu()
+
+
+def description_digests(relations: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Compute 8 bytes of the SHA-256 of each description and its relation's name: `(num_descriptions,)` int64."""
+    pairs = ((relation["name"], text) for relation in relations for text in relation["descriptions"])
+    return torch.tensor([text_digest(f"{name}\0{text}") for name, text in pairs], dtype=torch.long, device="cpu")
+
+
+def text_digest(text: str) -> int:
+    """Compute the first 8 bytes of a text's SHA-256, as a signed number."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big", signed=True)
+
+
+def feature_seals(features: Tensor) -> Tensor:
+    """Compute for each row of `(rows, feature_dim)` sums with fixed signs: `(rows, NUM_SEALS)`, in the same dtype."""
+    return (features.float() @ _signs(features.shape[-1]).to(features.device)).to(features.dtype)
+
+
+def rows_are_sealed(features: Tensor, seals: Tensor) -> Tensor:
+    """Tell for each row whether it still has these `feature_seals`: `(rows,)` bool, false for what is not finite."""
+    allowed = SEAL_TOLERANCE * features.float().norm(dim=-1, keepdim=True)
+    return ((feature_seals(features.float()) - seals.float()).abs() <= allowed).all(dim=-1)
+
+
+@functools.cache
+def _signs(feature_dim: int) -> Tensor:
+    """`(feature_dim, NUM_SEALS)` of 1 and -1, the same on every machine."""
+    given = hashlib.shake_256(b"ROC relation bank").digest(feature_dim * NUM_SEALS)
+    return torch.tensor([1.0 - 2 * (byte & 1) for byte in given], device="cpu").view(feature_dim, NUM_SEALS)
 
 
 def rebind_forward(module: nn.Module) -> None:

@@ -5,23 +5,74 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .configuration_roc import RocConfig
 from .messages_roc import did_you_mean, shorten
-from .relations_bank_roc import RelationBank, descriptions_of, rebind_forward, rows_of_relations
+from .relations_bank_roc import (
+    RelationBank,
+    description_digests,
+    descriptions_of,
+    rebind_forward,
+    relation_index_of,
+    rows_of_relations,
+    text_digest,
+)
 from .relations_file_roc import SavedRelations, encoder_fingerprint, read_relations, write_relations
 from .relations_roc import normalise_relations
 
 logger = logging.get_logger(__name__)
 
 DESCRIPTIONS_PER_BATCH = 256
+SAMPLE_TOKENS = 8  # length of the fixed input by which a description encoder is told from another
+# What half precision changes of its answer stays below this share of its length.
+SAMPLE_TOLERANCE = 0.05
+EMPTY = "relations is empty: give at least one relation with a name and a description."
+NO_RELATIONS = "The model has no relations yet: call model.set_relations(relations, processor)."
+
+
+@dataclass(frozen=True)
+class CheckedRelations:
+    """The relations of a configuration as they were when they were found to be sound, and what ties a bank to them."""
+
+    relations: Any
+    none_relation: str | None
+    labels: dict[int, str]
+    digests: Tensor
+    relation_index: Tensor
+    tensors: tuple[tuple[Tensor, int], ...] = ()  # those found to belong to them, and how often each had been changed
+
+
+class WeightsState:
+    """What a module's weights are now: `is_that_of` tells later whether they still are the same."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._kept = [tensor.detach() for tensor in _tensors(module)]  # so that no other gets their place in memory
+        self._changes = _changes(module)
+
+    def is_that_of(self, module: nn.Module) -> bool:
+        """Whether nothing was changed or replaced since; never for weights whose changes are not counted."""
+        return self._changes is not None and self._changes == _changes(module)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _changes(module: nn.Module) -> list[Any] | None:
+    tensors = _tensors(module)
+    has_adapter = any(type(own).__module__.startswith("peft.") for own in module.modules())  # it has other switches too
+    is_plain = all(type(own) in (Tensor, nn.Parameter) and not own.is_inference() for own in tensors)
+    if has_adapter or not is_plain:
+        return None
+    return [(own.data_ptr(), own._version, own.dtype, own.device, own.shape) for own in tensors]
 
 
 class RelationEditing:
@@ -35,10 +86,119 @@ class RelationEditing:
     config: RocConfig
     relation_bank: RelationBank
     relation_model: PreTrainedModel | None
+    relation_digests: Tensor  # of a classifier
     device: torch.device
     training: bool
     train: Callable[[bool], Any]
     encode_descriptions: Callable[[Tensor, Tensor], Tensor]
+    _checked: CheckedRelations | None = None
+
+    def check_relations(self, *, encoded: bool = True) -> None:
+        """Make sure that the scores are those of the configured relations; every call of the model does.
+
+        Files and attributes can be edited: relations given another order, a description another wording, the bank other
+        rows. Unless something has changed since the last check, this only compares strings. A compiled model is not
+        checked.
+
+        Args:
+            encoded: Whether the bank's features are read; otherwise the descriptions are given as tokens.
+
+        Raises:
+            ValueError: If relations are malformed, or what the model has learnt or encoded was made for others. The
+                message names the first of them.
+        """
+        if torch.compiler.is_compiling():
+            return
+        checked = self._checked_texts()
+        tensors = self._tied_tensors(encoded)
+        known = {id(tensor): version for tensor, version in checked.tensors}
+        if all(known.get(id(tensor)) == version for tensor, version in tensors):
+            return
+        if self.config.head == "classification":
+            self._check_classifier(checked)
+        else:
+            self._check_bank(checked, encoded)
+        vars(self)["_checked"] = replace(checked, tensors=tensors)
+
+    def match_relations(self, processor: Any) -> None:
+        """Encode the configured relations anew, with a warning, where the bank was made from others.
+
+        Raises:
+            ValueError: As `check_relations`, if the model classifies, or has no relations; or as `set_relations`.
+        """
+        try:
+            self.check_relations()
+        except ValueError as error:
+            if self.config.head != "retrieval" or not self.config.relations:
+                raise
+            logger.warning("%s It is done now.", error)
+            self.set_relations(self.config.relations, processor, none_relation=self.config.none_relation)
+
+    def _checked_texts(self) -> CheckedRelations:
+        """Return what is known of the configured relations, which are looked at again where they have changed."""
+        config, last = self.config, self._checked
+        if (
+            last is not None
+            and last.relations == config.relations
+            and last.none_relation == config.none_relation
+            and last.labels == config.id2label
+        ):
+            return last
+        if not config.relations:
+            raise ValueError(NO_RELATIONS)
+        relations = normalise_relations(config.relations, config.none_relation, config.entity_types)
+        if relations != [*config.relations] or config.id2label != dict(enumerate(config.relation_names)):
+            raise ValueError(
+                "model.config.relations or its labels (id2label) were assigned in another form than that of RocConfig. "
+                "Restore them, or call model.set_relations(relations, processor), which keeps them together."
+            )
+        labels, digests, relation_index = dict(config.id2label), self._digests(relations), relation_index_of(relations)
+        kept: Any = copy.deepcopy(config.relations)
+        checked = CheckedRelations(kept, config.none_relation, labels, digests, relation_index)
+        vars(self)["_checked"] = checked
+        return checked
+
+    def _digests(self, relations: Sequence[Mapping[str, Any]]) -> Tensor:
+        if self.config.head == "classification":
+            return name_digests(relations)
+        return description_digests(relations)
+
+    def _tied_tensors(self, encoded: bool) -> tuple[tuple[Tensor, int], ...]:
+        """Return the tensors that belong to the relations, each with its count of changes."""
+        if self.config.head == "classification":
+            tensors = [self.relation_digests]
+        else:
+            bank = self.relation_bank
+            tensors = [bank.relation_index, *((bank.features, bank.digests, bank.seals) if encoded else ())]
+        return tuple((own, -1 if own.is_inference() else own._version) for own in tensors)
+
+    def _check_classifier(self, checked: CheckedRelations) -> None:
+        held = self.relation_digests.cpu()
+        for number, relation in enumerate(checked.relations):
+            if len(held) != len(checked.digests) or held[number] != checked.digests[number]:
+                raise ValueError(
+                    f"Output {number} of the classifier was not trained for relation {relation['name']!r}: its outputs "
+                    "have the order and the names of its training. Restore model.config.relations."
+                )
+
+    def _check_bank(self, checked: CheckedRelations, encoded: bool) -> None:
+        bank = self.relation_bank
+        if bank.features.is_meta:  # offloaded: it is looked at where it is used
+            return
+        if encoded and not bank.digests.any():
+            raise ValueError(
+                "The bank holds no encoded descriptions yet: call model.set_relations(relations, processor) first."
+            )
+        held = torch.tensor([bank.relation_index.tolist() == checked.relation_index.tolist()])
+        if encoded and held.all():
+            held = bank.holds(checked.digests)
+        if not held.all():
+            relation = checked.relations[int(checked.relation_index[held.tolist().index(False)])]["name"]
+            raise ValueError(
+                f"The model's bank was not made from model.config.relations as they are now; relation {relation!r} is "
+                "the first that differs, by its name, description, place or features. Call "
+                "model.set_relations(relations, processor), which encodes them."
+            )
 
     @torch.no_grad()
     def set_relations(
@@ -53,12 +213,25 @@ class RelationEditing:
         """
         self._need_retrieval("set_relations")
         if not relations:
-            raise ValueError("relations is empty: give at least one relation with a name and a description.")
+            raise ValueError(EMPTY)
         checked = normalise_relations(relations, none_relation, self.config.entity_types)
-        features = self._known_features()
-        texts = descriptions_of(checked)
-        features |= self.encode_texts([text for text in dict.fromkeys(texts) if text not in features], processor)
-        self.relation_bank.replace(torch.stack([features[text] for text in texts]), checked)
+        self._take(checked, none_relation, processor)
+
+    def _take(
+        self,
+        checked: list[dict[str, Any]],
+        none_relation: str | None,
+        processor: Any,
+        known: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Take relations that are in the form of `RocConfig.relations`; `known` are descriptions' features."""
+        bank, texts, features = self.relation_bank, descriptions_of(checked), {**(known or {})}
+        if missing := [text for text in dict.fromkeys(texts) if text not in features]:
+            features |= self._known_features(missing)
+        new = self.encode_texts([text for text in missing if text not in features], processor)
+        features |= new
+        sample = self._encoder_sample() if new or not bank.is_encoded else None
+        bank.replace(torch.stack([features[text] for text in texts]), checked, sample)
         self.config.replace_relations(checked, none_relation)
 
     def add_relations(self, relations: Sequence[Mapping[str, Any]], processor: Any) -> None:
@@ -91,30 +264,44 @@ class RelationEditing:
         removed = set(names)
         self.subset_relations([name for name in self.config.relation_names if name not in removed])
 
+    @torch.no_grad()
     def with_relations(
-        self, relations: Sequence[Mapping[str, Any]], processor: Any, *, none_relation: str | None = None
+        self,
+        relations: Sequence[Mapping[str, Any]],
+        processor: Any,
+        *,
+        none_relation: str | None = None,
+        known: Mapping[str, Tensor] | None = None,
     ) -> Any:
         """Make a second model that has other relations and shares all weights with this one.
 
         The second model has a configuration and a bank of its own. Without `none_relation`, the relation that has the
         name of this model's own means "none of these", if there is one.
 
+        Args:
+            relations: The relations.
+            processor: The model's processor.
+            none_relation: Name of the relation that means "none of these".
+            known: Features `(feature_dim,)` of descriptions that need not be encoded again.
+
         Raises:
             ValueError: As `set_relations`.
         """
         self._need_retrieval("with_relations")
+        if not relations:
+            raise ValueError(EMPTY)
+        checked = normalise_relations(relations, none_relation, self.config.entity_types)
         own_none = self.config.none_relation
-        if none_relation is None and own_none is not None:
-            checked = normalise_relations(relations, None, self.config.entity_types)
-            none_relation = own_none if any(relation["name"] == own_none for relation in checked) else None
+        if none_relation is None and any(relation["name"] == own_none for relation in checked):
+            none_relation = own_none
         other: Any = copy.copy(self)
-        other.config = copy.deepcopy(self.config)
+        other.config = copy.copy(self.config)
         other._modules = {**other._modules}
         other.relation_bank = copy.copy(self.relation_bank)
         other.relation_bank._buffers = {**other.relation_bank._buffers}
         rebind_forward(other)
         rebind_forward(other.relation_bank)
-        other.set_relations(relations, processor, none_relation=none_relation)
+        other._take(checked, none_relation, processor, known)
         return other
 
     @torch.no_grad()
@@ -129,6 +316,7 @@ class RelationEditing:
         self._need_known(names)
         if not names:
             raise ValueError("No relation would be left: keep at least one.")
+        self.check_relations()
         numbers = {name: number for number, name in enumerate(self.config.relation_names)}
         kept = [self.config.relations[numbers[name]] for name in names]
         none_relation = self.config.none_relation if self.config.none_relation in names else None
@@ -140,10 +328,10 @@ class RelationEditing:
         """Save the relations and their features by themselves, as one safetensors file, which is overwritten.
 
         Raises:
-            ValueError: If the model has no relations, their descriptions have not been encoded, or it classifies.
+            ValueError: As `check_relations`, or if the model classifies.
         """
         self._need_retrieval("save_relations")
-        self._need_encoded()
+        self.check_relations()
         features, encoder = self.relation_bank.features, self._encoder_of_bank()
         write_relations(path, SavedRelations([*self.config.relations], self.config.none_relation, features, encoder))
 
@@ -163,10 +351,10 @@ class RelationEditing:
         feature_dim = self.relation_bank.features.shape[1]
         saved = read_relations(path, feature_dim=feature_dim, entity_types=self.config.entity_types)
         if saved.encoder is not None and saved.encoder == self._encoder_of_bank():
-            self.relation_bank.replace(saved.features, saved.relations)
+            self.relation_bank.replace(saved.features, saved.relations, self._encoder_sample())
             self.config.replace_relations(saved.relations, saved.none_relation)
             return
-        why = "its features may not be those of this model's description encoder, so all descriptions are encoded anew."
+        why = "its features may not be what this model makes of its descriptions, so all of them are encoded anew."
         logger.warning("%s: %s", os.fspath(path), why)
         self.set_relations(saved.relations, processor, none_relation=saved.none_relation)
 
@@ -181,11 +369,6 @@ class RelationEditing:
                 "only as numbers. Train with --head retrieval."
             )
 
-    def _need_encoded(self) -> None:
-        features = self.relation_bank.features
-        if not len(features) or len(features) != self.config.num_descriptions or not features.any(dim=-1).all():
-            raise ValueError("The bank holds no encoded descriptions yet: call model.set_relations first.")
-
     def _need_known(self, names: Iterable[str]) -> None:
         known = dict.fromkeys(self.config.relation_names)
         for name in names:
@@ -194,14 +377,33 @@ class RelationEditing:
                     f"The model has no relation {name!r}.{did_you_mean(name, known)} It has {shorten(str([*known]))}."
                 )
 
-    def _known_features(self) -> dict[str, Tensor]:
-        """Give each description's features in the bank, without those that may be out of date or were never made."""
-        features, _ = self.relation_bank()
-        if self.relation_model is None or len(features) != self.config.num_descriptions:
+    def _known_features(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Give the features of descriptions that are in the bank, without those that may be out of date."""
+        bank = self.relation_bank
+        if self.relation_model is None or not self.bank_has_own_encoder():
             return {}
-        filled = features.any(dim=-1).tolist()
-        rows = zip(descriptions_of(self.config.relations), features, filled)
-        return {text: row for text, row, is_filled in rows if is_filled}
+        try:
+            checked = self._checked_texts()
+        except ValueError:
+            return {}
+        wanted, held = set(texts), bank.holds(checked.digests).tolist()
+        rows = zip(descriptions_of(checked.relations), range(len(held)), held)
+        return {text: bank.features[row] for text, row, is_held in rows if is_held and text in wanted}
+
+    @torch.no_grad()
+    def bank_has_own_encoder(self) -> bool:
+        """Whether the model's frozen description encoder is the one that gave the bank's features."""
+        sample = self._encoder_sample().float()
+        return bool((self.relation_bank.encoder_sample.float() - sample).norm() <= SAMPLE_TOLERANCE * sample.norm())
+
+    def _encoder_sample(self) -> Tensor:
+        """Encode a fixed input by the frozen description encoder: `(feature_dim,)`; zeros for one that learns."""
+        encoder = self.relation_model
+        if encoder is None:
+            return torch.zeros_like(self.relation_bank.encoder_sample)
+        encoder.eval()
+        ids = torch.arange(1, 1 + SAMPLE_TOKENS, device=self.device)[None] % encoder.config.vocab_size
+        return encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].mean(dim=0)
 
     def encode_texts(self, texts: Sequence[str], processor: Any) -> dict[str, Tensor]:
         """Encode descriptions to `(feature_dim,)` each, before the projection and without dropout.
@@ -227,3 +429,8 @@ class RelationEditing:
         finally:
             self.train(was_training)
         return features
+
+
+def name_digests(relations: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Compute 8 bytes of the SHA-256 of each relation's name: `(relations,)` int64."""
+    return torch.tensor([text_digest(own["name"]) for own in relations], dtype=torch.long, device="cpu")

@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .messages_roc import on_one_line, parse_json, quote
-from .relations_bank_roc import relation_index_of
+from .relations_bank_roc import RelationBank, description_digests, feature_seals, relation_index_of
 from .relations_roc import normalise_relations
 
 METADATA_KEY = "roc_relations"
-VERSION = 1
+VERSION = 2
 
 # What a configuration holds beside the encoder itself.
 UNRELATED_SETTINGS = ("transformers_version", "_name_or_path", "architectures", "dtype")
@@ -35,14 +35,21 @@ class SavedRelations:
     relations: list[dict[str, Any]]  # in the form of `RocConfig.relations`
     none_relation: str | None
     features: Tensor  # (num_descriptions, feature_dim) float, one row per description, relation by relation
-    encoder: str | None  # `encoder_fingerprint` of the encoder that gave the features; None where it is not known
+    # `encoder_fingerprint` of the encoder that made the features from these descriptions; None where it is not known
+    encoder: str | None
 
 
 def write_relations(path: str | os.PathLike[str], saved: SavedRelations) -> None:
     """Write a file and create its folder; under a temporary name first, so that nobody sees a half-written one."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {"features": saved.features.cpu().contiguous(), "relation_index": relation_index_of(saved.relations)}
+    features = saved.features.cpu().contiguous()
+    tensors = {
+        "features": features,
+        "relation_index": relation_index_of(saved.relations),
+        "digests": description_digests(saved.relations),
+        "seals": feature_seals(features),
+    }
     content = {"version": VERSION} | {name: getattr(saved, name) for name in ("encoder", "none_relation", "relations")}
     temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     try:
@@ -77,7 +84,8 @@ def read_relations(path: str | os.PathLike[str], *, feature_dim: int, entity_typ
         ) from error
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {on_one_line(error)}") from error
-    return SavedRelations(relations, content["none_relation"], features, content["encoder"])
+    encoder = content["encoder"] if _are_tied(tensors, relations) else None
+    return SavedRelations(relations, content["none_relation"], features, encoder)
 
 
 def _content(metadata: dict[str, str]) -> dict[str, Any]:
@@ -93,8 +101,8 @@ def _content(metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _checked_features(tensors: dict[str, Tensor], relations: Sequence[dict[str, Any]], feature_dim: int) -> Tensor:
-    if set(tensors) != {"features", "relation_index"}:
-        raise ValueError(f"the tensors are {quote(sorted(tensors))}, not features and relation_index.")
+    if set(tensors) != {"features", "relation_index", "digests", "seals"}:
+        raise ValueError(f"the tensors are {quote(sorted(tensors))}, not features, relation_index, digests and seals.")
     features, relation_index = tensors["features"], relation_index_of(relations)
     if tensors["relation_index"].tolist() != relation_index.tolist():
         raise ValueError(f"relation_index does not number the {len(relation_index)} descriptions of the relations.")
@@ -111,6 +119,15 @@ def _checked_features(tensors: dict[str, Tensor], relations: Sequence[dict[str, 
     if not torch.isfinite(features).all():
         raise ValueError("features hold numbers that are not finite.")
     return features
+
+
+def _are_tied(tensors: dict[str, Tensor], relations: Sequence[dict[str, Any]]) -> bool:
+    """Whether each row of features was made from the description that the file has in its place."""
+    bank = RelationBank(0, 1)
+    for name, tensor in tensors.items():
+        setattr(bank, name, tensor)
+    has_seals = bank.seals.shape == feature_seals(bank.features).shape
+    return has_seals and bool(bank.holds(description_digests(relations)).all())
 
 
 def encoder_fingerprint(encoder: PreTrainedModel) -> str:

@@ -43,9 +43,10 @@ class RelationMatches:
 
 
 class RelationIndex:
-    """The relations of a model as they are now, to be searched; `RocModel.index_relations` makes it.
+    """A snapshot of the relations of a model as they are now, to be searched; `RocModel.index_relations` makes it.
 
-    A model that is trained or edited afterwards needs a new index. The order of the relations plays no part.
+    It keeps answering with the relations and vectors of that moment: a model that is trained or edited afterwards needs
+    a new index. The order of the relations plays no part.
 
     Args:
         relations: The relations, in the form of `RocConfig.relations`.

@@ -13,8 +13,8 @@ from transformers.utils import CONFIG_NAME, cached_file
 
 import roc.register  # noqa: F401  (AutoModel knows ROC)
 from roc.messages_roc import quote, read_settings
-from roc.modeling_backbones_roc import check_adapter
 from roc.modeling_roc import RocModel
+from roc.modeling_saving_roc import check_adapter
 from roc.pipeline_posts_roc import Post, rank_posts
 from roc.processing_entities_roc import check_pairs
 from roc.processing_names_roc import SearchedText, find_names

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import BatchFeature
 
-from roc.loss_roc import NO_LABEL
 from roc.messages_roc import did_you_mean
-from roc.processing_entities_roc import Entity
+from roc.processing_entities_roc import NO_LABEL, Entity
 from roc.processing_roc import RocProcessor
 from roc.samples.grouping import Sample
 

@@ -85,6 +85,7 @@ def hub_api(local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[hu
     }
     for name, value in settings.items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
     monkeypatch.setenv("HF_TOKEN", local_hub.state.token)
     impatient = SimpleNamespace(**vars(time) | {"sleep": lambda _: None})  # between tries
     monkeypatch.setattr("huggingface_hub.utils._http.time", impatient)

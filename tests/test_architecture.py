@@ -66,7 +66,7 @@ def test_the_contracts_are_kept(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("importer", "line", "broken"),
     [
-        ("loss_roc.py", "from roc.support.files import atomic_write", 0),
+        ("messages_roc.py", "from roc.support.files import atomic_write", 0),
         ("handler.py", "import roc.register", 0),
         ("support/files.py", "from roc.relations.files import read_relation_file", 1),
         ("samples/grouping.py", "import roc.inference.posts", 1),

@@ -17,6 +17,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast, ViTConfig, ViTImag
 from roc.configuration_roc import RocConfig
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
+from roc.training.adapters import add_lora
 
 NONE_RELATION = "None"
 RELATIONS: list[dict[str, Any]] = [
@@ -113,6 +114,18 @@ def tiny_model(
         relations = [dict(relation) for relation in model.config.relations]
         model.set_relations(relations, processor, none_relation=model.config.none_relation)
     return model
+
+
+def tiny_adapted_model(processor: RocProcessor, encoders: Any = "text", **kwargs: Any) -> RocModel:
+    """A tiny model whose adapter has learnt something; further settings as `tiny_model`."""
+    model = tiny_model(processor, **kwargs)
+    add_lora(model, encoders=encoders, rank=2, alpha=4, marker_ids=processor.marker_ids)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name or "trainable_tokens" in name:
+                parameter.normal_()
+    return model.eval()
 
 
 def save_tiny(folder: Path, **kwargs: Any) -> RocProcessor:

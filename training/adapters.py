@@ -97,12 +97,8 @@ def save_model(model: RocModel, folder: str | os.PathLike[str], *, merge_adapter
         folder: Where to save it.
         merge_adapter: Save the adapter merged into the encoders: a plain model, which needs no PEFT.
     """
-    if not has_adapter(model):
-        model.save_pretrained(folder)
-        return
-    without_adapter(model, merge=merge_adapter).save_pretrained(folder)
-    if not merge_adapter:
-        model.save_pretrained(folder)  # of a model with an adapter, Transformers saves the adapter alone
+    merged = without_adapter(model, merge=True) if merge_adapter and has_adapter(model) else model
+    merged.save_pretrained(folder)
 
 
 def freeze_lower_layers(encoder: PreTrainedModel, num_layers: int) -> None:

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
-from roc.loss_roc import NO_LABEL
 from roc.modeling_roc import RocModel
+from roc.processing_entities_roc import NO_LABEL
 from roc.training.settings import RunConfig
 from roc.training.state import RunState, WeightAverage
 

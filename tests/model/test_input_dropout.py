@@ -11,8 +11,8 @@ import torch
 from tiny import picture_bytes, tiny_model, tiny_picture, tiny_processor
 from torch import Tensor
 
-from roc.modeling_dropout_roc import drop_pictures, exchange_pictures, hide_tokens, labels_of_wrong_pictures
 from roc.modeling_roc import RocModel, RocOutput
+from roc.modeling_training_roc import drop_pictures, exchange_pictures, hide_tokens, labels_of_wrong_pictures
 from roc.processing_entities_roc import Entity
 from roc.processing_marking_roc import MAX_NAME_TOKENS
 from roc.processing_roc import RocProcessor

@@ -16,9 +16,9 @@ from tiny import RELATIONS, louder, tiny_model, tiny_processor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from roc.loss_roc import retrieval_loss
 from roc.modeling_fusion_roc import IMAGE, gather_rows
 from roc.modeling_roc import RocModel, RocOutput
+from roc.modeling_training_roc import retrieval_loss
 from roc.processing_roc import RocProcessor
 from roc.relations_bank_roc import pool_descriptions
 

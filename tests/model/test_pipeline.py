@@ -29,7 +29,6 @@ from roc.dataset_scripts.features import FEATURES
 from roc.modeling_decisions_roc import relation_probabilities
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import read_image, read_post
-from roc.pipeline_roc import REMEMBERED_INVENTORIES
 from roc.processing_roc import RocProcessor
 from roc.training.adapters import add_lora, save_model
 
@@ -290,10 +289,11 @@ def test_given_relations_are_encoded_once_however_many_posts_and_calls(monkeypat
     for _ in range(3):
         pipe(POSTS, relations=VISITS)
     assert encoded == [1], "one of the two descriptions is in the model's own bank"
-    for number in range(REMEMBERED_INVENTORIES):
+    monkeypatch.setattr("roc.pipeline_roc.MOST_REMEMBERED", 3)
+    for number in range(3):
         pipe(COUPLE, relations=[{"name": "visits", "descriptions": [f"the head visits {number}"]}])
     pipe(COUPLE, relations=VISITS)
-    assert encoded == [1] * (1 + REMEMBERED_INVENTORIES + 1), "the oldest is forgotten"
+    assert encoded == [1] * (1 + 3 + 1), "what was remembered is forgotten"
 
 
 def test_a_second_model_shares_the_weights_but_not_the_relations() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
-from roc.loss_roc import drop_relations, retrieval_loss
+from roc.modeling_training_roc import drop_relations, retrieval_loss
 from roc.processing_typing_roc import type_id
 from roc.relations_bank_roc import (
     RelationBank,
@@ -21,9 +22,9 @@ from roc.relations_bank_roc import (
 )
 
 
-def relations(*counts: int) -> list[dict[str, list[str]]]:
+def relations(*counts: int) -> list[dict[str, Any]]:
     """One relation for each count, with so many descriptions."""
-    return [{"descriptions": ["words"] * count} for count in counts]
+    return [{"name": f"relation {number}", "descriptions": ["words"] * count} for number, count in enumerate(counts)]
 
 
 def test_the_loss_of_equal_logits_is_the_logarithm_of_the_number_of_relations() -> None:
@@ -167,7 +168,7 @@ def test_a_bank_takes_other_descriptions_without_their_gradient() -> None:
     assert torch.equal(bank.features, features)
     assert not bank.features.requires_grad
     assert bank.relation_index.tolist() == [0, 1, 1]
-    assert set(bank.state_dict()) == {"features", "relation_index"}
+    assert set(bank.state_dict()) == {"features", "relation_index", "digests", "seals", "encoder_sample"}
 
 
 @pytest.mark.parametrize("given", [2, 4])

@@ -18,6 +18,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from tiny import scores, tiny_adapted_model, tiny_model, tiny_processor
+from transformers import AutoModel
+
+import roc.register  # noqa: F401
+from roc.modeling_roc import RocModel
+from roc.pipeline_roc import RocPipeline
 
 NAME = "user/roc"
 WEIGHTS = bytes(range(256)) * 40
@@ -279,3 +285,37 @@ def test_a_slow_answer_comes_late(api: HfApi, local_hub: LocalHub) -> None:
     with pytest.raises(HTTPError):
         api.model_info(NAME, timeout=0.1)
     assert api.model_info(NAME, timeout=5).id == NAME
+
+
+@pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained", "pipeline"])
+def test_a_model_with_an_adapter_comes_back_whole_from_the_hub(
+    way: str, hub_api: HfApi, local_hub: LocalHub, tmp_path: Path
+) -> None:
+    processor = tiny_processor(vision=False)
+    model = tiny_adapted_model(processor, vision=False)
+    if way == "push_to_hub":
+        model.push_to_hub("user/adapted")
+    elif way == "save_pretrained":
+        model.save_pretrained(tmp_path / "adapted", push_to_hub=True, repo_id="user/adapted")
+    else:
+        RocPipeline(model=model, processor=processor, device="cpu").push_to_hub("user/adapted")
+        assert "processor_config.json" in local_hub.repository("user/adapted").files()
+    for number, loader in enumerate((RocModel, AutoModel)):
+        loaded = loader.from_pretrained("user/adapted", cache_dir=tmp_path / f"cache{number}")
+        assert scores(loaded, processor) == pytest.approx(scores(model, processor), abs=1e-5)
+
+
+def test_an_adapter_that_names_another_model_for_the_rest_of_a_whole_one_is_refused(
+    hub_api: HfApi, tmp_path: Path
+) -> None:
+    processor = tiny_processor(vision=False)
+    model = tiny_adapted_model(processor, vision=False)
+    tiny_model(processor, vision=False, seed=4).push_to_hub("user/base")
+    model.push_to_hub("user/adapted")
+    file = hub_api.hf_hub_download("user/adapted", "adapter_config.json", cache_dir=tmp_path / "cache")
+    config = json.loads(Path(file).read_text(encoding="utf-8")) | {"base_model_name_or_path": "user/base"}
+    content = json.dumps(config).encode()
+    hub_api.upload_file(path_or_fileobj=content, path_in_repo="adapter_config.json", repo_id="user/adapted")
+    for number, loader in enumerate((RocModel, AutoModel)):
+        with pytest.raises(ValueError, match="the rest of it is in 'user/base'"):
+            loader.from_pretrained("user/adapted", cache_dir=tmp_path / f"cache{number}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -191,3 +192,58 @@ def test_the_command_replaces_an_earlier_one_and_nothing_else(
     (tmp_path / "other").mkdir()
     assert main(["--model", str(run), "--output_dir", str(tmp_path / "other")]) == 1
     assert "exists and is no small checkpoint" in capsys.readouterr().err
+
+
+def config_of(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def adapter_without_markers(folder: Path) -> None:
+    """Take the embeddings of the markers out of an adapter: they would be the random ones of a new model."""
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | {"trainable_token_indices": None}), encoding="utf-8")
+    weights = load_file(folder / "adapter_model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "token" not in name.rsplit("embeddings", 1)[-1]}
+    save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda folder: config_of(folder, lambda own: own["encoder_sources"].pop("text_model")),
+            "no weights for text_",
+        ),
+        (
+            lambda folder: config_of(folder, lambda own: own.update(encoder_sources=None)),
+            "no weights for relation_model",
+        ),
+        (
+            lambda folder: config_of(folder, lambda own: own["relation_config"].update(num_hidden_layers=0)),
+            "do not make up one encoder, see encoder.layer.0",
+        ),
+        (
+            lambda folder: config_of(folder, lambda own: own["relation_config"].update(num_hidden_layers=2)),
+            "do not make up one encoder, see encoder.layer.1",
+        ),
+        (
+            lambda folder: config_of(folder, lambda own: own["relation_config"].update(intermediate_size=48)),
+            "has the shape",
+        ),
+        (
+            lambda folder: config_of(folder, lambda own: own["relation_config"].update(vocab_size=1000)),
+            r"word_embeddings.weight has the shape \(1000",
+        ),
+        (adapter_without_markers, "word_embeddings.weight has the shape"),
+    ],
+)
+def test_nothing_that_its_encoders_lack_is_drawn_at_random(
+    damage: Callable[[Path], Any], message: str, small: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(small, tmp_path / "small")
+    damage(tmp_path / "small")
+    with pytest.raises(ValueError, match=message):
+        AutoModel.from_pretrained(tmp_path / "small")
