@@ -117,7 +117,8 @@ def _fold(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
     folded: list[str] = []
     starts, ends = array("q"), array("q")
     for piece in _pattern(_PIECE).finditer(text):
-        start, end, kind, part = *piece.span(), piece.lastgroup, piece[0]
+        start, end = piece.span()
+        kind, part = piece.lastgroup, piece[0]
         if kind == "unseen":
             continue
         if kind == "plain" and unicodedata.is_normalized("NFC", part):

@@ -98,7 +98,7 @@ def _settings_of_run(model: str) -> dict[str, Any]:
 def _write_predictions(path: str, predictions: Predictions) -> None:
     with atomic_write(path) as file:
         for row_id, expected, predicted in zip(predictions.row_ids, predictions.expected, predictions.predicted):
-            row = {"id": row_id, "relation": expected, "predicted": predicted}
+            row: dict[str, Any] = {"id": row_id, "relation": expected, "predicted": predicted}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         for own in predictions.unreadable:
             row = {"id": own.row_id, "relation": own.relation, "predicted": None, "skipped": own.reason}

@@ -76,7 +76,7 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
             f"{run} was trained further from a trained model, whose text encoder no source of encoders has: a small "
             "checkpoint could not bring it back. Publish it whole."
         )
-    name = load_run_config(str(run / RUN_FILE)).text_model
+    name = str(load_run_config(str(run / RUN_FILE)).text_model)
     if Path(name).is_dir():
         raise ValueError(f"The encoder of {run} is the folder {name!r}, which nobody else has. Take a Hub id's.")
     weights = load_file(run / WEIGHTS)

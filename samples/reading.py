@@ -37,7 +37,8 @@ def leave_out_unreadable(samples: GroupedSamples, processor: RocProcessor) -> No
     """
     broken = dict(_broken_pictures(samples))
     suspects = set(_suspects(samples, processor))
-    kept, unreadable = [], []
+    kept: list[Sample] = []
+    unreadable: list[UnreadableRow] = []
     for place, sample in enumerate(samples.samples):
         found = {}
         if sample.image_digest in broken:
