@@ -93,12 +93,12 @@ class RelationEditing:
     encode_descriptions: Callable[[Tensor, Tensor], Tensor]
     _checked: CheckedRelations | None = None
 
+    @torch.compiler.disable
     def check_relations(self, *, encoded: bool = True) -> None:
         """Make sure that the scores are those of the configured relations; every call of the model does.
 
         Files and attributes can be edited: relations given another order, a description another wording, the bank other
-        rows. Unless something has changed since the last check, this only compares strings. A compiled model is not
-        checked.
+        rows. Unless something has changed since the last check, this only compares strings.
 
         Args:
             encoded: Whether the bank's features are read; otherwise the descriptions are given as tokens.
@@ -107,8 +107,6 @@ class RelationEditing:
             ValueError: If relations are malformed, or what the model has learnt or encoded was made for others. The
                 message names the first of them.
         """
-        if torch.compiler.is_compiling():
-            return
         checked = self._checked_texts()
         tensors = self._tied_tensors(encoded)
         known = {id(tensor): version for tensor, version in checked.tensors}

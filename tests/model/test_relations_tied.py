@@ -199,6 +199,16 @@ def test_a_classifier_s_outputs_keep_their_relations(
         RocPipeline(model=model, processor=processor, device="cpu")(POST)
 
 
+@pytest.mark.slow
+def test_a_compiled_model_notices_a_change_too(model: RocModel, processor: RocProcessor) -> None:
+    compiled: Any = torch.compile(model, backend="eager")
+    batch = processor(POST["text"], entities=[(0, 3), (11, 14)])
+    torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits)
+    assigned_relations(model)
+    with pytest.raises(ValueError, match=r"model\.set_relations\(relations, processor\)"):
+        compiled(**batch)
+
+
 def test_moving_copying_and_rounding_untie_nothing(model: RocModel, processor: RocProcessor, tmp_path: Path) -> None:
     expected = scores(model, processor)
     assert scores(copy.deepcopy(model), processor) == expected

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -202,6 +203,13 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path: Pa
     quantised = torch.ao.quantization.quantize_dynamic(tiny_model(processor), {torch.nn.Linear})
     with pytest.raises(ValueError, match="quantised cannot be saved"):
         quantised.save_pretrained(tmp_path)
+    for method, packed, message in (("torchao", False, "read this model's folder back"), ("bnb", True, "has packed")):
+        model = tiny_model(processor)
+        config = SimpleNamespace(quant_method=SimpleNamespace(value=method))
+        model.hf_quantizer = SimpleNamespace(quantization_config=config)
+        model.pair_projection.weight.quant_state = SimpleNamespace(packing_format_for_cpu=packed)
+        with pytest.raises(ValueError, match=message):
+            model.save_pretrained(tmp_path)
     wrapped = tiny_model(processor)
     wrapped.pair_projection = torch.nn.Sequential(wrapped.pair_projection)
     with pytest.raises(ValueError, match=r"place for: pair_projection\.0\.bias"):
