@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .messages_roc import shorten
+from .messages_roc import check_unicode, shorten
 from .modeling_decisions_roc import decide_relations
 from .processing_entities_roc import find_names
 from .processing_images_roc import identify_image
@@ -120,6 +120,7 @@ def read_post(
     text = given["text"]
     if not isinstance(text, str):
         raise TypeError(f"{where}: text must be a string; given {shorten(repr(text))}.")
+    check_unicode(text, f"{where}: the text")
     image = read_image(given.get("image"), where, allow_paths=allow_paths, limits=limits)
     if given.get("head") is not None:
         pair = _find_names([given["head"], given["tail"]], text, [f"{where}, {role}:" for role in ("head", "tail")])

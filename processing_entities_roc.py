@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeGuard
 
 import regex
 
-from .messages_roc import shorten
+from .messages_roc import check_unicode, shorten
 from .processing_typing_roc import ENTITY_TYPES, Span, type_hint, word_of_type
 
 
@@ -67,6 +67,7 @@ def check_entity(entity: Any, text: str, where: str, entity_types: Sequence[str]
             raise ValueError(f"{where}: an entity is a span or a box; both were given: ({start}, {end}) and {bbox}.")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"{where}: name must be a string or None; given {name!r}.")
+        check_unicode(name or "", f"{where}: name")
         return Entity(type=kind, bbox=check_box(bbox, where), name=name)
     start, end = check_span(start, end, len(text), where)
     if text[start:end].isspace():
@@ -83,6 +84,7 @@ def check_type(given: Any, entity_types: Sequence[str], where: str) -> str:
     """
     if not isinstance(given, str):
         raise TypeError(f"{where}: type must be a string or None; given {given!r}.")
+    check_unicode(given, f"{where}: type")
     word = word_of_type(given, entity_types)
     if word is None:
         raise ValueError(f"{where}: the entity type {shorten(given)!r} is not known.{type_hint(given, entity_types)}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 
 from .loss_roc import NO_LABEL
-from .messages_roc import shorten
+from .messages_roc import check_unicode, shorten
 from .processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words
 from .processing_images_roc import open_image
 from .processing_marking_roc import MARKERS, NO_SPAN, Sample, encode_marked, encode_texts
@@ -168,6 +168,8 @@ class RocProcessor(ProcessorMixin):
         """
         if not descriptions:
             raise ValueError("descriptions is empty: give at least one text.")
+        for description in descriptions:
+            check_unicode(description, "A description")
         ids = encode_texts(self.tokenizer, descriptions)
         longest = min(self.max_description_length, self.tokenizer.model_max_length)
         for description, own_ids in zip(descriptions, ids):
@@ -186,6 +188,8 @@ class RocProcessor(ProcessorMixin):
         Raises:
             ImportError: If what finds them is not installed.
         """
+        for number, text in enumerate(texts):
+            _check_text(text, f"sample {number}")
         found = load_entity_typer(self.entity_typer or "spacy").find(texts)
         if self.entity_typer is None:
             found = [[(start, end, "") for start, end, _ in own] for own in found]
@@ -209,6 +213,8 @@ class RocProcessor(ProcessorMixin):
             ValueError: If a span lies outside its text, a box outside the picture, or a type is unknown.
         """
         names = where or [f"sample {i}" for i in range(len(texts))]
+        for text, name in zip(texts, names, strict=True):
+            _check_text(text, name)
         checked = [
             tuple(check_entity(entity, text, f"{name}, entity {j}", self.entity_types) for j, entity in enumerate(own))
             for text, own, name in zip(texts, entities, names, strict=True)
@@ -235,7 +241,7 @@ class RocProcessor(ProcessorMixin):
             if not isinstance(own, Sequence) or isinstance(own, str):
                 raise TypeError(f"{name}: entities must be a list; given {own!r}.")
             text, own = join_words(text, own, name) if is_split_into_words else (text, own)
-            texts.append(_check_text(text, name))
+            texts.append(text)
             entities.append(own)
         typed = self.type_entities(texts, entities, where=names)
         samples = []
@@ -322,15 +328,10 @@ def _untyped_spans(entities: Sequence[Entity]) -> list[Span]:
     return [(e.start, e.end) for e in entities if e.type is None and e.start is not None and e.end is not None]
 
 
-def _check_text(text: Any, where: str) -> str:
+def _check_text(text: Any, where: str) -> None:
     if not isinstance(text, str):
         raise TypeError(f"{where}: text must be a string; given {text!r}.")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{where}: the text is not valid Unicode ({error}). Remove lone surrogates.") from error
-    return text
+    check_unicode(text, f"{where}: the text")
 
 
 def _check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .messages_roc import did_you_mean, shorten
+from .messages_roc import check_unicode, did_you_mean, shorten
 from .processing_typing_roc import ENTITY_TYPES, type_hint, word_of_type
 
 RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
@@ -55,6 +55,7 @@ def _normalise_relation(relation: Mapping[str, Any], entity_types: Sequence[str]
     name = relation.get("name")
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"A relation needs a non-empty name; given {name!r} in {dict(relation)!r}.")
+    check_unicode(name, "A relation's name")
     return {
         "name": name,
         "descriptions": _normalise_descriptions(name, relation.get("descriptions")),
@@ -72,6 +73,8 @@ def _normalise_descriptions(name: str, descriptions: Any) -> list[str]:
             f"Relation {name!r} needs at least one description and no empty one; given {descriptions!r}. "
             "Write one sentence that says what holds between the head and the tail entity."
         )
+    for text in texts:
+        check_unicode(text, f"A description of the relation {name!r}")
     return [text.strip() for text in texts]
 
 
