@@ -36,6 +36,22 @@ def few(names: Iterable[str]) -> str:
     return ", ".join(map(shorten, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def check_unicode(text: str, where: str) -> None:
+    """Refuse a string that no file can hold: one with half of a pair of surrogates. `where` begins the message.
+
+    Raises:
+        ValueError: If it is such a string.
+    """
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        where = where.encode(errors="backslashreplace").decode()  # it may quote what is refused
+        raise ValueError(
+            f"{where} is not valid Unicode: character {error.start}, {text[error.start]!r}, is half of a pair, in "
+            f"{shorten(text[max(0, error.start - 20) :])!r}. Remove it, or read the source in its encoding."
+        ) from error
+
+
 def on_one_line(error: BaseException | str, length: int = 400) -> str:
     """Return what an error says on one line, cut to `length` characters."""
     return shorten(" ".join(str(error)[: 4 * length].split()), length)

@@ -224,6 +224,8 @@ def _check_savable(model: Any) -> None:
         model.check_relations()
     modules = [*model.modules()]
     is_quantized = getattr(model, "hf_quantizer", None) is not None
+    if is_quantized:
+        _check_quantizer(model)
     if any(type(module).__module__.startswith("torch.ao.nn") for module in modules):
         raise ValueError(
             "A model that torch.ao has quantised cannot be saved: safetensors have no place for its packed weights. "
@@ -243,6 +245,19 @@ def _check_savable(model: Any) -> None:
         raise ValueError(
             f"The model's weights are not those that its configuration has a place for: {few(foreign)}. Save the "
             "model without what was put around its layers."
+        )
+
+
+def _check_quantizer(model: Any) -> None:
+    """Raise a ValueError where a library's quantised weights would not come back as they are."""
+    method = str(getattr(model.hf_quantizer.quantization_config.quant_method, "value", ""))
+    if method == "torchao":  # its reader wants a layer's name before the name of every weight
+        raise ValueError("torchao cannot read this model's folder back. Save it before, and quantise it on loading.")
+    states = (getattr(parameter, "quant_state", None) for parameter in model.parameters())
+    if any(getattr(state, "packing_format_for_cpu", False) for state in states):
+        raise ValueError(
+            "bitsandbytes has packed the 4-bit weights for this processor at the first call, and would save them so. "
+            "Save the model before its first call, or from a GPU."
         )
 
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import torch
 
-from .messages_roc import quote, shorten
+from .messages_roc import check_unicode, quote, shorten
 from .modeling_decisions_roc import decide_relations
 from .processing_entities_roc import check_number_of_pairs
 from .processing_images_roc import identify_image
@@ -156,6 +156,7 @@ def read_post(
         limits.check_sizes(given, where)
     if not isinstance(text, str):
         raise TypeError(f"{where}: text must be a string; given {quote(text)}.")
+    check_unicode(text, f"{where}: the text")
     if entities is not None and (not isinstance(entities, Sequence) or isinstance(entities, str)):
         raise TypeError(f"{where}: entities must be a list; given {quote(entities)}.")
     is_one_pair = given.get("head") is not None

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
-from .messages_roc import quote, shorten
+from .messages_roc import check_unicode, quote, shorten
 from .processing_typing_roc import ENTITY_TYPES, type_hint, word_of_type
 
 NO_LABEL = -100  # of a pair without a relation: PyTorch's cross-entropy leaves it out
@@ -68,6 +68,7 @@ def check_entity(entity: Any, text: str, where: str, entity_types: Sequence[str]
             raise ValueError(f"{where}: an entity is a span or a box; both were given: {both}.")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"{where}: name must be a string or None; given {quote(name)}.")
+        check_unicode(name or "", f"{where}: name")
         return Entity(type=kind, bbox=check_box(bbox, where), name=name)
     start, end = check_span(start, end, len(text), where)
     if text[start:end].isspace():
@@ -84,6 +85,7 @@ def check_type(given: Any, entity_types: Sequence[str], where: str) -> str:
     """
     if not isinstance(given, str):
         raise TypeError(f"{where}: type must be a string or None; given {quote(given)}.")
+    check_unicode(given, f"{where}: type")
     word = word_of_type(given, entity_types)
     if word is None:
         raise ValueError(f"{where}: the entity type {shorten(given)!r} is not known.{type_hint(given, entity_types)}")

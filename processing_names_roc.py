@@ -29,7 +29,7 @@ _PIECE = rf"""
 
 _LETTER = r"[\p{L}\p{M}\p{N}_]"
 _NUMERAL = r"[\p{N}\p{Nt=Nu}]"  # Chinese ones too
-_WITHIN_NUMBER = r"[.,'\u2019_\u066b\u066c\u2044\u00a0\u2009\u202f]"  # with apostrophes and spaces that group digits
+_WITHIN_NUMBER = r"[.,:/'\u2019_\u066b\u066c\u2044\u00a0\u2009\u202f]"  # with what groups digits
 _POINT = r"[\s\p{Pc}.:'\u00b7\u2018\u2019\u2027\uff07\uff0e\uff1a]"  # that Unicode keeps within words
 _BORDER = rf"""
 (?! (?<= {_NUMERAL} ) {_WITHIN_NUMBER}? {_NUMERAL} | (?<= {_NUMERAL} {_WITHIN_NUMBER} ) {_NUMERAL} )  # 13.5
@@ -117,8 +117,7 @@ def _fold(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
     folded: list[str] = []
     starts, ends = array("q"), array("q")
     for piece in _pattern(_PIECE).finditer(text):
-        start, end = piece.span()
-        kind, part = piece.lastgroup, piece[0]
+        (start, end), kind, part = piece.span(), piece.lastgroup, piece[0]
         if kind == "unseen":
             continue
         if kind == "plain" and unicodedata.is_normalized("NFC", part):

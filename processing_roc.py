@@ -14,7 +14,7 @@ from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 from transformers.utils import cached_file
 
 from .configuration_roc import refuse_places
-from .messages_roc import on_one_line, quote, read_settings, shorten
+from .messages_roc import check_unicode, on_one_line, quote, read_settings, shorten
 from .processing_entities_roc import (
     NO_LABEL,
     Entity,
@@ -229,6 +229,8 @@ class RocProcessor(ProcessorMixin):
         """
         if not descriptions:
             raise ValueError("descriptions is empty: give at least one text.")
+        for description in descriptions:
+            check_unicode(description, "A description")
         ids = encode_texts(self.tokenizer, descriptions)
         longest = min(self.max_description_length, self.tokenizer.model_max_length)
         for description, own_ids in zip(descriptions, ids):
@@ -273,6 +275,8 @@ class RocProcessor(ProcessorMixin):
             ValueError: If a span lies outside its text, a box outside the picture, or a type is unknown.
         """
         names = where or [f"sample {i}" for i in range(len(texts))]
+        for text, name in zip(texts, names, strict=True):
+            _check_text(text, name)
         checked = [
             tuple(check_entity(entity, text, f"{name}, entity {j}", self.entity_types) for j, entity in enumerate(own))
             for text, own, name in zip(texts, entities, names, strict=True)
@@ -305,7 +309,7 @@ class RocProcessor(ProcessorMixin):
             if asked is None:
                 check_number_of_pairs(len(own), name)
             text, own = join_words(text, own, name) if is_split_into_words else (text, own)
-            texts.append(_check_text(text, name))
+            texts.append(text)
             entities.append(own)
         typed = self.type_entities(texts, entities, where=names)
         samples = []
@@ -404,19 +408,14 @@ def _untyped_spans(entities: Sequence[Entity]) -> list[Span]:
     return [(e.start, e.end) for e in entities if e.type is None and e.start is not None and e.end is not None]
 
 
-def _check_text(text: Any, where: str) -> str:
+def _check_text(text: Any, where: str) -> None:
     if not isinstance(text, str):
         raise TypeError(f"{where}: text must be a string; given {quote(text)}.")
     if len(text) > MAX_CHARACTERS:
         raise ValueError(
             f"{where}: its text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read. Shorten it."
         )
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{where}: the text is not valid Unicode ({error}). Remove lone surrogates.") from error
-    return text
+    check_unicode(text, f"{where}: the text")
 
 
 def _check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | None:

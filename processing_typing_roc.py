@@ -76,7 +76,10 @@ def _word_of_type(given: str, entity_types: tuple[str, ...]) -> str | None:
 
 def _spelled(label: str) -> str:
     """Spell a label with letters and digits alone: `WORK_OF_ART` and `Work of Art` are one."""
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", label).casefold()))
+    kept = (
+        own for own in unicodedata.normalize("NFKD", label).casefold() if own.isalnum() or "\ud800" <= own <= "\udfff"
+    )
+    return "".join(kept)
 
 
 def type_hint(given: str, entity_types: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .messages_roc import did_you_mean, quote, shorten
+from .messages_roc import check_unicode, did_you_mean, quote, shorten
 from .processing_typing_roc import ENTITY_TYPES, type_hint, word_of_type
 
 RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
@@ -60,6 +60,7 @@ def _normalise_relation(relation: Mapping[str, Any], entity_types: Sequence[str]
             f"A relation needs a non-empty name; given {quote(name)} in {quote(dict(relation))}. In YAML, a name that "
             "it takes for something else, such as no, null or 1, needs quotes."
         )
+    check_unicode(name, "A relation's name")
     return {
         "name": name,
         "descriptions": _normalise_descriptions(name, relation.get("descriptions")),
@@ -78,6 +79,8 @@ def _normalise_descriptions(name: str, descriptions: Any) -> list[str]:
             "Write one sentence that says what holds between the head and the tail entity. "
             "In YAML, put a number or a single word in quotes."
         )
+    for text in texts:
+        check_unicode(text, f"A description of the relation {quote(name)}")
     return [text.strip() for text in texts]
 
 

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from roc.messages_roc import did_you_mean, quote
+from roc.messages_roc import check_unicode, did_you_mean, quote
 from roc.processing_entities_roc import check_box, check_span
 from roc.processing_typing_roc import COARSE_TAGS, ENTITY_TYPES, word_of_type
 
@@ -68,6 +68,8 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
     for column in ("id", "text", "relation"):
         _check_string(row[column], where=f"{where}: {column!r}")
     places = {}
+    if isinstance(row["image"], str):
+        check_unicode(row["image"], f"{where}: 'image'")
     for role in ("head", "tail"):
         places[role] = _check_entity(row[role], row["text"], where=f"{where}: {role!r}")
         if row["image"] is None and row[role]["bbox"] is not None:
@@ -134,3 +136,4 @@ def _check_string(value: Any, *, where: str) -> None:
         raise TypeError(f"{where} must be a string, got {quote(value)}.")
     if not value.strip():
         raise ValueError(f"{where} must not be empty.")
+    check_unicode(value, where)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from roc.inference.drawing import INK, MUTED, check_png, entity_color, new_figure, save_figure
+from roc.inference.drawing import INK, MUTED, check_png, entity_color, new_figure, save_figure, set_fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -197,4 +197,5 @@ def _plot(path: str | os.PathLike[str], width: float, height: float, **subplots:
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
     yield grid
+    set_fonts(figure)
     save_figure(figure, path)

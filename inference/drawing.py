@@ -72,6 +72,23 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(file, format="png", metadata={"Software": None})
 
 
+def set_fonts(figure: Figure) -> None:
+    """Give a figure's texts fonts that have their characters, and show `$` as it is.
+
+    A warning names the scripts that no font of this machine has.
+    """
+    from matplotlib.text import Text
+
+    texts = [own for own in figure.findobj(Text) if isinstance(own, Text)]
+    fonts, _, missing = _find_fonts({*"".join(own.get_text() for own in texts)})
+    for own in texts:
+        own.set_fontfamily(fonts[_SMALL_SIZE].get_family())
+        if "$" in own.get_text():
+            own.set_parse_math(False)
+    if missing:
+        logger.warning(missing.replace(MISSING, "an empty box"))
+
+
 def largest_relevance(explanation: Mapping[str, Any]) -> float:
     """Return the largest magnitude among all tokens and patches of an explanation: one scale for text and picture."""
     values = [token["relevance"] for token in explanation["tokens"]] + [*chain(*explanation["patches"] or ())]
@@ -122,7 +139,7 @@ def draw_prediction(
     """
     check_png(path)
     for index, entity in enumerate(entities):
-        check_entity({**entity, "type": None}, text, f"Entity {index} ({entity['name']!r})")
+        check_entity({**entity, "type": None, "name": None}, text, f"Entity {index} ({entity['name']!r})")
     check_pairs([(pair["head"], pair["tail"]) for pair in predictions], len(entities), "The drawing")
     page = _Page(text, entities, predictions, explanation)
     page.add([page.draw_text])

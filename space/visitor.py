@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roc.inference.posts import NUMBERED, parse_name
+from roc.messages_roc import check_unicode
 from roc.pipeline_posts_roc import Post, PostLimits, read_post
 from roc.processing_images_roc import open_image
 from roc.processing_names_roc import SearchedText, find_names
@@ -79,6 +80,7 @@ def check_text(text: Any) -> None:
     """Refuse a text that is missing or too long."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError("There is no text yet. Write the post's text, or take an example.")
+    check_unicode(text, "The text")
     LIMITS.check_sizes({"text": text}, "The post")
 
 

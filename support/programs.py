@@ -30,7 +30,7 @@ def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[
     try:
         _set_up_logging()
         result = program()
-        line = json.dumps(result, ensure_ascii=False, allow_nan=False)
+        line = _one_line(result)
     except Exception as error:
         if not _is_expected(error):
             raise
@@ -40,6 +40,16 @@ def run_program(program: Callable[[], dict[str, Any]], *, incomplete: Callable[[
     if result:
         print(line)
     return int(incomplete(result))
+
+
+def _one_line(result: dict[str, Any]) -> str:
+    """Write a result as JSON, with escapes for all characters but ASCII where stdout cannot show one of them."""
+    line = json.dumps(result, ensure_ascii=False, allow_nan=False)
+    try:
+        line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(result, allow_nan=False)
+    return line
 
 
 def _is_expected(error: Exception) -> bool:

@@ -105,6 +105,26 @@ def test_a_bad_row_is_refused(changes: dict[str, Any], error: type[Exception], m
         check_row(make_row(**changes), "train.jsonl:7")
 
 
+HALVES = ["\ud800", "\udfff", "\ud83d", "\udc80 of a file name", "\ude00\ud83d"]
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_what_no_file_can_hold_is_refused_with_its_place(half: str) -> None:
+    for changes in (
+        {"id": half},
+        {"text": TEXT + half},
+        {"relation": f"a {half}"},
+        {"image": f"{half}.png"},
+        {"head": text_entity(TEXT + half, 0, 3, entity_type=f"person {half}")},
+        {"tail": object_entity(f"a sign {half}", (0, 0, 1, 1))},
+    ):
+        with pytest.raises(
+            ValueError, match=r"^train\.jsonl:7 \(row .* is not valid Unicode: character \d+, '\\ud"
+        ) as caught:
+            check_row(make_row(**changes), "train.jsonl:7")
+        str(caught.value).encode()  # can be shown
+
+
 def test_token_offsets_point_into_the_joined_text() -> None:
     tokens = ["Zoë", "🙂", "met", "Bob"]
     text = " ".join(tokens)

@@ -186,6 +186,9 @@ def test_a_malformed_line_is_refused_with_its_place(line: str, error: type[Excep
         ({"head": {"start": 0, "end": 3, "type": "persn"}}, ValueError, "is not known. Did you mean 'person'"),
         ({"head": {"bbox": [0, 0, 1, 1]}}, ValueError, "has no image"),
         ({"id": "post-9-0"}, ValueError, "is also the id of train.jsonl:2"),
+        ({"text": "Zoë leads Acme \ud800"}, ValueError, r"\(row 'train-000003'\): 'text' is not valid Unicode"),
+        ({"relation": "leads \udfff"}, ValueError, "'relation' is not valid Unicode: character 6"),
+        ({"image": "\ud83d.png"}, ValueError, "'image' is not valid Unicode"),
     ],
 )
 def test_what_the_schema_forbids_is_refused_with_its_place(

@@ -104,6 +104,17 @@ def test_a_confusion_matrix_of_23_relations_is_large_enough_to_read(tmp_path: Pa
     assert min(image.size) > 1000
 
 
+def test_labels_of_any_script_are_drawn_or_their_missing_font_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("roc.inference.drawing._families", lambda: ["DejaVu Sans", "DejaVu Serif"])
+    plot_confusion_matrix([[1, 0], [0, 1]], ["γεννήθηκε", "$\\frac$"], tmp_path / "a.png")
+    assert not caplog.text
+    plot_confusion_matrix([[1, 0], [0, 1]], ["𐎀𐎁", "None"], tmp_path / "b.png")
+    plot_scores_by_variant({"without 𐎀": [0.5], "all": [0.6]}, tmp_path / "c.png", score="micro-F1")
+    assert caplog.text.count("No font here for: Ugaritic (shown as an empty box). Install the Noto fonts.") == 2
+
+
 def test_a_relation_without_references_has_an_empty_row(tmp_path: Path):
     assert written_by(lambda path: plot_confusion_matrix(np.zeros((1, 1), int), ["peer"], path), tmp_path).height > 300
 

@@ -450,6 +450,40 @@ def test_more_pairs_than_allowed_are_refused(pipe: Any) -> None:
         pipe(POSTS[0], max_pairs=11)
 
 
+@pytest.mark.parametrize("half", ["\ud800", "\udfff x"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda half: {"text": COUPLE["text"] + half},
+        lambda half: {"text": COUPLE["text"] + half, "head": None, "tail": None},
+        lambda half: {"head": "eve" + half},
+        lambda half: {"head": {"start": 0, "end": 3, "type": "person" + half}},
+        lambda half: {"head": {"name": "eve", "type": half}},
+        lambda half: {"image": PICTURE, "tail": {**THING, "name": f"a {half}"}},
+        lambda half: {"image": f"{half}{BASE64}"},
+        lambda half: {half: None},
+        lambda half: {"relations": [{"name": f"r{half}", "descriptions": ["d"]}]},
+        lambda half: {"relations": [{"name": "r", "descriptions": ["d", f"e{half}"]}]},
+        lambda half: {"relations": [{"name": "r", "descriptions": ["d"], "head_types": [f"person{half}"]}]},
+        lambda half: {"relations": VISITS, "none_relation": half},
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(pipe: Any, place: Any, half: str) -> None:
+    post = COUPLE | place(half)
+    options = {key: post.pop(key) for key in ("relations", "none_relation") if key in post}
+    with pytest.raises(
+        ValueError, match=r"Unicode|does not occur|unknown keys|not base64|entity_types|none_relation"
+    ) as caught:
+        pipe(post, **options)
+    str(caught.value).encode()  # can be sent
+
+
+@pytest.mark.parametrize("odd", ["\x00", "\x1b", "\x7f", "\x85", "\u2028", "\ufffe", "\U0010ffff"])
+def test_odd_characters_are_text_like_others(pipe: Any, odd: str) -> None:
+    [found] = pipe({"text": f"eve {odd} met {odd}ann", "head": "eve", "tail": "ann"})
+    assert json.loads(json.dumps(found, ensure_ascii=False).encode()) == found
+
+
 def test_a_missing_entity_finder_is_told(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError("needs the package")

@@ -179,7 +179,7 @@ def test_a_cut_off_answer_is_told_so(serve: Any) -> None:
 
 
 def test_an_unusable_answer_is_asked_for_again_with_the_reason(serve: Any) -> None:
-    wrong_type = ANSWER | {"head_types": ["human"]}
+    wrong_type = ANSWER | {"head_types": ["martian"]}
     script = [completion(said) for said in ("x" * 5000, None, wrong_type, ANSWER)]
     server, describe = serve(*script, max_retries=3)
     answer = describe(relation("a"), drafts=drafts(relation("a")))
@@ -192,7 +192,7 @@ def test_an_unusable_answer_is_asked_for_again_with_the_reason(serve: Any) -> No
     assert len(questions[1][1]["content"]) == 2000
     assert "cannot be used: it holds no JSON object" in questions[1][2]["content"]
     assert questions[2][1]["content"] == "(nothing)"
-    assert "head_types holds 'human'; allowed are" in questions[3][2]["content"]
+    assert "head_types holds 'martian', which is none of" in questions[3][2]["content"]
 
 
 def test_after_the_last_retry_the_last_reason_is_given(serve: Any) -> None:

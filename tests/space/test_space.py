@@ -146,6 +146,7 @@ def test_suggesting_without_spacy_says_what_to_install(monkeypatch: pytest.Monke
     [
         ("  ", ["a", "b"], "There is no text yet"),
         (None, ["a", "b"], "There is no text yet"),
+        ("a b \ud800", ["a", "b"], "The text is not valid Unicode"),
         ("a b " * 251, ["a", "b"], "1,004 characters; at most 1,000"),
         (TEXT, [], "two entities"),
         (TEXT, None, "two entities"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import logging
 import os
@@ -139,6 +140,20 @@ def test_a_result_is_one_json_line_on_stdout(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert json.loads(out) == {"text": "é\n", "score": 0.5}
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "cp932", "koi8-r", "utf-8", "utf-16"])
+@pytest.mark.parametrize("errors", ["strict", "replace", "ignore"])
+def test_a_stdout_of_any_encoding_gets_the_whole_result(
+    encoding: str, errors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors=errors))
+    result = {"text": "é 在巴黎 กรุงเทพ दिल्ली 🙂", "picture": "outputs/\udcff.png"}  # a path of bytes that are no UTF-8
+    for own in (result, {"text": result["text"]}, {"text": "é"}):
+        assert run_program(lambda: own) == 0  # noqa: B023
+        sys.stdout.flush()
+        assert json.loads(written.getvalue().decode(encoding).splitlines()[-1]) == own
 
 
 @pytest.mark.parametrize("failed", [0, 2])
