@@ -109,7 +109,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
     As `PIL.ImageOps.exif_transpose`, which also writes the other EXIF entries anew, and fails where one is malformed.
     """
-    method = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    method = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if method is None else image.transpose(method)
 
 

@@ -102,8 +102,8 @@ def _write_predictions(path: str, predictions: Predictions) -> None:
             row = {"id": row_id, "relation": expected, "predicted": predicted}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         for own in predictions.unreadable:
-            row = {"id": own.row_id, "relation": own.relation, "predicted": None, "skipped": own.reason}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            skipped = {"id": own.row_id, "relation": own.relation, "predicted": None, "skipped": own.reason}
+            file.write(json.dumps(skipped, ensure_ascii=False) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

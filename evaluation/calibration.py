@@ -75,7 +75,7 @@ def calibrate(
         "reliability": reliability(after, is_right),
     }
     none_relation = config.none_relation
-    if by_label is not None and _has_both_kinds(predictions.expected, none_relation):
+    if by_label is not None and none_relation is not None and _has_both_kinds(predictions.expected, none_relation):
         seen, unseen = (
             _Abstention(own.logits * model.temperature, names, none_relation, predictions.expected)
             for own in (predictions, by_label)
@@ -87,7 +87,7 @@ def calibrate(
     return report
 
 
-def _has_both_kinds(expected: Sequence[str], none_relation: str | None) -> bool:
+def _has_both_kinds(expected: Sequence[str], none_relation: str) -> bool:
     num_unrelated = sum(name == none_relation for name in expected)
     return len(expected) >= MIN_PAIRS and min(num_unrelated, len(expected) - num_unrelated) >= MIN_OF_A_KIND
 
