@@ -1,6 +1,7 @@
 """Score a model: `python score.py --model DIR_OR_REPO --dataset mnre --data_dir DIR --split val`.
 
-`accelerate launch score.py` shares the work among processes.
+`accelerate launch score.py` shares the work among processes. Rows that the model cannot read stop it, or count as not
+found (`--unreadable_rows skip`); `num_skipped` then says how many they are.
 """
 
 from __future__ import annotations
