@@ -1,6 +1,7 @@
 """Score a model: `python score.py --model DIR_OR_REPO --dataset mnre --data_dir DIR --split val`.
 
-`accelerate launch score.py` shares the work among processes.
+`accelerate launch score.py` shares the work among processes. Rows that the model cannot read stop it, or count as not
+found (`--unreadable_rows skip`); `num_skipped` then says how many they are.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ def _write_predictions(path: str, predictions: Predictions) -> None:
             row: dict[str, Any] = {"id": row_id, "relation": expected, "predicted": predicted}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         for own in predictions.unreadable:
-            row = {"id": own.row_id, "relation": own.relation, "predicted": None, "skipped": own.reason}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            skipped = {"id": own.row_id, "relation": own.relation, "predicted": None, "skipped": own.reason}
+            file.write(json.dumps(skipped, ensure_ascii=False) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -40,7 +40,7 @@ def leave_out_unreadable(samples: GroupedSamples, processor: RocProcessor) -> No
     kept: list[Sample] = []
     unreadable: list[UnreadableRow] = []
     for place, sample in enumerate(samples.samples):
-        found = {}
+        found: dict[int, UnreadableRow] = {}
         if sample.image_digest in broken:
             found = _all_rows(sample, NO_PICTURE, broken[sample.image_digest])
         elif place in suspects:
