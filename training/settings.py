@@ -138,6 +138,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.start_from is None and None in (self.text_model, self.relations):
+            raise ValueError(
+                f"text_model={self.text_model!r}, relations={self.relations!r}: only a run with start_from takes these "
+                "from there. Name them."
+            )
         for is_wrong, message in self._contradictions():
             if is_wrong:
                 raise ValueError(message)
@@ -146,11 +151,6 @@ class RunConfig:
         """Return what contradicts each other: whether it is so here, and what to say then."""
         trackers, adapted = self.trackers or [], self.lora_rank is not None
         return [
-            (
-                self.start_from is None and None in (self.text_model, self.relations),
-                f"text_model={self.text_model!r}, relations={self.relations!r}: only a run with start_from takes these "
-                "from there. Name them.",
-            ),
             (
                 self.model.pair_representation == "sentence" and self.markers != "pair",
                 f"pair_representation='sentence' with markers={self.markers!r}: all pairs of a text would be the same. "

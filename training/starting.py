@@ -136,8 +136,15 @@ def load_start(config: RunConfig) -> Start | None:
         model = without_adapter(model, merge=True)
     if model_config.head == "retrieval" and model_config.initial_temperature != initial_temperature:
         torch.nn.init.constant_(model.logit_scale, -math.log(model_config.initial_temperature))
-    own = RocProcessor.from_pretrained(name)
-    processor = RocProcessor(
+    processor = _with_settings(RocProcessor.from_pretrained(name), config)
+    if len(processor.tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise ValueError(f"start_from={name!r} is not whole: its tokenizer has more tokens than its text encoder.")
+    return Start(model, processor, _record(name))
+
+
+def _with_settings(own: RocProcessor, config: RunConfig) -> RocProcessor:
+    """Make a processor with the parts of a start's and the settings of a run."""
+    return type(own)(
         own.image_processor if own.reads_images else None,
         own.tokenizer,
         markers=own.markers,
@@ -149,9 +156,6 @@ def load_start(config: RunConfig) -> Start | None:
         reads_images=own.reads_images,
         object_names=config.object_names,
     )
-    if len(processor.tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        raise ValueError(f"start_from={name!r} is not whole: its tokenizer has more tokens than its text encoder.")
-    return Start(model, processor, _record(name))
 
 
 def _without_unseen_pictures(start: str, of_run: dict[str, Any], *, sees_pictures: bool) -> dict[str, Any]:
