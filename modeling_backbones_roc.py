@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, is_peft_available, logging
 
 from .configuration_roc import refuse_kernels, refuse_places
-from .messages_roc import quote, read_settings
+from .messages_roc import on_one_line, quote, read_settings
 
 logger = logging.get_logger(__name__)
 
@@ -75,6 +76,8 @@ def load_backbone(name: str, *, use_safetensors: bool | None = None, **overrides
     try:
         options = {"dtype": torch.float32, "use_safetensors": use_safetensors, "output_loading_info": True}
         model, loaded = AutoModel.from_pretrained(name, config=config, trust_remote_code=False, **options)
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {name!r} are no whole safetensors: {on_one_line(error)}.") from error
     finally:
         logging.set_verbosity(verbosity)
     _drop_pooler(model)
