@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
@@ -22,7 +23,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import CONFIG_NAME, cached_file, logging
 
 from .configuration_roc import refuse_kernels, refuse_places
-from .messages_roc import few, quote, read_settings
+from .messages_roc import few, on_one_line, quote, read_settings
 from .modeling_saving_roc import check_adapter, check_finite, plain_name
 
 logger = logging.get_logger(__name__)
@@ -180,6 +181,8 @@ def load_backbone(
             f"The weights of {name!r} are a pickle that holds something else than weights, and are not loaded. Give a "
             "model with safetensors."
         ) from error
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {name!r} are no whole safetensors: {on_one_line(error)}.") from error
     finally:
         logging.set_verbosity(verbosity)
     _drop_pooler(model)

@@ -257,7 +257,7 @@ def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     BertModel(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a BertModel, not a ROC model"):
+    with pytest.raises(ValueError, match="type 'bert', not a ROC model"):
         load_model(str(tmp_path))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from tiny import tiny_model, tiny_processor
-from transformers import AutoModel, AutoProcessor, BertConfig, BertForTokenClassification
+from transformers import AutoModel, AutoProcessor, BertConfig, BertForTokenClassification, BertModel
 
 import roc.register  # noqa: F401  (Transformers knows ROC)
 from roc.inference.posts import load_model
@@ -23,6 +23,7 @@ from roc.modeling_backbones_roc import load_backbone, source_folder
 from roc.training.adapters import add_lora, save_model
 
 SHA = "0" * 64
+SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 BESIDE = "evil_beside"  # a module in the model's folder, which is on the path as in an Inference Endpoint
 CODE = "open(__file__ + '.ran', 'w').close()\nclass Evil: pass\ndef load(**options): return Evil()\n"
 
@@ -255,6 +256,15 @@ def test_an_encoder_brings_no_code(
         load_backbone(str(folder))
 
 
+@pytest.mark.parametrize("kept", [0, 7, 100, 5_000])
+def test_an_encoder_whose_weights_were_cut_short_is_named(kept: int, tmp_path: Path) -> None:
+    BertModel(BertConfig(vocab_size=9, **SIZE)).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="are no whole safetensors"):
+        load_backbone(str(tmp_path))
+
+
 def test_an_encoder_that_the_user_has_downloaded_is_found_without_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,8 +279,7 @@ def test_an_encoder_that_the_user_has_downloaded_is_found_without_the_hub(
 def test_the_user_may_name_any_typer(hostile: Callable[[dict[str, Any]], Path], tmp_path: Path) -> None:
     folder, tagger = hostile(typer("ann/tagger")), tmp_path / "tagger"
     tokenizer = tiny_processor().tokenizer
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertForTokenClassification(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(tagger)
+    BertForTokenClassification(BertConfig(vocab_size=len(tokenizer), **SIZE)).save_pretrained(tagger)
     tokenizer.save_pretrained(tagger)
     processor = load_model(str(folder), entity_typer=str(tagger))[1]
     assert processor.entity_typer == str(tagger)
