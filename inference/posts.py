@@ -62,9 +62,9 @@ def parse_entities(given: Sequence[str], text: str) -> list[dict[str, Any]]:
     """Read the entities that a person types.
 
     Args:
-        given: For each a name in the text (`NAME #2` for its second place), a half-open character span `START:END`,
-            or an object in the picture `box:X0,Y0,X1,Y1` (shares of width and height). A name that occurs several
-            times must be numbered, or be given as often as it occurs.
+        given: Each is a name in the text (`NAME #2` for its second place), a half-open character span `START:END`, or
+            an object in the picture `box:X0,Y0,X1,Y1` (shares of width and height). A name that occurs several times
+            must be numbered, or be given as often as it occurs.
         text: The text.
 
     Returns:
