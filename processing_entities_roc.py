@@ -223,6 +223,18 @@ def _check_pair(pair: Any, num_entities: int, where: str) -> tuple[int, int]:
     return head, tail
 
 
+def check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | None:
+    if labels is None:
+        return None
+    if not isinstance(labels, Sequence) or not all(is_int(label) for label in labels):
+        raise TypeError(f"{where}: labels must be a list of whole numbers, one per pair; given {quote(labels)}.")
+    if len(labels) != num_pairs:
+        raise ValueError(f"{where}: {len(labels)} labels were given for {num_pairs} pairs.")
+    if not all(label >= 0 or label == NO_LABEL for label in labels):
+        raise ValueError(f"{where}: labels are indices of relations, or {NO_LABEL} for none; given {quote(labels)}.")
+    return tuple(labels)
+
+
 def join_words(words: Any, entities: Sequence[Any], where: str) -> tuple[str, list[Any]]:
     """Join words by single spaces to a text, and turn half-open word offsets of entities into character offsets.
 

@@ -20,6 +20,7 @@ from .processing_entities_roc import (
     Entity,
     check_entity,
     check_has_picture,
+    check_labels,
     check_number_of_pairs,
     check_number_of_regions,
     check_pairs,
@@ -321,7 +322,7 @@ class RocProcessor(ProcessorMixin):
                 own = tuple(replace(entity, name=None) for entity in own)
             pairs = check_pairs(pairs, len(own), name)
             image = image if features is None else PatchFeatures(features)
-            samples.append(Sample(text, image, own, pairs, _check_labels(labels, len(pairs), name), name))
+            samples.append(Sample(text, image, own, pairs, check_labels(labels, len(pairs), name), name))
         return samples
 
     def _text_tensors(self, samples: list[Sample], *, with_offsets: bool) -> tuple[list[Sample], dict[str, Tensor]]:
@@ -416,18 +417,6 @@ def _check_text(text: Any, where: str) -> None:
             f"{where}: its text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read. Shorten it."
         )
     check_unicode(text, f"{where}: the text")
-
-
-def _check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | None:
-    if labels is None:
-        return None
-    if not isinstance(labels, Sequence) or not all(is_int(label) for label in labels):
-        raise TypeError(f"{where}: labels must be a list of whole numbers, one per pair; given {quote(labels)}.")
-    if len(labels) != num_pairs:
-        raise ValueError(f"{where}: {len(labels)} labels were given for {num_pairs} pairs.")
-    if not all(label >= 0 or label == NO_LABEL for label in labels):
-        raise ValueError(f"{where}: labels are indices of relations, or {NO_LABEL} for none; given {quote(labels)}.")
-    return tuple(labels)
 
 
 def _picture_key(image: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+import threading
 import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
@@ -47,6 +48,7 @@ _TAG_LISTS = {word: [part.split() for part in tags.split("|")] for word, tags in
 COARSE_TAGS = {tag: word for word, (coarse, _) in _TAG_LISTS.items() for tag in coarse}
 TYPE_OF_TAG = {tag: word for word, lists in _TAG_LISTS.items() for tags in lists for tag in tags}
 
+_ONE_AT_A_TIME = threading.Lock()  # neither spaCy nor a tokenizer is safe to share between threads
 _POSITION = re.compile(r"[BIOLUESM][-_](?=.)")  # of a token in a name, as in B-PER
 
 
@@ -142,7 +144,8 @@ class SpacyEntityTyper(EntityTyper):
 
     def find(self, texts: Sequence[str]) -> list[list[TypedSpan]]:
         """See `EntityTyper`."""
-        return [_known((e.start_char, e.end_char, e.label_) for e in doc.ents) for doc in self._nlp.pipe(texts)]
+        with _ONE_AT_A_TIME:
+            return [_known((e.start_char, e.end_char, e.label_) for e in doc.ents) for doc in self._nlp.pipe(texts)]
 
 
 class TokenClassificationEntityTyper(EntityTyper):
@@ -161,7 +164,8 @@ class TokenClassificationEntityTyper(EntityTyper):
         """See `EntityTyper`."""
         if not texts:
             return []
-        found = self._pipeline(list(texts))
+        with _ONE_AT_A_TIME:
+            found = self._pipeline(list(texts))
         return [_known((e["start"], e["end"], e["entity_group"]) for e in entities) for entities in found]
 
 
