@@ -76,15 +76,13 @@ class Explaining:
 
         Raises:
             ValueError: If there is no such row, pair or relation, a number is below 1, the inputs hold
-                `patch_features` in place of pixels, or the model was made in `torch.inference_mode()`.
+                `patch_features` in place of pixels, or the model was made in `torch.inference_mode()` or quantised by
+                PyTorch.
         """
         if top_k < 1 or num_steps < 1:
             raise ValueError(f"top_k={top_k} and num_steps={num_steps} must be 1 or more.")
         _check_request(self.config, inputs, row, pair, relation)
-        if any(parameter.is_inference() for parameter in self.parameters()):
-            raise ValueError(
-                "Explaining needs gradients, but this model was made in torch.inference_mode(). Make it outside."
-            )
+        _check_differentiable(self)
         was_training = self.training
         self.train(False)
         try:
@@ -176,6 +174,18 @@ def _check_request(config: RocConfig, inputs: Mapping[str, Tensor], row: int, pa
     names = config.relation_names
     if relation is not None and relation not in names:
         raise ValueError(f"The model has no relation {relation!r}; it has {names}.{did_you_mean(relation, names)}")
+
+
+def _check_differentiable(model: nn.Module) -> None:
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "Explaining needs gradients, but this model was made in torch.inference_mode(). Make it outside."
+        )
+    if any(type(module).__module__.startswith("torch.ao.nn.quantized") for module in model.modules()):
+        raise ValueError(
+            "Explaining needs gradients, which layers that PyTorch has quantised do not give. Explain the model as it "
+            "was before."
+        )
 
 
 def _one_row(inputs: Mapping[str, Tensor], row: int, pair: int) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import Pipeline
 from transformers.utils import logging
 
+from .messages_roc import quote
 from .pipeline_posts_roc import POST_KEYS, Post, PostLimits, rank_posts, read_post
 
 logger = logging.get_logger(__name__)
@@ -60,7 +61,7 @@ class RocPipeline(Pipeline):
                 and optionally `head_types` and `tail_types`;
                 `none_relation`: which of them means "none of these", if not the one that is called as the model's;
                 `allow_paths`: see the class;
-                `max_pairs`: refuse posts with more pairs;
+                `max_pairs`: refuse posts with more pairs, 1,000 by default;
                 `limits`: what posts may hold that come from anybody, a mapping of the fields of `PostLimits`.
                 They may be given to `pipeline(...)` as well, for all calls.
 
@@ -98,8 +99,11 @@ class RocPipeline(Pipeline):
         _check_number("max_pairs", max_pairs, int, 0, math.inf)
         if none_relation is not None and relations is None:
             raise ValueError("none_relation names one of the `relations` that are given with it; none were given.")
-        model = None if relations is None else self._model_with(relations, none_relation)
         checked_limits = None if limits is None else PostLimits(**limits)
+        in_force = checked_limits or getattr(self, "_preprocess_params", {}).get("limits")
+        if relations is not None and in_force is not None:
+            in_force.check_relations(relations, none_relation)
+        model = None if relations is None else self._model_with(relations, none_relation)
         preprocess = {"allow_paths": allow_paths, "max_pairs": max_pairs, "limits": checked_limits}
         return _given(preprocess), _given({"top_k": top_k, "threshold": threshold, "model": model}), {}
 
@@ -113,18 +117,10 @@ class RocPipeline(Pipeline):
             self._models_with[key] = model
         return self._models_with[key]
 
-    def preprocess(
-        self, inputs: Any, allow_paths: bool = False, max_pairs: int | None = None, limits: PostLimits | None = None
-    ) -> dict[str, Post]:
+    def preprocess(self, inputs: Any, **options: Any) -> dict[str, Post]:
         """Check one post. Posts become tensors in `_forward`, together: only the processor knows how to pad them."""
         where, given = inputs
-        post = read_post(given, self.processor, where=where, allow_paths=allow_paths, limits=limits)
-        if max_pairs is not None and len(post.pairs) > max_pairs:
-            raise ValueError(
-                f"{where}: {len(post.entities)} entities make {len(post.pairs)} pairs, but at most {max_pairs} are "
-                "ranked (max_pairs). Name the entities that you ask about."
-            )
-        return {"post": post}
+        return {"post": read_post(given, self.processor, where=where, **options)}
 
     def _forward(
         self, inputs: dict[str, Any], model: Any = None, top_k: int = 1, threshold: float | None = None
@@ -175,7 +171,7 @@ def _check_number(name: str, value: Any, kind: Any, least: int, most: float) -> 
         return
     if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:  # false for NaN too
         allowed = f">= {least}" if most == math.inf else f"in [{least}, {most}]"
-        raise ValueError(f"{name}={value!r} is out of range: give a number {allowed}.")
+        raise ValueError(f"{name}={quote(value)} is out of range: give a number {allowed}.")
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,22 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 
 from .loss_roc import NO_LABEL
-from .messages_roc import shorten
-from .processing_entities_roc import Entity, check_entity, check_number_of_regions, check_pairs, is_int, join_words
+from .messages_roc import quote, shorten
+from .processing_entities_roc import (
+    Entity,
+    check_entity,
+    check_has_picture,
+    check_number_of_pairs,
+    check_number_of_regions,
+    check_pairs,
+    is_int,
+    join_words,
+)
 from .processing_images_roc import open_image
 from .processing_marking_roc import MARKERS, NO_SPAN, Sample, encode_marked
 from .processing_typing_roc import ENTITY_TYPES, Span, load_entity_typer, type_id, word_of_type
+
+MAX_CHARACTERS = 1_000_000  # of a text; named-entity recognition takes no more
 
 
 class RocProcessor(ProcessorMixin):
@@ -97,23 +108,31 @@ class RocProcessor(ProcessorMixin):
         where: Sequence[str] | None = None,
         return_offsets_mapping: bool = False,
         return_tensors: str = "pt",
+        patch_features: Any = None,
+        pictures_left_out: bool = False,
     ) -> BatchFeature:
         """Encode one sample or a batch.
 
         Args:
             text: A string, or a list of them; with `is_split_into_words` a list of words, or a list of such lists.
-            images: A picture (PIL image or the bytes of its file) or None; for a batch a list of them. Strings are
-                refused: a path or address out of user data must not be opened by accident. The patch states of a frozen
-                vision encoder, `(rows, columns, vision_hidden)`, are taken too, then for all pictures of the batch.
+            images: A picture as `open_image` takes it (PIL image, the bytes of its file, array or tensor) or None; for
+                a batch a list of them. Strings are refused: a path or address out of user data must not be opened by
+                accident.
             entities: The entities of the text: mappings with half-open character offsets `start` and `end` (offsets
                 of words with `is_split_into_words`) or a `bbox`, and optionally a `type` and, for objects, a `name`;
-                for a batch a list of such lists. `(start, end)` and `(start, end, type)` are taken too.
-            pairs: `(head, tail)` numbers into `entities`; None for every ordered pair. For a batch a list of lists.
+                for a batch a list of such lists. `(start, end)` and `(start, end, type)` are taken too. A `bbox` needs
+                a picture and a model that reads it.
+            pairs: `(head, tail)` numbers into `entities`; None for every ordered pair, at most `MAX_PAIRS`. For a batch
+                a list of lists.
             labels: One relation index per pair, -100 for a pair without; for a batch a list of lists.
             is_split_into_words: See `text`.
             where: Each text's name in an error; None for "sample 0" and so on.
             return_offsets_mapping: Whether to return each token's place in the text as `offset_mapping`.
             return_tensors: `"pt"`; other values are refused.
+            patch_features: In place of `images`, what a frozen vision encoder gives for each picture,
+                `(rows, columns, vision_hidden)`, all of one shape.
+            pictures_left_out: Whether boxes are taken without their picture: in training and evaluation, where it was
+                left out on purpose.
 
         Returns:
             A `BatchFeature` with what `RocModel.forward` takes, and `pair_mask` `(batch, pairs)` (1 = real) and
@@ -131,9 +150,12 @@ class RocProcessor(ProcessorMixin):
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors={return_tensors!r} is not supported: ROC returns PyTorch tensors ('pt').")
-        given = _one_tuple_per_sample(text, images, entities, pairs, labels, is_split_into_words)
+        given = _one_tuple_per_sample(text, images, entities, pairs, labels, patch_features, is_split_into_words)
         names = where or [f"sample {i}" for i in range(len(given))]
         rows = self._check_samples(given, names, is_split_into_words)
+        if not pictures_left_out:
+            for row in rows:
+                self.check_has_picture(row.entities, row.image, row.where)
         if self.markers == "pair":
             rows = [row for sample in rows for row in sample.one_pair_each()]
         if not any(row.pairs for row in rows):
@@ -183,7 +205,10 @@ class RocProcessor(ProcessorMixin):
 
         Raises:
             ImportError: If what finds them is not installed.
+            ValueError: If a text is longer than `MAX_CHARACTERS`, or not valid Unicode.
         """
+        for number, text in enumerate(texts):
+            _check_text(text, f"text {number}")
         found = load_entity_typer(self.entity_typer or "spacy").find(texts)
         if self.entity_typer is None:
             found = [[(start, end, "") for start, end, _ in own] for own in found]
@@ -225,23 +250,32 @@ class RocProcessor(ProcessorMixin):
             )
         return checked
 
+    def check_has_picture(self, entities: Sequence[Entity], image: Any, where: str) -> None:
+        """Raise a ValueError where an entity is a box, but `image` is None or this processor takes no pictures."""
+        check_has_picture(entities, image is not None, where, reads_images=self.reads_images)
+
     def _check_samples(
         self, given: Sequence[tuple[Any, ...]], names: Sequence[str], is_split_into_words: bool
     ) -> list[Sample]:
         texts, entities = [], []
-        for (text, _, own, *_), name in zip(given, names, strict=True):
+        for (text, _, own, asked, _, _), name in zip(given, names, strict=True):
             if not isinstance(own, Sequence) or isinstance(own, str):
-                raise TypeError(f"{name}: entities must be a list; given {own!r}.")
+                raise TypeError(f"{name}: entities must be a list; given {quote(own)}.")
+            if asked is None:
+                check_number_of_pairs(len(own), name)
             text, own = join_words(text, own, name) if is_split_into_words else (text, own)
             texts.append(_check_text(text, name))
             entities.append(own)
         typed = self.type_entities(texts, entities, where=names)
         samples = []
-        for (_, image, _, pairs, labels), text, own, name in zip(given, texts, typed, names):
+        for (_, image, _, pairs, labels, features), text, own, name in zip(given, texts, typed, names):
+            if image is not None and features is not None:
+                raise ValueError(f"{name}: give its picture or its patch_features, but not both.")
             check_number_of_regions(own, self.max_regions, name)
             if not self.object_names:
                 own = tuple(replace(entity, name=None) for entity in own)
             pairs = check_pairs(pairs, len(own), name)
+            image = image if features is None else PatchFeatures(features)
             samples.append(Sample(text, image, own, pairs, _check_labels(labels, len(pairs), name), name))
         return samples
 
@@ -283,7 +317,7 @@ class RocProcessor(ProcessorMixin):
             )
         numbers = {key: number for number, key in enumerate(shown)}
         index = torch.tensor([numbers.get(key, -1) for key in keys])
-        if any(isinstance(row.image, Tensor) for row in shown.values()):
+        if any(isinstance(row.image, PatchFeatures) for row in shown.values()):
             name, pictures = "patch_features", torch.stack(_features([*shown.values()]))
         else:
             name, pictures = "pixel_values", torch.cat([self.pixels(row.image, row.where) for row in shown.values()])
@@ -294,13 +328,21 @@ class RocProcessor(ProcessorMixin):
         return self.image_processor(open_image(image, where), return_tensors="pt")["pixel_values"]
 
 
+@dataclass(frozen=True)
+class PatchFeatures:
+    """What a frozen vision encoder gives for a picture, in the picture's place."""
+
+    states: Any  # (rows, columns, vision_hidden)
+
+
 def _one_tuple_per_sample(
-    text: Any, images: Any, entities: Any, pairs: Any, labels: Any, is_split_into_words: bool
+    text: Any, images: Any, entities: Any, pairs: Any, labels: Any, features: Any, is_split_into_words: bool
 ) -> list[tuple[Any, ...]]:
-    """Return `(text, image, entities, pairs, labels)` of each sample, whether one was given or a batch."""
+    """Return text, image, entities, pairs, labels and features of each sample, whether one was given or a batch."""
     if text is None or entities is None:
         raise ValueError("ROC needs `text` and its `entities` (images and pairs are optional).")
     columns = {"text": text, "images": images, "entities": entities, "pairs": pairs, "labels": labels}
+    columns["patch_features"] = features
     is_list_of_words = is_split_into_words and isinstance(text, Sequence) and text and isinstance(text[0], str)
     if isinstance(text, str) or is_list_of_words:
         return [tuple(columns.values())]
@@ -323,7 +365,11 @@ def _untyped_spans(entities: Sequence[Entity]) -> list[Span]:
 
 def _check_text(text: Any, where: str) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"{where}: text must be a string; given {text!r}.")
+        raise TypeError(f"{where}: text must be a string; given {quote(text)}.")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(
+            f"{where}: its text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read. Shorten it."
+        )
     if not text.isascii():
         try:
             text.encode()
@@ -336,11 +382,11 @@ def _check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | 
     if labels is None:
         return None
     if not isinstance(labels, Sequence) or not all(is_int(label) for label in labels):
-        raise TypeError(f"{where}: labels must be a list of whole numbers, one per pair; given {labels!r}.")
+        raise TypeError(f"{where}: labels must be a list of whole numbers, one per pair; given {quote(labels)}.")
     if len(labels) != num_pairs:
         raise ValueError(f"{where}: {len(labels)} labels were given for {num_pairs} pairs.")
     if not all(label >= 0 or label == NO_LABEL for label in labels):
-        raise ValueError(f"{where}: labels are indices of relations, or {NO_LABEL} for none; given {labels!r}.")
+        raise ValueError(f"{where}: labels are indices of relations, or {NO_LABEL} for none; given {quote(labels)}.")
     return tuple(labels)
 
 
@@ -348,7 +394,9 @@ def _picture_key(image: Any) -> Any:
     """Tell pictures apart, by their bytes or as objects; None for no picture."""
     if image is None:
         return None
-    return hashlib.sha256(image).digest() if isinstance(image, bytes) else id(image)
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
+    return id(image.states if isinstance(image, PatchFeatures) else image)
 
 
 def _whole_batch(image_index: Tensor, pictures: Tensor) -> Tensor:
@@ -364,14 +412,15 @@ def _whole_batch(image_index: Tensor, pictures: Tensor) -> Tensor:
 
 def _features(rows: Sequence[Sample]) -> list[Tensor]:
     """Check that all pictures of the rows are vision features of one shape, and return them."""
-    for row in rows:
-        shape = tuple(row.image.shape) if isinstance(row.image, Tensor) else None
-        if shape is None or len(shape) != 3 or shape != tuple(rows[0].image.shape):
+    found = [row.image.states if isinstance(row.image, PatchFeatures) else row.image for row in rows]
+    for row, own in zip(rows, found):
+        shape = tuple(own.shape) if isinstance(own, Tensor) else None
+        if shape is None or len(shape) != 3 or shape != tuple(found[0].shape):
             raise ValueError(
-                f"{row.where}: its picture is {shape or type(row.image).__name__}, but features of a vision encoder "
+                f"{row.where}: its picture is {shape or type(own).__name__}, but features of a vision encoder "
                 "were given for others. Give (rows, columns, vision_hidden), of one shape, for all of them."
             )
-    return [row.image for row in rows]
+    return found
 
 
 def _pair_tensors(rows: Sequence[Sample]) -> dict[str, Tensor]:

@@ -52,9 +52,12 @@ class SampleCollator:
             entities = [Entity(0, 1, ""), Entity(2, 3, "")]
             return [], self._processor(text=["a b"], entities=[entities], pairs=[[(0, 1)]], labels=[[NO_LABEL]])
         samples = [sample for sample, _ in items]
+        given = [image for _, image in items]
         batch = self._processor(
             text=[sample.text for sample in samples],
-            images=[image for _, image in items],
+            images=[None if isinstance(image, Tensor) else image for image in given],
+            patch_features=[image if isinstance(image, Tensor) else None for image in given],
+            pictures_left_out=True,
             entities=[self._entities(sample) for sample in samples],
             pairs=[sample.pairs for sample in samples],
             labels=None

@@ -115,7 +115,8 @@ def format_batch(
 
 def _encode(sample: Sample, processor: RocProcessor) -> BatchFeature:
     where = [f"row {sample.row_ids[0]!r}"]
-    return processor(text=[sample.text], entities=[sample.entities], pairs=[sample.pairs], where=where)
+    given: dict[str, Any] = {"entities": [sample.entities], "pairs": [sample.pairs], "where": where}
+    return processor(text=[sample.text], pictures_left_out=True, **given)
 
 
 def _unreadable(samples: Sequence[Sample], num_tokens: Sequence[int], processor: RocProcessor) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from roc.processing_images_roc import DECODING_ERRORS, identify_image, is_animated
+from roc.processing_images_roc import DECODING_ERRORS, identify_image, is_animated, to_rgb
 from roc.processing_typing_roc import Span
 
 
@@ -28,6 +28,7 @@ def check_picture(path: Path, where: str) -> None:
             # Lets the JPEG decoder work at a fraction of the size; it still reads the whole file.
             image.draft("RGB", (64, 64))
             image.load()
+            to_rgb(image)
     except DECODING_ERRORS as error:
         raise ValueError(
             f"{where}: the picture {path} cannot be decoded ({error}). Replace the file, or remove the row."

@@ -144,13 +144,21 @@ def test_requests_are_limited(handler: Any, limits: Any) -> None:
         "at most 32 posts": [COUPLE] * 33,
         "at most 2,000 are read": {**COUPLE, "text": "eve met ann " * 200},
         "13 entities were given; at most 12 are read": {"text": " ".join(names), "entities": names},
-        "characters besides its picture": {**COUPLE, "tail": {"start": 8, "end": 11, "type": "x" * 20_000}},
+        "without its picture: there are more than 10,000 characters": {
+            **COUPLE,
+            "tail": {"start": 8, "end": 11, "type": "x" * 20_000},
+        },
     }
     for message, inputs in too_much.items():
         with pytest.raises(ValueError, match=message):
             handler({"inputs": inputs})
-    for relations in ([relation] * 501, [{**relation, "descriptions": ["x" * 200_001]}]):
-        with pytest.raises(ValueError, match="At most 500 relations of 200,000 characters"):
+    too_many = {
+        "501 relations were given; at most 500 are ranked": [relation] * 501,
+        "have 1002 descriptions; at most 1000 are read": [{**relation, "descriptions": ["visits"] * 501}] * 2,
+        "relations: there are more than 200,000 characters": [{**relation, "descriptions": ["x" * 200_001]}],
+    }
+    for message, relations in too_many.items():
+        with pytest.raises(ValueError, match=message):
             handler({"inputs": COUPLE, "parameters": {"relations": relations}})
     assert handler({"inputs": {"text": " ".join(names[:-1]), "entities": names[:-1]}})
 
@@ -165,11 +173,11 @@ def test_entities_that_are_found_are_limited_as_well(handler: Any, monkeypatch: 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ("/etc/passwd", "this is not base64. Paths and addresses are never opened"),
+        ("/etc/passwd", "are no picture.* Paths and addresses are never opened"),
         ("../handler.py", "this is not base64. Paths and addresses are never opened"),
         ("file:///etc/passwd", "this is not base64"),
         ("http://127.0.0.1:8000/picture.png", "this is not base64"),
-        ("handler", "this is not base64"),
+        ("handler", "these 5 bytes are no picture.* Paths and addresses are never opened"),
         ("", "these 0 bytes are no picture"),
         (base64_of(b"/etc/passwd"), "these 11 bytes are no picture"),
         (base64_of(picture_bytes(tiny_picture(), "GIF")), "are no picture in one of"),

@@ -9,7 +9,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny import picture_bytes, png_that_claims, tiny_picture, white_png
 
@@ -245,3 +247,102 @@ def test_the_given_image_is_not_changed() -> None:
 def test_a_file_object_that_was_opened_but_not_read_is_decoded() -> None:
     lazy = Image.open(io.BytesIO(picture_bytes(tiny_picture(RED))))
     assert open_image(lazy, "here").getpixel((0, 0)) == RED
+
+
+# --- numbers that are no bytes
+
+GREYS = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (8, 1))
+MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"]
+MODES += ["I;16", "I;16L", "I;16B", "I;16N"]
+
+
+def in_mode(mode: str) -> Image.Image:
+    grey = Image.fromarray(GREYS)
+    for given in (grey.convert("RGB"), grey, grey.convert("I")):
+        try:
+            return given.convert(mode)
+        except ValueError:
+            continue
+    raise AssertionError(f"Pillow cannot make {mode}")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_picture_of_any_mode_shows_what_it_showed(mode: str) -> None:
+    found = np.asarray(open_image(in_mode(mode), "here")).astype(int)
+    assert np.abs(found.mean(axis=(0, 2)) - GREYS[0]).max() <= (2 if mode not in ("1", "P", "PA") else 60)
+    assert np.abs(found.mean() - GREYS.mean()) < 4  # Pillow dithers where there are few colours
+
+
+NUMBERS: dict[str, Any] = {
+    "int32 to 255": GREYS.astype(np.int32),
+    "int32 to 65,535": GREYS.astype(np.int32) * 257,
+    "int64": GREYS.astype(np.int64),
+    "uint16 to 255": GREYS.astype(np.uint16),
+    "uint16": GREYS.astype(np.uint16) * 257,
+    "float32 to 1": (GREYS / 255).astype(np.float32),
+    "float64 to 1": GREYS / 255,
+    "float16 to 1": (GREYS / 255).astype(np.float16),
+    "float32 to 255": GREYS.astype(np.float32),
+    "float32 to 65,535": GREYS.astype(np.float32) * 257,
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_are_scaled_by_their_brightest(kind: str) -> None:
+    given = NUMBERS[kind]
+    forms: list[Any] = [given, np.stack([given] * 3), np.stack([given] * 3, axis=-1), given[..., None]]
+    if kind.split()[0] in ("int32", "float32", "uint16"):
+        picture = Image.fromarray(given)
+        forms += [picture, picture_bytes(picture, "TIFF")]
+    if kind == "uint16":
+        forms.append(picture_bytes(Image.fromarray(given)))
+    if kind.split()[0] != "uint16":
+        forms.append(torch.from_numpy(given))
+    for form in forms:
+        found = np.asarray(open_image(form, "here")).astype(int)
+        assert np.abs(found - GREYS[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(GREYS.astype(np.int32) * 1000, GREYS.astype(np.float32) - 3, (GREYS / 255 * 1.05).astype(np.float32)),
+        *(GREYS.astype(np.float32) * 1.2, (GREYS // 50).astype(np.int32), GREYS.astype(np.uint16) * 16),
+        *(np.where(GREYS > 200, np.nan, GREYS).astype(np.float32), (GREYS / 255 / 255).astype(np.float32)),
+        np.where(GREYS > 200, np.inf, GREYS).astype(np.float32),
+    ],
+    ids=["too large", "negative", "beyond 1", "beyond 255", "labels", "12 bits", "nan", "divided twice", "infinite"],
+)
+def test_numbers_that_would_come_out_black_or_white_are_refused(given: Any, tmp_path: Path) -> None:
+    for form in (given, Image.fromarray(given), picture_bytes(Image.fromarray(given), "TIFF")):
+        with pytest.raises(ValueError, match=r"here: .*its values lie between .* White must be 1, 255 or 65,535"):
+            open_image(form, "here")
+    Image.fromarray(given).save(tmp_path / "picture.tiff")
+    with pytest.raises(ValueError, match=r"row 1: .*its values lie between"):  # as training would
+        check_picture(tmp_path / "picture.tiff", "row 1")
+
+
+def test_a_black_picture_is_black() -> None:
+    for given in (np.zeros((8, 32), np.float32), Image.new("I", (32, 8)), Image.new("F", (32, 8)), np.zeros((8, 32))):
+        assert not np.asarray(open_image(given, "here")).any()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(np.zeros((8, 32, 2)), np.zeros((3, 3, 3)), np.zeros((2, 3, 8, 8)), np.zeros(5), np.float32(3)),
+        *(np.array([["a"]]), np.array([[None]]), np.zeros((4, 4), complex), np.zeros((0, 5)), np.zeros((3, 0, 5))),
+        *(torch.rand(14, 14, 384), torch.ones(4, 4, requires_grad=True), torch.zeros(3, 4, 4, device="meta")),
+    ],
+    ids=lambda given: f"{given.shape} {given.dtype}",
+)
+def test_an_array_that_is_no_picture_is_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"^here: the picture (cannot be decoded: |has \d+ x 0 pixels)"):
+        open_image(given, "here")
+
+
+def test_the_limit_of_pixels_holds_for_arrays_too(monkeypatch: Any) -> None:
+    monkeypatch.setattr(processing_images_roc, "MAX_PIXELS", 8 * 32 - 1)
+    monkeypatch.setattr(processing_images_roc, "scale_to_bytes", None)
+    with pytest.raises(ValueError, match="here: the picture has 32 x 8 pixels; between 1 and 255 are decoded"):
+        open_image(GREYS.astype(np.float32), "here")

@@ -210,8 +210,9 @@ def test_rows_of_a_data_set_are_posts(pipe: Any) -> None:
     ann = {"name": "ann", "start": 0, "end": 3, "type": "person", "bbox": None}
     thing = {"name": "thing", "start": None, "end": None, "type": "object", "bbox": [0.1, 0.2, 0.5, 0.75]}
     row = {"id": "1", "text": "ann holds", "image": PICTURE, "head": ann, "tail": thing, "relation": "None"}
-    rows = datasets.Dataset.from_list([row, {**row, "image": None}], features=FEATURES)
-    own = [{"text": "ann holds", "head": ann, "tail": thing, "image": image} for image in (PICTURE, None)]
+    without = {**row, "image": None, "tail": {**ann, "name": "holds", "start": 4, "end": 9}}
+    rows = datasets.Dataset.from_list([row, without], features=FEATURES)
+    own = [{key: given[key] for key in ("text", "head", "tail", "image")} for given in (row, without)]
     assert close([*pipe(rows, batch_size=2)], pipe(own))
 
 
@@ -553,7 +554,7 @@ def test_the_page_names_the_pipeline_s_options_and_the_handler_s_limits(pipe: An
     named = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
     options = inspect.signature(pipe._sanitize_parameters).parameters
     assert named == set(options) - {"local_files_only"} | {"batch_size"}
-    limits = (handler.LIMITS[key] for key in ("max_characters", "max_entities"))
-    for limit in (handler.MAX_POSTS, handler.MAX_RELATIONS, *limits):
+    limits = (handler.LIMITS[key] for key in ("max_characters", "max_entities", "max_relations", "max_descriptions"))
+    for limit in (handler.MAX_POSTS, *limits):
         assert re.search(rf"\b{limit:,}\b", PAGE)
     assert all(f"`{parameter}`" in PAGE for parameter in handler.PARAMETERS)

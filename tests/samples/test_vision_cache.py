@@ -219,18 +219,27 @@ def test_pictures_are_given_in_one_way_only(model: RocModel, processor: RocProce
 def test_a_batch_has_features_of_all_its_pictures_or_of_none(processor: RocProcessor) -> None:
     features = torch.zeros(4, 4, 32)
     texts: dict[str, Any] = {"text": ["ann met bob", "bob met ann"], "entities": [[(0, 3), (8, 11)]] * 2}
-    assert processor(**texts, images=[features, features])["patch_features"].shape == (1, 4, 4, 32)
-    for other, told in ((PICTURES[0], "bytes"), (torch.zeros(4, 4, 16), "4, 4, 16"), (torch.zeros(16, 32), "16, 32")):
-        for images in ([features, other], [other, features]):
+    assert processor(**texts, patch_features=[features, features])["patch_features"].shape == (1, 4, 4, 32)
+    for other, told in ((torch.zeros(4, 4, 16), "4, 4, 16"), (torch.zeros(16, 32), "16, 32"), (PICTURES[0], "bytes")):
+        for given in ([features, other], [other, features]):
             with pytest.raises(ValueError, match=r"sample \d: its picture is .*features of a vision encoder"):
-                processor(**texts, images=images)
+                processor(**texts, patch_features=given)
         with pytest.raises(ValueError, match=told):
-            processor(**texts, images=[features, other])
+            processor(**texts, patch_features=[features, other])
+    with pytest.raises(ValueError, match=r"sample 1: its picture is bytes.*features of a vision encoder"):
+        processor(**texts, images=[None, PICTURES[0]], patch_features=[features, None])
+    with pytest.raises(ValueError, match=r"sample 0: give its picture or its patch_features, but not both"):
+        processor(**texts, images=[PICTURES[0], None], patch_features=[features, None])
+
+
+def test_features_are_never_taken_for_a_picture(processor: RocProcessor) -> None:
+    with pytest.raises(ValueError, match=r"an array of the shape \(14, 14, 384\) .* is no picture"):
+        processor("ann met bob", images=torch.rand(14, 14, 384), entities=[(0, 3), (8, 11)])
 
 
 def test_a_model_of_text_alone_takes_no_features() -> None:
     with pytest.raises(ValueError, match="reads text only"):
-        tiny_processor(vision=False)("ann met bob", torch.zeros(4, 4, 32), entities=[(0, 3), (8, 11)])
+        tiny_processor(vision=False)("ann met bob", patch_features=torch.zeros(4, 4, 32), entities=[(0, 3), (8, 11)])
 
 
 def test_features_that_float16_cannot_hold_are_refused(
