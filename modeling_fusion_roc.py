@@ -268,7 +268,7 @@ class RocPairEncoder(PreTrainedModel):
                 regions = regions + names * (inputs.region_name_positions >= 0)[..., None]
             parts.append(FusedPart(regions, inputs.region_mask.bool(), REGION))
         if patches is not None:
-            parts.append(FusedPart(*patches, IMAGE))
+            parts.append(FusedPart(patches[0], patches[1], IMAGE))
         return parts
 
     def _fuse(self, parts: Sequence[FusedPart], positions: Tensor) -> Tensor:
