@@ -258,7 +258,7 @@ def test_an_entity_beyond_the_length_limit_is_named() -> None:
 
 
 def test_a_long_text_with_objects_only_keeps_its_beginning() -> None:
-    batch = tiny_processor(max_length=16)(text="the " * 30, entities=[BOX, OTHER_BOX])
+    batch = tiny_processor(max_length=16)(text="the " * 30, entities=[BOX, OTHER_BOX], images=tiny_picture())
     assert batch["input_ids"].shape == (1, 16)
     assert batch["truncated"].tolist() == [True]
     assert batch["entity_positions"].tolist() == [[0, 1]]
@@ -310,7 +310,7 @@ def test_a_batch_is_its_samples_one_by_one(markers: str) -> None:
 
 
 def test_different_numbers_of_entities_and_pairs_are_padded(processor: RocProcessor) -> None:
-    batch = processor(**as_batch(POSTS))
+    batch = processor(**as_batch(POSTS), pictures_left_out=True)
     assert batch["entity_positions"].shape == batch["entity_is_region"].shape == (3, 4)
     assert batch["pair_index"].shape == (3, 3, 2)
     assert batch["pair_mask"].tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
@@ -328,7 +328,7 @@ def test_different_numbers_of_entities_and_pairs_are_padded(processor: RocProces
 
 @pytest.mark.parametrize("markers", ["entities", "pair"])
 def test_the_pair_mask_selects_pairs_in_the_given_order(markers: str) -> None:
-    batch = tiny_processor(markers=markers)(**as_batch(POSTS))
+    batch = tiny_processor(markers=markers)(**as_batch(POSTS), pictures_left_out=True)
     assert batch["labels"][batch["pair_mask"].bool()].tolist() == [1, 0, 3, 2, 0, 0]
 
 
@@ -345,10 +345,9 @@ def test_a_text_without_pairs_may_stand_beside_one_with(processor: RocProcessor,
 
 
 def test_words_give_the_same_tensors_as_their_text(processor: RocProcessor) -> None:
-    by_words = processor(
-        text=TEXT.split(), entities=[(0, 1), (2, 3), (4, 5, "location"), BOX], is_split_into_words=True
-    )
-    by_text = processor(text=TEXT, entities=[ANN, BOB, (*PARIS, "location"), BOX])
+    words: dict[str, Any] = {"text": TEXT.split(), "entities": [(0, 1), (2, 3), (4, 5, "location"), BOX]}
+    by_words = processor(**words, images=tiny_picture(), is_split_into_words=True)
+    by_text = processor(text=TEXT, entities=[ANN, BOB, (*PARIS, "location"), BOX], images=tiny_picture())
     assert by_words.keys() == by_text.keys()
     assert all(torch.equal(by_words[name], by_text[name]) for name in by_text)
 
@@ -485,7 +484,8 @@ def test_what_was_typed_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_typer_is_not_loaded_when_every_type_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roc.processing_roc.load_entity_typer", lambda name: pytest.fail("the typer was loaded"))
-    tiny_processor(entity_typer="fake")(text=TEXT, entities=[(*ANN, "person"), (*BOB, ""), BOX])
+    given = [(*ANN, "person"), (*BOB, ""), BOX]
+    tiny_processor(entity_typer="fake")(text=TEXT, entities=given, images=tiny_picture())
 
 
 def test_without_a_typer_entities_stay_untyped(processor: RocProcessor) -> None:
