@@ -374,8 +374,9 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             marker_mask=marker_mask,
             whole_batch=whole_batch,
         )
-        descriptions = (relation_input_ids, relation_attention_mask)
-        return self._score(inputs, descriptions, labels, negative_features, num_items_in_batch)
+        return self._score(
+            inputs, (relation_input_ids, relation_attention_mask), labels, negative_features, num_items_in_batch
+        )
 
     def _score(
         self,
