@@ -358,12 +358,9 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder):
             ValueError: If both `pixel_values` and `patch_features` are given, if the model has no relations, or if
                 `marker_mask` is missing where `token_dropout` needs it.
         """
+        needed = (input_ids, attention_mask, entity_positions, entity_is_region, pair_index)
         inputs = PairInputs(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            entity_positions=entity_positions,
-            entity_is_region=entity_is_region,
-            pair_index=pair_index,
+            *needed,
             pixel_values=pixel_values,
             patch_features=patch_features,
             image_index=image_index,
