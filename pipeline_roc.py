@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
 from transformers import Pipeline
 from transformers.utils import logging
 
@@ -87,7 +88,7 @@ class RocPipeline(Pipeline):
             raise ValueError("Give one post or several, or the keys of one as keywords: pipe(text=..., image=...).")
         if inputs is None or isinstance(inputs, Mapping):
             return super().__call__(("the post", post or inputs), **options)
-        if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+        if isinstance(inputs, (str, bytes, Tensor)) or not isinstance(inputs, Iterable):
             raise TypeError(f"A post is a mapping with the keys {POST_KEYS}; given a {type(inputs).__name__}.")
         numbered = ((f"post {number}", given) for number, given in enumerate(inputs))
         if isinstance(inputs, Sequence):

@@ -60,7 +60,7 @@ def check_entity(entity: Any, text: str, where: str, entity_types: Sequence[str]
             the type is unknown.
     """
     start, end, kind, bbox, name = _fields(entity, where)
-    if kind not in (None, ""):
+    if kind is not None and not (isinstance(kind, str) and kind == ""):
         kind = check_type(kind, entity_types, where)
     if bbox is not None:
         if start is not None or end is not None:
@@ -230,7 +230,7 @@ def check_labels(labels: Any, num_pairs: int, where: str) -> tuple[int, ...] | N
         raise TypeError(f"{where}: labels must be a list of whole numbers, one per pair; given {quote(labels)}.")
     if len(labels) != num_pairs:
         raise ValueError(f"{where}: {len(labels)} labels were given for {num_pairs} pairs.")
-    if not all(label >= 0 or label == NO_LABEL for label in labels):
+    if not all(0 <= label < 2**31 or label == NO_LABEL for label in labels):
         raise ValueError(f"{where}: labels are indices of relations, or {NO_LABEL} for none; given {quote(labels)}.")
     return tuple(labels)
 

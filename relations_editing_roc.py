@@ -210,9 +210,9 @@ class RelationEditing:
             ValueError: If the list is empty or malformed, a description is too long, or the model classifies.
         """
         self._need_retrieval("set_relations")
-        if not relations:
-            raise ValueError(EMPTY)
         checked = normalise_relations(relations, none_relation, self.config.entity_types)
+        if not checked:
+            raise ValueError(EMPTY)
         self._take(checked, none_relation, processor)
 
     def _take(
@@ -286,9 +286,9 @@ class RelationEditing:
             ValueError: As `set_relations`.
         """
         self._need_retrieval("with_relations")
-        if not relations:
-            raise ValueError(EMPTY)
         checked = normalise_relations(relations, none_relation, self.config.entity_types)
+        if not checked:
+            raise ValueError(EMPTY)
         own_none = self.config.none_relation
         if none_relation is None and any(relation["name"] == own_none for relation in checked):
             none_relation = own_none

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .messages_roc import check_unicode, did_you_mean, quote, shorten
+from .messages_roc import check_unicode, did_you_mean, quote
 from .processing_typing_roc import ENTITY_TYPES, type_hint, word_of_type
 
 RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
@@ -39,7 +39,7 @@ def normalise_relations(
         raise ValueError(f"Relation names must differ, but {given} appear more than once. Rename or merge them.")
     if normalised and none_relation is not None and none_relation not in names:
         raise ValueError(
-            f"none_relation={quote(none_relation)} is not among the relations {shorten(str(names))}."
+            f"none_relation={quote(none_relation)} is not among the relations {quote(names)}."
             f"{did_you_mean(none_relation, names)} Name one of them, or set none_relation to null."
         )
     return normalised
@@ -85,14 +85,14 @@ def _normalise_descriptions(name: str, descriptions: Any) -> list[str]:
 
 
 def _normalise_types(name: str, key: str, types: Any, entity_types: Sequence[str]) -> list[str]:
-    types = [types] if isinstance(types, str) else types or []
+    types = [types] if isinstance(types, str) else [] if types is None else types
     if not isinstance(types, (list, tuple)):
         raise ValueError(f"Relation {quote(name)}: {key} is a list of entity types; given {quote(types)}.")
     words = [word_of_type(str(entity_type), entity_types) for entity_type in types]
     if None in words:
         unknown = str(types[words.index(None)])
         raise ValueError(
-            f"Relation {name!r}: {key} holds {shorten(unknown)!r}, which is none of the configuration's `entity_types`."
-            f"{type_hint(unknown, entity_types)}"
+            f"Relation {quote(name)}: {key} holds {quote(unknown)}, which is none of the configuration's "
+            f"`entity_types`.{type_hint(unknown, entity_types)}"
         )
     return [word for word in words if word]

@@ -214,7 +214,7 @@ def box_of(instance: Instance, objects: Objects, where: str) -> Box:
         )
     if name not in boxes:
         raise ValueError(
-            f"{where}: 't': the picture {quote(image)} has no object {name!r}; it has {quote(list(boxes))}."
+            f"{where}: 't': the picture {quote(image)} has no object {quote(name)}; it has {quote(list(boxes))}."
             f"{did_you_mean(name, boxes)} Mend the line, or take the ent_*_dict.pth of the same release."
         )
     return _numbers(boxes[name], f"{where}: the box of {name!r} in the picture {quote(image)}")

@@ -33,7 +33,7 @@ from roc.handler import EndpointHandler
 from roc.pipeline_roc import RocPipeline
 from roc.processing_images_roc import open_image
 from roc.relations.files import read_relation_file
-from roc.training.settings import load_run_config
+from roc.training.settings import MODEL_FIELDS, RUN_FIELDS, load_run_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 5
@@ -145,7 +145,7 @@ def test_posts(pipe: RocPipeline, request: pytest.FixtureRequest) -> None:
 
 def test_options_of_a_call(pipe: RocPipeline, request: pytest.FixtureRequest) -> None:
     options = {"top_k": 2, "threshold": 0.1, "relations": RELATIONS, "none_relation": "None", "max_pairs": 5}
-    names = (*options, "elation", "option", "argument", "post")
+    names = (*options, "elation", "escription", "option", "argument", "post")
 
     def ask(chance: random.Random) -> None:
         given = mutated(chance, options)
@@ -156,7 +156,7 @@ def test_options_of_a_call(pipe: RocPipeline, request: pytest.FixtureRequest) ->
 
 
 def test_requests(handler: EndpointHandler, request: pytest.FixtureRequest) -> None:
-    names = ("post", "Post", "inputs", "parameters", "elation", "request", "top_k")
+    names = ("post", "Post", "inputs", "parameters", "elation", "escription", "request", "top_k", "threshold")
     bases = [
         {"inputs": QUESTIONS[:3]},
         {"inputs": QUESTIONS[3], "parameters": {"top_k": 2, "threshold": 0.2}},
@@ -270,7 +270,7 @@ def test_settings_of_a_run(tmp_path: Path, request: pytest.FixtureRequest) -> No
 
     def ask(chance: random.Random) -> None:
         path.write_bytes(edited_lines(chance, chance.choice(bases)).encode(errors="surrogatepass"))
-        answered(lambda: load_run_config(str(path)), "run.yaml")
+        answered(lambda: load_run_config(str(path)), "run.yaml", *RUN_FIELDS, *MODEL_FIELDS)
 
     fuzzed(request, ask, few=100)
 

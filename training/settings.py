@@ -234,17 +234,27 @@ def load_run_config(path: str | None, *overrides: Mapping[str, Any]) -> RunConfi
     """
     of_run: dict[str, Any] = {}
     of_model: dict[str, Any] = {}
-    for given in (*([] if path is None else [_read_yaml(find_file(path))]), *overrides):
-        section = given.get("model") or {}
-        if not isinstance(section, Mapping):
-            raise ValueError(f"model={quote(section)} is not allowed: give a mapping of the model's settings.")
-        of_run |= {key: _checked(key, value, RUN_FIELDS) for key, value in given.items() if key != "model"}
-        of_model |= {key: _checked(key, value, MODEL_FIELDS) for key, value in section.items()}
+    if path is not None:
+        try:
+            of_run, of_model = _checked_fields(_read_yaml(find_file(path)))
+        except ValueError as error:
+            raise ValueError(str(error) if path in str(error) else f"{path}: {error}") from error
+    for given in overrides:
+        more_of_run, more_of_model = _checked_fields(given)
+        of_run, of_model = of_run | more_of_run, of_model | more_of_model
     if of_run.get("start_from") is not None:
         of_run, of_model = settings_from_start(of_run["start_from"], of_run, of_model)
-        of_run = {key: _checked(key, value, RUN_FIELDS) for key, value in of_run.items()}
-        of_model = {key: _checked(key, value, MODEL_FIELDS) for key, value in of_model.items()}
+        of_run, of_model = _checked_fields({**of_run, "model": of_model})
     return RunConfig(model=ModelSettings(**of_model), **of_run)
+
+
+def _checked_fields(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields of the run and those of the model."""
+    section = given.get("model") or {}
+    if not isinstance(section, Mapping):
+        raise ValueError(f"model={quote(section)} is not allowed: give a mapping of the model's settings.")
+    of_run = {key: _checked(key, value, RUN_FIELDS) for key, value in given.items() if key != "model"}
+    return of_run, {key: _checked(key, value, MODEL_FIELDS) for key, value in section.items()}
 
 
 def parse_command_line(arguments: Sequence[str] | None = None) -> tuple[str | None, dict[str, Any]]:
