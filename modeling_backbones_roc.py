@@ -24,7 +24,7 @@ from transformers.utils import CONFIG_NAME, cached_file, logging
 
 from .configuration_roc import refuse_kernels, refuse_places
 from .messages_roc import few, on_one_line, quote, read_settings
-from .modeling_saving_roc import check_adapter, check_finite, plain_name
+from .modeling_saving_roc import check_adapter, check_finite, check_index, plain_name
 
 logger = logging.get_logger(__name__)
 
@@ -163,10 +163,11 @@ def load_backbone(
         ValueError: If it is no encoder of that kind, its weights are a pickle that holds more than weights, or not
             finite, or some are missing without `overrides`.
     """
+    check_encoder(name, part=part)
     check_adapter(name, {})
+    check_index(name, {})
     if file := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
         refuse_places(read_settings(file))
-    check_encoder(name, part=part)
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **overrides)
     refuse_kernels(config)
     config = getattr(config, "vision_config", config)

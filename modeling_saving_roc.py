@@ -115,8 +115,9 @@ def check_adapter(path: Any, options: Mapping[str, Any]) -> None:
     has_model = Path(adapted, where.get("subfolder") or "", CONFIG_NAME).is_file()
     if str(adapted) != str(path) or not (has_model or settings.get("base_model_name_or_path") == str(adapted)):
         raise ValueError(
-            f"{adapted} holds an adapter, whose model would be taken from wherever the adapter says. Name a folder "
-            "that has both, or a repository whose adapter names that repository."
+            f"{adapted} holds an adapter, which says that the rest of the model is in "
+            f"{quote(settings.get('base_model_name_or_path'))}. Name a folder that has both, or a repository whose "
+            "adapter_config.json names that repository, as model.push_to_hub writes it."
         )
     cached_file(adapted, "adapter_model.safetensors", **where)  # raises where there is none
 

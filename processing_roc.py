@@ -171,8 +171,8 @@ class RocProcessor(ProcessorMixin):
             where: Each text's name in an error; None for "sample 0" and so on.
             return_offsets_mapping: Whether to return each token's place in the text as `offset_mapping`.
             return_tensors: `"pt"`; other values are refused.
-            patch_features: In place of `images`, what a frozen vision encoder gives for each picture,
-                `(rows, columns, vision_hidden)`, all of one shape.
+            patch_features: What a frozen vision encoder gives for each picture, `(rows, columns, vision_hidden)`, all
+                of one shape. It takes the place of `images`.
             pictures_left_out: Whether boxes are taken without their picture: in training and evaluation, where it was
                 left out on purpose.
 

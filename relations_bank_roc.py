@@ -66,11 +66,7 @@ class RelationBank(nn.Module):
         Raises:
             ValueError: If there is not one row per description, or the buffers are offloaded.
         """
-        if self.features.is_meta:
-            raise ValueError(
-                "The relations cannot be changed while their features are offloaded. Load the model without "
-                "offload_buffers, or change its relations before it is offloaded."
-            )
+        self.check_is_here()
         with torch.inference_mode(False):  # tensors of that mode could not be trained with later
             features = features.clone() if features.is_inference() else features.detach()
             relation_index = relation_index_of(relations)
@@ -86,6 +82,14 @@ class RelationBank(nn.Module):
         self.seals = feature_seals(self.features)
         if encoder_sample is not None:
             self.encoder_sample = encoder_sample.detach().to(device)
+
+    def check_is_here(self) -> None:
+        """Raise a ValueError where the buffers are offloaded: they cannot be replaced then."""
+        if self.features.is_meta:
+            raise ValueError(
+                "The relations cannot be changed while their features are offloaded. Load the model without "
+                "offload_buffers, or change its relations before it is offloaded."
+            )
 
     @property
     def is_encoded(self) -> bool:

@@ -224,6 +224,7 @@ class RelationEditing:
     ) -> None:
         """Take relations that are in the form of `RocConfig.relations`; `known` are descriptions' features."""
         bank, texts, features = self.relation_bank, descriptions_of(checked), {**(known or {})}
+        bank.check_is_here()
         if missing := [text for text in dict.fromkeys(texts) if text not in features]:
             features |= self._known_features(missing)
         new = self.encode_texts([text for text in missing if text not in features], processor)

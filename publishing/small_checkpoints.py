@@ -71,14 +71,7 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
     if folder.exists() and not _is_small_checkpoint(folder):
         raise ValueError(f"{folder} exists and is no small checkpoint. Choose another folder.")
     settings = read_yaml(run / RUN_FILE)
-    if settings.get("start_from") is not None:
-        raise ValueError(
-            f"{run} was trained further from a trained model, whose text encoder no source of encoders has: a small "
-            "checkpoint could not bring it back. Publish it whole."
-        )
-    name = str(load_run_config(str(run / RUN_FILE)).text_model)
-    if Path(name).is_dir():
-        raise ValueError(f"The encoder of {run} is the folder {name!r}, which nobody else has. Take a Hub id's.")
+    name = _encoder_of_run(run, settings)
     weights = load_file(run / WEIGHTS)
     sources = _encoder_sources(weights, name)
     rest = {key: tensor for key, tensor in weights.items() if key.split(".")[0] not in sources}
@@ -98,6 +91,19 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
         write_model_card(new, [new], repo_id="/".join(folder.resolve().parts[-2:]), data_note=note)
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return {"output_dir": str(folder), "bytes": num_bytes, "encoders": dict.fromkeys(sources, name)}
+
+
+def _encoder_of_run(run: Path, settings: Mapping[str, Any]) -> str:
+    """Return the name of the encoder that a run started from; a ValueError says why others could not get it."""
+    if settings.get("start_from") is not None:
+        raise ValueError(
+            f"{run} was trained further from a trained model, whose text encoder no source of encoders has: a small "
+            "checkpoint could not bring it back. Publish it whole."
+        )
+    name = str(load_run_config(str(run / RUN_FILE)).text_model)
+    if Path(name).is_dir():
+        raise ValueError(f"The encoder of {run} is the folder {name!r}, which nobody else has. Take a Hub id's.")
+    return name
 
 
 def _encoder_sources(weights: Mapping[str, Tensor], name: str) -> dict[str, dict[str, str]]:

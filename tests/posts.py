@@ -60,4 +60,4 @@ NUM_PAIRS = sum(len(post["pairs"]) for post in POSTS)
 
 def encode(processor: RocProcessor, posts: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     columns = {name: [post[name] for post in posts] for name in ("text", "image", "entities", "pairs", "labels")}
-    return dict(processor(images=columns.pop("image"), **columns))
+    return dict(processor(images=columns.pop("image"), pictures_left_out=True, **columns))

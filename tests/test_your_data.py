@@ -117,8 +117,8 @@ def test_what_windows_programs_write_is_read(data: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"text,head,tail,relation\n", r"train\.jsonl:1: the line is not JSON .*Write one JSON object a line"),
-        (b"[\n", r"train\.jsonl:1: the line is not JSON .*Write one JSON object a line"),
+        (b"text,head,tail,relation\n", r"train\.jsonl:1: not JSON: .*Write one JSON object a line"),
+        (b"[\n", r"train\.jsonl:1: not JSON: .*Write one JSON object a line"),
         ((LINE % "null").encode("utf-16"), r"train\.jsonl:1: the line is not UTF-8 .* Save the file as UTF-8"),
     ],
     ids=["table", "one JSON list", "UTF-16"],

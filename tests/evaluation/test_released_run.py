@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from roc.inference.posts import load_model, parse_entity, predict
+from roc.inference.posts import load_model, parse_entities, predict
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 
@@ -62,7 +62,7 @@ def released() -> tuple[RocModel, RocProcessor]:
 
 
 def prediction(released: tuple[RocModel, RocProcessor], text: str, head: str, tail: str) -> dict[str, Any]:
-    entities = [parse_entity(name, text) for name in (head, tail)]
+    entities = parse_entities([head, tail], text)
     [only] = predict(*released, text, entities, pairs=[(0, 1)])["predictions"]
     return only
 

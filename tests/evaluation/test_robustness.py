@@ -175,6 +175,7 @@ def test_an_order_that_matters_is_found(
     @contextmanager
     def names_only(model: RocModel, *, seed: int) -> Iterator[None]:
         model.config.replace_relations(model.config.relations[::-1], model.config.none_relation)
+        model.relation_bank.replace(model.relation_bank.features, model.config.relations)
         yield
 
     monkeypatch.setattr(robustness, "shuffled_relations", names_only)

@@ -60,7 +60,7 @@ def test_the_types_of_a_processor_are_saved_and_what_a_typer_predicts_beside_the
     typer = SimpleNamespace(find=lambda texts: [[(0, 3, "person"), (15, 20, "location")] for _ in texts])
     monkeypatch.setattr("roc.processing_roc.load_entity_typer", lambda name: typer)
     tiny_processor(vision=False, entity_types=["person", "animal"], entity_typer="fake").save_pretrained(tmp_path)
-    loaded = RocProcessor.from_pretrained(tmp_path)
+    loaded = RocProcessor.from_pretrained(tmp_path, entity_typer="fake")
     [found] = loaded.find_entities([TEXT])
     assert [entity["type"] for entity in found] == ["person", ""]
     batch = loaded(TEXT, entities=[*found, (8, 11, "Animal")], pairs=[(0, 1)])

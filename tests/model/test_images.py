@@ -280,7 +280,7 @@ def in_mode(mode: str) -> Image.Image:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_picture_of_any_mode_shows_what_it_showed(mode: str) -> None:
     found = np.asarray(open_image(in_mode(mode), "here")).astype(int)
-    assert np.abs(found.mean(axis=(0, 2)) - GREYS[0]).max() <= (2 if mode not in ("1", "P", "PA") else 60)
+    assert np.abs(found.mean(axis=(0, 2)) - GREYS[0]).max() <= (2 if mode not in ("1", "P", "PA") else 75)
     assert np.abs(found.mean() - GREYS.mean()) < 4  # Pillow dithers where there are few colours
 
 

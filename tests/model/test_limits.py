@@ -56,7 +56,7 @@ def no_work(pipe: RocPipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     for method in ("find_entities", "type_entities", "__call__", "tokenize_descriptions"):
         monkeypatch.setattr(RocProcessor, method, work)
     monkeypatch.setattr(type(pipe.model), "with_relations", work)
-    for name in ("span_of_name", "identify_image"):
+    for name in ("find_names", "identify_image"):
         monkeypatch.setattr(pipeline_posts_roc, name, work)
     monkeypatch.setattr(pipeline_posts_roc.base64, "b64decode", work)
     monkeypatch.setattr(itertools, "permutations", work)

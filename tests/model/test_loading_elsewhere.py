@@ -28,7 +28,7 @@ model.add_relations(relations, processor)
 model.save_relations(out)
 model.save_pretrained(out + "-edited")
 model = AutoModel.from_pretrained(out + "-edited", **options)
-inputs = processor(text=text, entities=entities)
+inputs = processor(text=text, entities=entities, pictures_left_out=True)
 with torch.no_grad():
     pairs = model(**inputs).pair_embeds[inputs["pair_mask"].bool()]
 edited = [model.index_relations(exact=exact).search(pairs, top_k=5).names for exact in (None, False)]
@@ -79,7 +79,7 @@ def test_relations_are_edited_searched_saved_and_loaded_elsewhere(tmp_path: Path
     RocPipeline(model=model, processor=processor, device="cpu").save_pretrained(tmp_path / "saved")
     told, _ = run_elsewhere(WITHOUT_ROC, tmp_path / "saved", tmp_path, program=EDIT_AND_SEARCH)
     model.add_relations(OTHER_RELATIONS, processor)
-    inputs = processor(text=TEXT, entities=ENTITIES)
+    inputs = processor(text=TEXT, entities=ENTITIES, pictures_left_out=True)
     with torch.no_grad():
         ranked = model.rank_relations(model(**inputs), inputs["pair_mask"], top_k=5)
     names = [[found["relation"] for found in row] for row in ranked]

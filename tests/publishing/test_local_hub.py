@@ -317,5 +317,5 @@ def test_an_adapter_that_names_another_model_for_the_rest_of_a_whole_one_is_refu
     content = json.dumps(config).encode()
     hub_api.upload_file(path_or_fileobj=content, path_in_repo="adapter_config.json", repo_id="user/adapted")
     for number, loader in enumerate((RocModel, AutoModel)):
-        with pytest.raises(ValueError, match="the rest of it is in 'user/base'"):
+        with pytest.raises(ValueError, match="the rest of the model is in 'user/base'"):
             loader.from_pretrained("user/adapted", cache_dir=tmp_path / f"cache{number}")

@@ -224,7 +224,7 @@ def test_a_model_without_an_adapter_is_saved_as_ever(tmp_path: Path) -> None:
 
 def test_without_peft_an_adapter_is_refused_rather_than_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (
-        "roc.modeling_backbones_roc",
+        "roc.modeling_saving_roc",
         "transformers.integrations.peft",
         "transformers.models.auto.auto_factory",
     ):
