@@ -47,8 +47,8 @@ class RocPipeline(Pipeline):
     _load_tokenizer = _load_image_processor = _load_feature_extractor = _load_video_processor = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._remembered: dict[str, Any] = {}  # features of descriptions that calls gave
-        self._made_by: tuple[Any, WeightsState] | None = None  # the tokenizer and the encoder that made them
+        # the tokenizer and the encoder, and the features that they gave of descriptions of calls; replaced as a whole
+        self._memory: tuple[Any, WeightsState, dict[str, Any]] | None = None
         model = options.get("model", arguments[0] if arguments else None)
         if next(iter((getattr(model, "hf_device_map", None) or {}).values()), None) == "disk":
             raise ValueError("The model's device_map begins with 'disk': begin it with a part that stays on a device.")
@@ -127,13 +127,15 @@ class RocPipeline(Pipeline):
         """
         encoder, tokenizer = getattr(self.model, "relation_model", None), self.processor.tokenizer
         known: dict[str, Any] = {}
-        if encoder is not None and self._made_by is not None and len(self._remembered) <= MOST_REMEMBERED:
-            known = self._remembered if self._made_by[0] is tokenizer and self._made_by[1].is_that_of(encoder) else {}
+        if encoder is not None and (memory := self._memory) is not None:
+            made_with, state, features = memory
+            if made_with is tokenizer and state.is_that_of(encoder) and len(features) <= MOST_REMEMBERED:
+                known = features
         model = self.model.with_relations(relations, self.processor, none_relation=none_relation, known=known)
         if encoder is not None:
-            self._made_by = (tokenizer, WeightsState(encoder))
             texts = descriptions_of(model.config.relations)
-            self._remembered = {**known, **dict(zip(texts, model.relation_bank.features))}
+            features = {**known, **dict(zip(texts, model.relation_bank.features))}
+            self._memory = (tokenizer, WeightsState(encoder), features)
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:

@@ -52,6 +52,9 @@ class RefusingMiddleware:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # answered 403 where it is not accepted yet
+            return
         try:
             receive = await self._admit(scope, receive)
         except Refused as refused:
@@ -65,8 +68,6 @@ class RefusingMiddleware:
         Raises:
             Refused: If the request is none of the page's, or too large.
         """
-        if scope["type"] != "http":
-            raise Refused(403, "This Space speaks HTTP alone.")
         path = scope["path"].rstrip("/")
         if scope["method"] in ("GET", "HEAD", "OPTIONS") and not CLOSED.search(path):
             return receive

@@ -409,6 +409,18 @@ def test_nothing_is_read_that_stores_or_fetches(path: str) -> None:
     assert ask("/theme.css", chunks=[b""], method="GET") == (200, 0)
 
 
+def test_a_web_socket_is_closed_before_it_opens() -> None:
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope = {"type": "websocket", "path": "/gradio_api/queue/join", "headers": []}
+    unused: Any = None
+    asyncio.run(serving.RefusingMiddleware(unused, {3: 2})(scope, unused, send))
+    assert sent == ["websocket.close"]
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE"])
 def test_other_methods_are_refused(method: str) -> None:
     assert ask(serving.QUEUE, chunks=[json.dumps(QUESTION).encode()], method=method) == (404, 0)
