@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
@@ -89,27 +88,6 @@ def swap_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file with a JSON object.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is not UTF-8 or not JSON, nested too deeply, holds a number that is not finite, or is no
-            object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds a {type(content).__name__}, not an object")
-    return content
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
 
 
 def load_plain_pickle(path: Path, *, mmap: bool = False) -> Any:

@@ -38,11 +38,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from roc.messages_roc import shorten
+from roc.messages_roc import read_settings, shorten
 from roc.support.files import (
     flush_to_disk,
     load_plain_pickle,
-    read_json,
     remove_folder,
     remove_leftovers,
     swap_folder,
@@ -71,7 +70,7 @@ class Checkpoint:
         """Check all files and read what is small; raise a ValueError where it is damaged or of another format."""
         try:
             _check_files(path)
-            content = read_json(path / RUN)
+            content = read_settings(str(path / RUN))
             if content["format"] != FORMAT:
                 raise ValueError(
                     f"it has format {shorten(repr(content['format']))}; this version of ROC reads {FORMAT}. Go on "
@@ -290,7 +289,7 @@ def _check_files(path: Path) -> None:
     there = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file() and not file.is_symlink()}
     if CHECKSUMS not in there:  # or no file that ends
         raise ValueError(f"{CHECKSUMS} is missing")
-    checksums = read_json(path / CHECKSUMS)
+    checksums = read_settings(str(path / CHECKSUMS))
     if missing := sorted(({RUN, WEIGHTS, STATE} | checksums.keys()) - (there & checksums.keys())):
         raise ValueError(f"{shorten(str(missing), 200)} are missing, there or in {CHECKSUMS}")
     if damaged := sorted(name for name, checksum in checksums.items() if _checksum(path / name) != checksum):

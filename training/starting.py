@@ -5,18 +5,15 @@ Its code is never run: the weights are read into ROC's own classes, and the sett
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from roc.configuration_fields_roc import ModelSettings
-from roc.messages_roc import shorten
-from roc.support.files import read_json
+from roc.messages_roc import quote, read_settings, shorten
+from roc.support.reading import read_yaml
 
 if TYPE_CHECKING:
     from roc.modeling_roc import RocModel
@@ -41,7 +38,6 @@ FIXED_OF_RUN = (
 OF_PROCESSOR = ("markers", "max_length", "max_regions", "object_names", "entity_typer")
 OF_RECORD = ("text_model", "vision_model", "text_overrides", "markers_like")  # no file but a run's tells these
 TYPERS = (None, "spacy")  # others must be named by the user: a typer is code or a model from elsewhere
-MOST_NESTED = 20  # levels of a run's settings
 MOST_STARTS = 20  # of which the record of a run tells: a start may have had a start itself
 
 
@@ -82,7 +78,7 @@ def settings_from_start(start: str, of_run: dict[str, Any], of_model: dict[str, 
     kept_model = {name: config[name] for name in ModelSettings.__dataclass_fields__ if name in config}
     if kept_run.get("entity_typer") not in TYPERS and "entity_typer" not in of_run:
         raise ValueError(
-            f"start_from={start!r} has entity types predicted by {shorten(repr(kept_run['entity_typer']))}. Name it "
+            f"start_from={start!r} has entity types predicted by {quote(kept_run['entity_typer'])}. Name it "
             "with --entity_typer if you trust it, or choose another one, such as spacy."
         )
     of_run = _without_unseen_pictures(start, of_run, sees_pictures=sees_pictures)
@@ -168,7 +164,7 @@ def _without_unseen_pictures(start: str, of_run: dict[str, Any], *, sees_picture
         )
     if not sees_pictures and use_image and of_run.get("vision_model") is not None:
         raise ValueError(
-            f"vision_model={shorten(repr(of_run['vision_model']))} contradicts start_from={start!r}, which reads text "
+            f"vision_model={quote(of_run['vision_model'])} contradicts start_from={start!r}, which reads text "
             "only. Leave it out, or start from a model that reads pictures."
         )
     unseen = () if sees_pictures else ("vision_model", "image_size")
@@ -208,9 +204,9 @@ def _read(start: str, name: str) -> dict[str, Any]:
 
 def _read_json(start: str, file: Path) -> dict[str, Any]:
     try:
-        return read_json(file)
+        return read_settings(str(file))
     except ValueError as error:
-        raise ValueError(f"start_from={start!r}: {shorten(str(error), 200)}.") from error
+        raise ValueError(f"start_from={start!r}: {shorten(str(error), 200)}") from error
 
 
 def _what_to_give(start: str) -> str:
@@ -247,21 +243,10 @@ def _read_record(start: str) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        text = file.read_text(encoding="utf-8")
-        _check_plain(text)
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"start_from={start!r}: {RUN_FILE} cannot be read ({shorten(str(error), 200)}).") from error
+        content = read_yaml(file)
+    except ValueError as error:
+        raise ValueError(f"start_from={start!r}: {shorten(str(error), 200)}") from error
     return content if isinstance(content, dict) else {}
-
-
-def _check_plain(text: str) -> None:
-    """Raise a ValueError where YAML has aliases or is nested deeply: no run writes that, and reading it may not end."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or depth > MOST_NESTED:
-            raise ValueError("it has aliases, or is nested too deeply")
 
 
 def _record(start: str) -> dict[str, Any]:
@@ -291,8 +276,8 @@ def _earlier(record: Any, depth: int = 1) -> dict[str, Any] | None:
     if not isinstance(record, Mapping) or depth > MOST_STARTS:
         return None
     texts = {name: record[name] for name in ("name", "revision", "dataset") if isinstance(record.get(name), str)}
-    checksums = record.get("sha256")
+    checksums = record["sha256"] if isinstance(record.get("sha256"), Mapping) else {}
     return texts | {
-        "sha256": json.loads(json.dumps(checksums)) if isinstance(checksums, Mapping) else {},
+        "sha256": {file: own for file, own in checksums.items() if isinstance(own, str)},
         RECORD: _earlier(record.get(RECORD), depth + 1),
     }
