@@ -120,8 +120,10 @@ class RunConfig:
     )
     mixed_precision: Literal["auto", "no", "bf16"] = setting("auto", "`auto` takes bf16 where the hardware has it.")
     early_stopping_patience: int | None = setting(None, "Stop after so many epochs of no better micro-F1.", at_least=1)
-    num_workers: int = setting(0, "Processes that prepare batches; 0 for none.", at_least=0, effect=False)
-    num_threads: int | None = setting(None, "CPU threads per process; null for its share.", at_least=1, effect=False)
+    num_workers: int = setting(0, "Processes that prepare batches; 0 for none.", at_least=0, at_most=256, effect=False)
+    num_threads: int | None = setting(
+        None, "CPU threads per process; null for its share.", at_least=1, at_most=1024, effect=False
+    )
     seed: int = setting(0, "Seed of everything random.", at_least=0)
     trackers: list[Literal["tensorboard", "trackio"]] | None = setting(
         None, "Where the run's curves are shown, `tensorboard` and `trackio`; null for none.", effect=False
