@@ -231,7 +231,7 @@ def test_code_that_a_folder_names_beside_rocs_own_is_not_run(hostile: Callable[[
 def test_an_adapter_alone_does_not_choose_its_model(hostile: Callable[[dict[str, Any]], Path]) -> None:
     folder = hostile({"adapter_config.json": {"base_model_name_or_path": "evil/base"}})
     (folder / "config.json").unlink()
-    with pytest.raises(ValueError, match="holds an adapter, whose model would be taken from"):
+    with pytest.raises(ValueError, match="holds an adapter, which says that the rest of the model is in"):
         load_model(str(folder))
 
 
