@@ -63,10 +63,17 @@ class ModelSettings:
     head: Literal["retrieval", "classification"] = setting(
         "retrieval", "Rank relations by their descriptions or, for comparison, by a softmax over label ids."
     )
-    fusion_num_layers: int = setting(2, "Layers in which text, regions and patches attend to each other.", at_least=0)
-    fusion_num_heads: int = setting(8, "Attention heads; they divide the text encoder's hidden size.", at_least=1)
+    fusion_num_layers: int = setting(
+        2, "Layers in which text, regions and patches attend to each other.", at_least=0, at_most=100
+    )
+    fusion_num_heads: int = setting(
+        8, "Attention heads; they divide the text encoder's hidden size.", at_least=1, at_most=1000
+    )
     fusion_intermediate_size: int | None = setting(
-        None, "Width of a fusion layer's feed-forward part; null for 4 x the hidden size.", at_least=1
+        None,
+        "Width of a fusion layer's feed-forward part; null for 4 x the hidden size.",
+        at_least=1,
+        at_most=1_000_000,
     )
     # the "entity start" and "[CLS]" variants of Soares et al., "Matching the Blanks" (ACL 2019), section 3
     pair_representation: Literal["entities", "sentence"] = setting(
@@ -80,7 +87,7 @@ class ModelSettings:
         "How pairs and descriptions meet: in a learnt space (`projection`), or in the description encoder's own, where "
         "a pair is the mean of its text's and entities' states plus a correction that starts at zero (`residual`).",
     )
-    projection_dim: int = setting(256, "Size of the space of `alignment: projection`.", at_least=1)
+    projection_dim: int = setting(256, "Size of the space of `alignment: projection`.", at_least=1, at_most=100_000)
     dropout: Number = setting(0.1, "Dropout probability of the fusion layers and of the pair vector.", **PROBABILITY)
     # CLIP's start (Radford et al., 2021, section 2.5)
     initial_temperature: Number = setting(0.07, "Temperature at the start; logits are cosine / temperature.")

@@ -22,6 +22,18 @@ CUSTOM_PIPELINES = {
 
 # Settings of Transformers' configurations and processors that name a repository or folder to load more from.
 PLACES = ("backbone", "repo_path", "audio_tokenizer", "audio_tokenizer_name_or_path")
+# The most that an encoder's configuration may state.
+MOST = {
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 1_000,
+    "hidden_size": 100_000,
+    "intermediate_size": 1_000_000,
+    "vocab_size": 10_000_000,
+    "image_size": 100_000,
+    "patch_size": 100_000,
+    "num_channels": 100,
+}
+MOST_PATCHES = 500  # in a row of a picture
 # The parts of a model that `RocConfig.encoder_sources` may name.
 ENCODERS = ("text_model", "vision_model", "relation_model")
 
@@ -146,6 +158,7 @@ class RocConfig(PretrainedConfig, ModelSettings):
         self.check()
         self._check_sources()
         refuse_kernels(self)
+        check_sizes(self)
         if self.fusion_num_layers and self.hidden_size % self.fusion_num_heads:
             raise ValueError(
                 f"fusion_num_heads={self.fusion_num_heads} must divide the text encoder's hidden size "
@@ -190,6 +203,24 @@ def refuse_kernels(config: PretrainedConfig) -> None:
             raise ValueError(
                 f"attn_implementation={quote(kernels)} would fetch code from the Hub. Leave it out of the "
                 "configuration; call `model.set_attn_implementation` if you trust it."
+            )
+
+
+def check_sizes(config: PretrainedConfig) -> None:
+    """Raise a ValueError where a configuration, or one in it, states a size that no encoder has.
+
+    Otherwise a model of that size would be built before anybody sees that its weights are not those.
+    """
+    for own in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        for name, most in MOST.items():
+            given = getattr(own, name, None)
+            for size in given if isinstance(given, (list, tuple)) else [given]:
+                if isinstance(size, int) and not 1 <= size <= most:
+                    raise ValueError(f"{name}={quote(given)} is out of range: give whole numbers in [1, {most:,}].")
+        image, patch = (getattr(own, name, None) for name in ("image_size", "patch_size"))
+        if isinstance(image, int) and isinstance(patch, int) and image > MOST_PATCHES * patch:
+            raise ValueError(
+                f"image_size={image} with patch_size={patch} makes more than {MOST_PATCHES} patches a side."
             )
 
 

@@ -22,8 +22,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import CONFIG_NAME, cached_file, logging
 
-from .configuration_roc import refuse_kernels, refuse_places
-from .messages_roc import few, on_one_line, quote, read_settings
+from .configuration_roc import check_sizes, refuse_kernels, refuse_places
+from .messages_roc import did_you_mean, few, on_one_line, quote, read_settings
 from .modeling_saving_roc import check_adapter, check_finite, check_index, plain_name
 
 logger = logging.get_logger(__name__)
@@ -168,8 +168,14 @@ def load_backbone(
     check_index(name, {})
     if file := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
         refuse_places(read_settings(file))
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False, **overrides)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if overrides:
+        _check_known({**overrides, "model_type": config.model_type}, config, "text_overrides")
+        if overrides.get("model_type", config.model_type) != config.model_type:
+            raise ValueError(f"text_overrides cannot make a {config.model_type} model another kind of model.")
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **overrides)
     refuse_kernels(config)
+    check_sizes(config)
     config = getattr(config, "vision_config", config)
     verbosity = logging.get_verbosity()
     if overrides:  # weights that a smaller model leaves out are no news
@@ -182,6 +188,8 @@ def load_backbone(
             f"The weights of {name!r} are a pickle that holds something else than weights, and are not loaded. Give a "
             "model with safetensors."
         ) from error
+    except RuntimeError as error:
+        raise ValueError(f"The weights of {name!r} do not fit its settings: {on_one_line(error)}") from error
     except SafetensorError as error:
         raise ValueError(f"The weights of {name!r} are no whole safetensors: {on_one_line(error)}.") from error
     finally:
@@ -202,8 +210,38 @@ def load_vision(vision_model: str | Mapping[str, Any] | None) -> PreTrainedModel
         return None
     if isinstance(vision_model, str):
         return load_backbone(vision_model, part="vision_model")
-    fields = dict(vision_model)
-    return build_backbone(AutoConfig.for_model(fields.pop("model_type", "vit"), **fields))
+    return build_backbone(vision_config_of(vision_model))
+
+
+def vision_config_of(fields: Mapping[str, Any]) -> PretrainedConfig:
+    """Make the configuration of a vision encoder with random weights, a ViT unless its `model_type` says otherwise.
+
+    Raises:
+        ValueError: If there is no such kind of encoder of pictures, a field is unknown, or a value is none for it.
+    """
+    kind = fields.get("model_type", "vit")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING or kind == "roc":
+        near = did_you_mean(str(kind)[:60], [*CONFIG_MAPPING])
+        raise ValueError(f"vision_model has the model_type {quote(kind)}, which is no encoder of pictures.{near}")
+    if getattr(MODEL_MAPPING.get(CONFIG_MAPPING[kind], None), "main_input_name", None) == "input_ids":
+        raise ValueError(f"vision_model has the model_type {kind!r}, which reads text. Give a ViT-like encoder.")
+    refuse_places(fields)
+    _check_known(fields, CONFIG_MAPPING[kind](), "vision_model")
+    try:
+        config = AutoConfig.for_model(**{"model_type": kind, **fields})
+    except Exception as error:  # Transformers' checks raise many kinds
+        raise ValueError(f"vision_model is no configuration of {kind!r}: {on_one_line(error)}") from error
+    refuse_kernels(config)
+    check_sizes(config)
+    return config
+
+
+def _check_known(fields: Mapping[str, Any], config: PretrainedConfig, what: str) -> None:
+    """Refuse fields that resemble one of a configuration: Transformers would keep them, and the setting be lost."""
+    known = [*config.to_dict()]
+    for name in fields:
+        if name not in known and (near := did_you_mean(str(name)[:60], known)):
+            raise ValueError(f"{what} has the field {quote(name)}, which a {config.model_type} has not.{near}")
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_roc import RocConfig
 from .modeling_backbones_roc import build_backbone
+from .modeling_saving_roc import check_layers
 from .modeling_vision_roc import RocImageEmbeddings, encode_patches
 
 TEXT, IMAGE, REGION = 0, 1, 2  # rows of the modality embedding
@@ -237,6 +238,7 @@ class RocPairEncoder(PreTrainedModel):
             `(batch, pairs, hidden)`, the pair vectors. For `alignment="residual"` also where each pair starts, in the
             same shape: half the mean of the text's tokens plus half the mean of head and tail, before fusion.
         """
+        check_layers(self)
         parts = self._fused_parts(inputs)
         text = parts[0].states
         positions = inputs.entity_positions + inputs.entity_is_region.long() * text.shape[1]

@@ -20,6 +20,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_roc import RocConfig
+from .messages_roc import on_one_line
 from .modeling_backbones_roc import (
     NOT_OFFLOADED,
     build_backbone,
@@ -137,8 +138,12 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
             model, loaded = super().from_pretrained(where, *arguments, **options)
         except SafetensorError as error:
             raise ValueError(f"{where}: its weights are no safetensors, or not all of them ({error}).") from error
-        except KeyError as error:  # Transformers looks for the weights that go to the disk
-            raise ValueError(NOT_OFFLOADED) from error
+        except (OSError, ImportError, ValueError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # Transformers and PyTorch raise many kinds about what a configuration says
+            if isinstance(error, KeyError) and "device_map" in options:  # the weights that go to the disk
+                raise ValueError(NOT_OFFLOADED) from error
+            raise ValueError(f"{where}: {type(error).__name__}: {on_one_line(error)}") from error
         # with an adapter, Transformers hands out the report on the adapter alone
         check_loaded(where, loaded, *vars(model).pop("_loaded", ()))
         fill_encoders(model, vars(model).pop("_left_out", ()))
@@ -149,10 +154,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
 
     def _check_description_encoder(self, where: Any) -> None:
         """Refuse a description encoder that is not the one of the bank: new descriptions would not fit the old ones."""
-        encoder = getattr(self, "relation_model", None)
-        if encoder is None or hasattr(self, "hf_quantizer") or any(own.is_meta for own in encoder.parameters()):
-            return
-        if self.relation_bank.is_encoded and not self.bank_has_own_encoder():
+        if self.config.head == "retrieval" and self.bank_is_comparable() and not self.bank_has_own_encoder():
             raise ValueError(
                 f"{where}: relation_model is not the description encoder that gave the features in relation_bank. "
                 "Restore the weights that were saved together."

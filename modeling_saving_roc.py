@@ -19,7 +19,7 @@ from .messages_roc import few, quote, read_settings
 # What an `adapter_config.json` may set: what `training/adapters.py` sets, and what neither runs nor opens anything.
 ADAPTER_SETTINGS = (
     *("peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
-    *("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora", "target_modules", "trainable_token_indices"),
+    *("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "target_modules", "trainable_token_indices"),
 )
 # What `from_pretrained` may be told about where a repository's file is found.
 LOOKUP_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
@@ -128,21 +128,25 @@ def _adapter_settings(path: Any, file: str) -> dict[str, Any]:
     Raises:
         ValueError: If it is not of the kind LoRA, or a setting is neither PEFT's default nor in `ADAPTER_SETTINGS`.
     """
+    settings = read_settings(file)
+    _check_adapter_settings(settings, str(path), "not loaded")
+    return settings
+
+
+def _check_adapter_settings(settings: Mapping[str, Any], who: str, fate: str) -> None:
     from peft import LoraConfig
 
-    settings = read_settings(file)
     kind = settings.get("peft_type")
     if kind != "LORA":
-        raise ValueError(f"{path} has an adapter of the kind {quote(kind)}; ROC's are of the kind 'LORA'.")
+        raise ValueError(f"{who} has an adapter of the kind {quote(kind)}; ROC's are of the kind 'LORA'.")
     usual = LoraConfig().to_dict()
     for name, value in settings.items():
-        is_pattern = name == "target_modules" and not isinstance(value, list)  # a pattern may take for ever
+        is_pattern = name == "target_modules" and not isinstance(value, (list, set))  # a pattern may take for ever
         if is_pattern or (name not in ADAPTER_SETTINGS and value not in (usual.get(name), None, {}, [])):
             raise ValueError(
-                f"{path} has an adapter with the setting {quote(name)}: {quote(value)}. ROC's adapters have no such "
-                "setting, and it is not loaded."
+                f"{who} has an adapter with the setting {quote(name)}: {quote(value)}. ROC's adapters have no such "
+                f"setting, and it is {fate}."
             )
-    return settings
 
 
 def check_index(path: Any, options: Mapping[str, Any]) -> None:
@@ -197,6 +201,15 @@ def _is_finite(tensor: Any) -> bool:
     return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
 
 
+def check_layers(model: PreTrainedModel) -> None:
+    """Raise a ValueError where an adapter is around layers that PyTorch has quantised, which it cannot work with."""
+    if has_adapter(model) and any(type(own).__module__.startswith("torch.ao.") for own in model.modules()):
+        raise ValueError(
+            "An adapter cannot work around layers that torch.ao has quantised. Merge it before you quantise the model: "
+            "roc.training.adapters.without_adapter(model, merge=True)."
+        )
+
+
 def has_adapter(model: PreTrainedModel) -> bool:
     """Whether a model has an adapter, trained or loaded."""
     return bool(getattr(model, "_hf_peft_config_loaded", False))
@@ -242,6 +255,8 @@ def _check_savable(model: Any) -> None:
             )
         if len(model.active_adapters()) > 1:
             raise ValueError("Several adapters are on, and a folder holds one. Choose it with model.set_adapter.")
+        [name] = model.active_adapters()
+        _check_adapter_settings(model.peft_config[name].to_dict(), "The model", "not saved. Merge it")
     elif not is_quantized and (foreign := set(model.state_dict()) ^ set(_names_without_adapter(model))):
         raise ValueError(
             f"The model's weights are not those that its configuration has a place for: {few(foreign)}. Save the "

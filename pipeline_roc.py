@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 from transformers import Pipeline
 from transformers.utils import logging
 
-from .messages_roc import quote
+from .messages_roc import did_you_mean, quote
 from .pipeline_posts_roc import POST_KEYS, Post, PostLimits, rank_posts, read_post
 from .relations_bank_roc import descriptions_of
 from .relations_editing_roc import WeightsState
 
 logger = logging.get_logger(__name__)
 
+OPTIONS = ("batch_size", "top_k", "threshold", "relations", "none_relation", "allow_paths", "max_pairs", "limits")
+LIMIT_NAMES = tuple(own.name for own in fields(PostLimits))
 RELATION_OPTIONS: tuple[str, ...] = ("relations", "none_relation")
 MOST_REMEMBERED = 10_000  # descriptions given with calls that are not encoded again
 
@@ -106,12 +109,18 @@ class RocPipeline(Pipeline):
         max_pairs: int | None = None,
         limits: Mapping[str, Any] | None = None,
         local_files_only: Any = None,  # Transformers hands it on; loading has obeyed it
+        **unknown: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         _check_number("top_k", top_k, int, 1, math.inf)
         _check_number("threshold", threshold, (int, float), 0, 1)
         _check_number("max_pairs", max_pairs, int, 0, math.inf)
         if none_relation is not None and relations is None:
             raise ValueError("none_relation names one of the `relations` that are given with it; none were given.")
+        if unknown:
+            near = did_you_mean(next(iter(unknown)), OPTIONS)
+            raise TypeError(f"{quote([*unknown])} are no options of this pipeline.{near} It has {OPTIONS}.")
+        if limits is not None and (not isinstance(limits, Mapping) or not set(limits) <= {*LIMIT_NAMES}):
+            raise ValueError(f"limits={quote(limits)} is not allowed: give a mapping of {LIMIT_NAMES}.")
         checked_limits = None if limits is None else PostLimits(**limits)
         in_force = checked_limits or getattr(self, "_preprocess_params", {}).get("limits")
         if relations is not None and in_force is not None:

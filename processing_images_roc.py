@@ -157,6 +157,8 @@ def scale_to_bytes(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _pixels_of_array(given: Any) -> np.ndarray[Any, Any]:
     """Give the numbers of an array or tensor as `(height, width)` or `(height, width, 3 or 4)`."""
+    if str(getattr(given, "dtype", "")) == "torch.bfloat16":  # which NumPy does not have
+        given = given.float()
     values = np.asarray(given)
     shape, is_number = values.shape, values.dtype.kind in "buif"
     channels_first = len(shape) == 3 and shape[0] in CHANNELS

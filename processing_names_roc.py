@@ -220,7 +220,7 @@ def _spans_of_name(
     free = [place for number, place in enumerate(places, 1) if number not in chosen]
     bad = next((number for number in chosen if number is not None and not 1 <= number <= len(places)), None)
     if bad is not None or (None in chosen and len(free) != chosen.count(None)):
-        problem = f"was given {chosen.count(None)} time(s)" if bad is None else f"has no occurrence {bad}"
+        problem = f"was given {chosen.count(None)} time(s)" if bad is None else f"has no occurrence {quote(bad)}"
         raise ValueError(
             f"{where} {name!r} {problem}, but occurs {len(places)} time(s): {_listed(places, searched.text)}. Say which"
             f" is meant, such as {numbered.format(name=name, number=len(places))}, or {otherwise}."

@@ -371,7 +371,10 @@ class RocProcessor(ProcessorMixin):
 
     def pixels(self, image: Any, where: str) -> Tensor:
         """Turn one picture, which `open_image` decodes, into the vision encoder's `(1, channels, height, width)`."""
-        return self.image_processor(open_image(image, where), return_tensors="pt")["pixel_values"]
+        pixels = self.image_processor(open_image(image, where), return_tensors="pt")["pixel_values"]
+        if not pixels.isfinite().all():
+            raise ValueError(f"{where}: the image processor's settings (image_std, rescale_factor) give no numbers.")
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -435,7 +438,7 @@ def _whole_batch(image_index: Tensor, pictures: Tensor) -> Tensor:
     differ in more than their first dimension cannot be joined, and the numbers in `image_index` would clash.
     """
     sample = pictures.flatten(1)[:, ::64].float().contiguous()
-    digest = zlib.crc32(sample.numpy(), zlib.crc32(image_index.numpy()))
+    digest = zlib.crc32(sample.numpy(), zlib.crc32(image_index.numpy())) % 2**20  # the sizes' product is limited
     return torch.empty(len(image_index), len(image_index), len(pictures), digest, 0)
 
 

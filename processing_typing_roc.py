@@ -49,7 +49,7 @@ COARSE_TAGS = {tag: word for word, (coarse, _) in _TAG_LISTS.items() for tag in 
 TYPE_OF_TAG = {tag: word for word, lists in _TAG_LISTS.items() for tags in lists for tag in tags}
 
 _ONE_AT_A_TIME = threading.Lock()  # neither spaCy nor a tokenizer is safe to share between threads
-_POSITION = re.compile(r"[BIOLUESM][-_](?=.)")  # of a token in a name, as in B-PER
+_POSITION = re.compile(r"[BIOLUESM][-_](?=.)", re.IGNORECASE)  # of a token in a name, as in B-PER
 
 
 def word_of_type(given: str, entity_types: Sequence[str]) -> str | None:

@@ -79,7 +79,7 @@ class RelationBank(nn.Module):
         self.features = features.to(device)
         self.relation_index = relation_index.to(device)
         self.digests = description_digests(relations).to(device)
-        self.seals = feature_seals(self.features)
+        self.seals = feature_seals(self.features, self.digests)
         if encoder_sample is not None:
             self.encoder_sample = encoder_sample.detach().to(device)
 
@@ -90,6 +90,14 @@ class RelationBank(nn.Module):
                 "The relations cannot be changed while their features are offloaded. Load the model without "
                 "offload_buffers, or change its relations before it is offloaded."
             )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Take a bank of another number of descriptions too; whose they are is looked at when it is used."""
+        for name, own in self.named_buffers():
+            given = state_dict.get(prefix + name)
+            if isinstance(given, Tensor) and given.shape != own.shape and given.ndim == own.ndim:
+                setattr(self, name, own.new_zeros(given.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def is_encoded(self) -> bool:
@@ -106,7 +114,8 @@ class RelationBank(nn.Module):
         """
         if not len(digests) == len(self.digests) == len(self.features):
             return torch.zeros(len(digests), dtype=torch.bool)
-        return (rows_are_sealed(self.features, self.seals) & (digests.to(self.digests.device) == self.digests)).cpu()
+        is_sealed = rows_are_sealed(self.features, self.seals, self.digests)
+        return (is_sealed & (digests.to(self.digests.device) == self.digests)).cpu()
 
 
 def description_digests(relations: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -120,15 +129,25 @@ def text_digest(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big", signed=True)
 
 
-def feature_seals(features: Tensor) -> Tensor:
-    """Compute for each row of `(rows, feature_dim)` sums with fixed signs: `(rows, NUM_SEALS)`, in the same dtype."""
-    return (features.float() @ _signs(features.shape[-1]).to(features.device)).to(features.dtype)
+def feature_seals(features: Tensor, digests: Tensor) -> Tensor:
+    """Compute sums of each row with fixed signs, and turn their signs by the last bits of the row's digest.
+
+    Args:
+        features: `(rows, feature_dim)`.
+        digests: `(rows,)` int64, `description_digests` of what the rows were made from.
+
+    Returns:
+        `(rows, NUM_SEALS)`, in the dtype of the features.
+    """
+    bits = digests.to(features.device)[:, None] >> torch.arange(NUM_SEALS, device=features.device) & 1
+    sums = features.float() @ _signs(features.shape[-1]).to(features.device)
+    return (sums * (1 - 2 * bits)).to(features.dtype)
 
 
-def rows_are_sealed(features: Tensor, seals: Tensor) -> Tensor:
+def rows_are_sealed(features: Tensor, seals: Tensor, digests: Tensor) -> Tensor:
     """Tell for each row whether it still has these `feature_seals`: `(rows,)` bool, false for what is not finite."""
     allowed = SEAL_TOLERANCE * features.float().norm(dim=-1, keepdim=True)
-    return ((feature_seals(features.float()) - seals.float()).abs() <= allowed).all(dim=-1)
+    return ((feature_seals(features.float(), digests) - seals.float()).abs() <= allowed).all(dim=-1)
 
 
 @functools.cache

@@ -55,15 +55,22 @@ class WeightsState:
 
     def __init__(self, module: nn.Module) -> None:
         self._kept = [tensor.detach() for tensor in _tensors(module)]  # so that no other gets their place in memory
-        self._changes = _changes(module)
+        self._changes, self._sums = _changes(module), _sums(module)
 
     def is_that_of(self, module: nn.Module) -> bool:
         """Whether nothing was changed or replaced since; never for weights whose changes are not counted."""
-        return self._changes is not None and self._changes == _changes(module)
+        is_counted = self._changes is not None and self._changes == _changes(module)
+        return is_counted and self._sums == _sums(module)  # the sums show edits through `.data`, which are not counted
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
+
+
+@torch.no_grad()
+def _sums(module: nn.Module) -> list[float]:
+    sums = [own.sum(dtype=torch.float64) for own in _tensors(module) if own.is_floating_point() and not own.is_meta]
+    return torch.stack(sums).tolist() if sums else []
 
 
 def _changes(module: nn.Module) -> list[Any] | None:
@@ -110,12 +117,16 @@ class RelationEditing:
         checked = self._checked_texts()
         tensors = self._tied_tensors(encoded)
         known = {id(tensor): version for tensor, version in checked.tensors}
-        if all(known.get(id(tensor)) == version for tensor, version in tensors):
+        is_known = all(known.get(id(tensor)) == version for tensor, version in tensors)
+        # edits through `.data` are not counted; on a GPU, looking for them would have each call wait
+        if is_known and (self.training or tensors[0][0].device.type != "cpu"):
             return
         if self.config.head == "classification":
             self._check_classifier(checked)
         else:
             self._check_bank(checked, encoded)
+            if encoded and not is_known:
+                self._check_encoder()
         vars(self)["_checked"] = replace(checked, tensors=tensors)
 
     def match_relations(self, processor: Any) -> None:
@@ -148,7 +159,7 @@ class RelationEditing:
         if relations != [*config.relations] or config.id2label != dict(enumerate(config.relation_names)):
             raise ValueError(
                 "model.config.relations or its labels (id2label) were assigned in another form than that of RocConfig. "
-                "Restore them, or call model.set_relations(relations, processor), which keeps them together."
+                "Restore them; model.set_relations(relations, processor) keeps them together."
             )
         labels, digests, relation_index = dict(config.id2label), self._digests(relations), relation_index_of(relations)
         kept: Any = copy.deepcopy(config.relations)
@@ -167,7 +178,10 @@ class RelationEditing:
             tensors = [self.relation_digests]
         else:
             bank = self.relation_bank
-            tensors = [bank.relation_index, *((bank.features, bank.digests, bank.seals) if encoded else ())]
+            tensors = [bank.relation_index]
+            if encoded:
+                encoder = [] if self.relation_model is None else _tensors(self.relation_model)
+                tensors += [bank.features, bank.digests, bank.seals, bank.encoder_sample, *encoder]
         return tuple((own, -1 if own.is_inference() else own._version) for own in tensors)
 
     def _check_classifier(self, checked: CheckedRelations) -> None:
@@ -388,6 +402,23 @@ class RelationEditing:
         wanted, held = set(texts), bank.holds(checked.digests).tolist()
         rows = zip(descriptions_of(checked.relations), range(len(held)), held)
         return {text: bank.features[row] for text, row, is_held in rows if is_held and text in wanted}
+
+    def _check_encoder(self) -> None:
+        if self.bank_is_comparable() and not self.bank_has_own_encoder():
+            raise ValueError(
+                "The description encoder, relation_model, is not the one that gave the features in the model's bank. "
+                "Call model.set_relations(relations, processor), which encodes them."
+            )
+
+    def bank_is_comparable(self) -> bool:
+        """Whether this process has the whole description encoder, as it was when it gave the bank's features."""
+        if self.relation_model is None or not self.relation_bank.is_encoded or hasattr(self, "hf_quantizer"):
+            return False
+        if torch.distributed.is_available() and torch.distributed.is_initialized():  # it may have a part of it
+            return False
+        is_quantized = any(type(own).__module__.startswith("torch.ao.") for own in self.relation_model.modules())
+        tensors = [*_tensors(self.relation_model), *self.relation_bank.buffers()]
+        return not is_quantized and not any(own.is_meta for own in tensors)
 
     @torch.no_grad()
     def bank_has_own_encoder(self) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .messages_roc import on_one_line, parse_json, quote
-from .relations_bank_roc import RelationBank, description_digests, feature_seals, relation_index_of
+from .relations_bank_roc import NUM_SEALS, RelationBank, description_digests, feature_seals, relation_index_of
 from .relations_roc import normalise_relations
 
 METADATA_KEY = "roc_relations"
@@ -43,12 +43,12 @@ def write_relations(path: str | os.PathLike[str], saved: SavedRelations) -> None
     """Write a file and create its folder; under a temporary name first, so that nobody sees a half-written one."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    features = saved.features.cpu().contiguous()
+    features, digests = saved.features.cpu().contiguous(), description_digests(saved.relations)
     tensors = {
         "features": features,
         "relation_index": relation_index_of(saved.relations),
-        "digests": description_digests(saved.relations),
-        "seals": feature_seals(features),
+        "digests": digests,
+        "seals": feature_seals(features, digests),
     }
     content = {"version": VERSION} | {name: getattr(saved, name) for name in ("encoder", "none_relation", "relations")}
     temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
@@ -126,7 +126,8 @@ def _are_tied(tensors: dict[str, Tensor], relations: Sequence[dict[str, Any]]) -
     bank = RelationBank(0, 1)
     for name, tensor in tensors.items():
         setattr(bank, name, tensor)
-    has_seals = bank.seals.shape == feature_seals(bank.features).shape
+    digests = bank.digests
+    has_seals = len(digests) == len(bank.features) and bank.seals.shape == (len(digests), NUM_SEALS)
     return has_seals and bool(bank.holds(description_digests(relations)).all())
 
 

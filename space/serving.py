@@ -22,7 +22,9 @@ MAX_REQUEST_BYTES = 8_000_000  # a picture in base64, and relations
 MAX_DRAINED_BYTES = 100_000_000
 QUEUE = "/gradio_api/queue/join"  # where questions are asked
 # Addresses for reading that write files, fetch other addresses or give the answers of calls around the queue.
-CLOSED = re.compile(r"/(upload\w*|process_recording|deep_link|call|run|api|proxy=.*|vibe-\w+|component_server)(/|$)")
+CLOSED = re.compile(
+    r"/(upload\w*|process_recording|deep_link|call|run|api|proxy=.*|vibe-\w+|component_server|openapi\.json|docs|redoc)(/|$)"
+)
 KEYS = ("fn_index", "data", "event_data", "trigger_id", "session_hash")  # of a question, as the page's script asks it
 SESSION = re.compile(r"[\w-]{1,64}", re.ASCII)
 MAX_EVENT_CHARACTERS = 1000

@@ -12,7 +12,7 @@ from typing import Any
 from roc.messages_roc import on_one_line
 
 ENTITY_TYPER_HELP = "typer in place of the model's own: `spacy`, a token-classification model, or `null` for none"
-MAX_ERROR_CHARACTERS = 4000  # an error that lists rows and what to do is shorter
+MAX_ERROR_CHARACTERS = 1000  # an error that lists rows and what to do is shorter
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError)
 
 

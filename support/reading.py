@@ -16,29 +16,16 @@ import yaml
 from roc.messages_roc import MAX_DEPTH, MAX_DIGITS, TOO_DEEP, on_one_line, parse_json, quote
 
 STRING_TAG = "tag:yaml.org,2002:str"
-# Of files that are read as a whole: YAML takes a second a megabyte, and the largest raw file of a data set has 40 MB.
-MAX_YAML_BYTES, MAX_JSON_BYTES = 20_000_000, 500_000_000
+# Of files that are read as a whole: YAML takes seconds a megabyte, and the largest raw file of a data set has 40 MB.
+MAX_YAML_BYTES, MAX_JSON_BYTES = 2_000_000, 500_000_000
 
 
-class _PlainLoader(yaml.SafeLoader):
+# libyaml is some ten times as fast, where PyYAML was built with it
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _PlainLoader(_SafeLoader):
     """Reads mappings with texts as keys, lists, texts, numbers, true, false, null and dates."""
-
-    _depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse what stands for something else, or lies too deep, before it is read."""
-        event: Any = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise _at(event, f"{quote(event.anchor)} is an anchor or alias (& or *). Write out what it stands for.")
-        if getattr(event, "tag", None) not in (None, STRING_TAG):
-            raise _at(event, f"the tag {quote(event.tag)} is not allowed. Leave it out.")
-        if self._depth == MAX_DEPTH:
-            raise _at(event, TOO_DEEP)
-        self._depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self._depth -= 1
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Refuse keys that are no text, or are there twice."""
@@ -60,6 +47,20 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+
+
+def _check_events(text: str) -> None:
+    """Refuse what stands for something else, or lies too deep, before anything is built of it."""
+    depth = 0
+    event: Any
+    for event in yaml.parse(text, _SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise _at(event, f"{quote(event.anchor)} is an anchor or alias (& or *). Write out what it stands for.")
+        if getattr(event, "tag", None) not in (None, STRING_TAG):
+            raise _at(event, f"the tag {quote(event.tag)} is not allowed. Leave it out.")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _at(event, TOO_DEEP)
 
 
 def _at(place: Any, problem: str) -> ValueError:
@@ -86,6 +87,7 @@ def parse_yaml(text: str) -> Any:
             mapping, a key that is no text, or a whole number of many digits. The message is one short line.
     """
     try:
+        _check_events(text)
         return yaml.load(text, _PlainLoader)  # a safe one
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ValueError(on_one_line(str(error).replace('in "<unicode string>", ', "at "))) from error

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrain
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.evaluation.zero_shot import restrict_rows
 from roc.messages_roc import shorten
-from roc.modeling_backbones_roc import check_encoder, most_tokens, resolve_model
+from roc.modeling_backbones_roc import check_encoder, most_tokens, resolve_model, vision_config_of
 from roc.modeling_roc import RocModel
 from roc.modeling_vision_roc import picture_size
 from roc.processing_roc import RocProcessor
@@ -139,7 +139,7 @@ def _image_processor(config: RunConfig) -> Any:
             processor = ViTImageProcessorPil(image_mean=processor.image_mean, image_std=processor.image_std)
     else:
         processor = ViTImageProcessorPil()
-        vision_config = AutoConfig.for_model(**{"model_type": "vit", **config.vision_model})
+        vision_config = vision_config_of(config.vision_model)
     height, width = [config.image_size] * 2 if config.image_size else picture_size(vision_config)
     processor.size, processor.do_center_crop = {"height": height, "width": width}, False
     return processor

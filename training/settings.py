@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from roc.configuration_fields_roc import PROBABILITY, ModelSettings, check_ranges, describe_range, setting
-from roc.messages_roc import did_you_mean, quote
+from roc.messages_roc import did_you_mean, quote, shorten
 from roc.support.reading import format_yaml, parse_yaml, read_yaml
 from roc.support.resources import find_file
 from roc.training.starting import ENVIRONMENT_FILE as ENVIRONMENT_FILE
@@ -124,7 +124,7 @@ class RunConfig:
     num_threads: int | None = setting(
         None, "CPU threads per process; null for its share.", at_least=1, at_most=1024, effect=False
     )
-    seed: int = setting(0, "Seed of everything random.", at_least=0)
+    seed: int = setting(0, "Seed of everything random.", at_least=0, at_most=2**32 - 1)
     trackers: list[Literal["tensorboard", "trackio"]] | None = setting(
         None, "Where the run's curves are shown, `tensorboard` and `trackio`; null for none.", effect=False
     )
@@ -280,10 +280,10 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> tuple[str | No
         _add_option(of_model, own, [f"--{name}", f"--model.{name}"])
     given, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown and not unknown[0].startswith("-"):
-        parser.error(f"{unknown[0]!r} belongs to no option: only an option that is a list takes several words.")
+        parser.error(f"{quote(unknown[0])} belongs to no option: only an option that is a list takes several words.")
     if unknown:
         name = unknown[0].partition("=")[0].lstrip("-").removeprefix("no-").removeprefix("model.")
-        parser.error(f"there is no option {unknown[0]}.{did_you_mean(name, [*RUN_FIELDS, *MODEL_FIELDS])}")
+        parser.error(f"there is no option {shorten(unknown[0])}.{did_you_mean(name, [*RUN_FIELDS, *MODEL_FIELDS])}")
     values = {name: None if value == ["null"] else value for name, value in vars(given).items()}
     path = values.pop("config")
     return path, values | {"model": {name: values.pop(name) for name in MODEL_FIELDS if name in values}}

@@ -14,7 +14,7 @@ from tiny import RELATIONS, tiny_processor
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from roc.modeling_backbones_roc import check_encoder, load_backbone, most_tokens, resolve_model
+from roc.modeling_backbones_roc import check_encoder, load_backbone, load_vision, most_tokens, resolve_model
 from roc.modeling_roc import RocModel
 from roc.modeling_vision_roc import encode_patches
 from roc.processing_roc import RocProcessor
@@ -302,6 +302,23 @@ def test_a_folder_without_an_encoder_says_what_is_there(
     for given in ((str(tmp_path),), (bert_folder, str(tmp_path))):
         with pytest.raises(ValueError, match=message):
             RocModel.from_backbones(*given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"_attn_implementation": "evil/kernel"}, "evil/kernel"),
+        ({"hidden_sise": 32}, "Did you mean 'hidden_size'"),
+        ({"hidden_size": "x"}, "no configuration of 'vit'"),
+        ({"patch_size": 0}, "patch_size=0"),
+        ({"model_type": ["vit"]}, "no encoder of pictures"),
+        ({"model_type": "roc"}, "no encoder of pictures"),
+        ({"model_type": "bert"}, "reads text"),
+    ],
+)
+def test_odd_settings_of_a_vision_encoder_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_vision(fields)
 
 
 def test_a_file_and_a_folder_that_is_not_there_are_no_encoders(tmp_path: Path) -> None:

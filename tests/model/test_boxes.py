@@ -11,7 +11,7 @@ import datasets
 import pytest
 import torch
 from posts import LEFT, POSTS, SHARED_PICTURE, encode
-from tiny import louder, picture_bytes, tiny_model, tiny_picture, tiny_processor
+from tiny import louder, picture_bytes, tiny_adapted_model, tiny_model, tiny_picture, tiny_processor
 from torch import Tensor, nn
 
 from roc.dataset_scripts.schema import check_row, object_entity, text_entity
@@ -189,6 +189,12 @@ def test_quantised_weights_read_boxes(quantise: Callable[[RocModel], RocModel], 
         assert (expected - far).abs().max() > 1
         torch.testing.assert_close(quantised(**batch).logits, expected, rtol=0.1, atol=0.5)
         torch.testing.assert_close(quantised(**moved).logits, far, rtol=0.1, atol=0.5)
+
+
+def test_an_adapter_around_quantised_layers_is_refused(processor: RocProcessor) -> None:
+    model = torch.ao.quantization.quantize_dynamic(tiny_adapted_model(processor), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ValueError, match="Merge it before you quantise"):
+        model(**processor("ann met bob", entities=[(0, 3), (8, 11)]))
 
 
 def test_what_pytorch_quantised_has_no_explanations(processor: RocProcessor) -> None:

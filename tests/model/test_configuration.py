@@ -48,11 +48,11 @@ def test_dictionaries_become_the_backbones_own_configurations() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("fusion_num_layers", -1, "fusion_num_layers=-1 is out of range: give a number >= 0"),
-        ("fusion_num_heads", 0, "fusion_num_heads=0 is out of range: give a number >= 1"),
+        ("fusion_num_layers", -1, "fusion_num_layers=-1 is out of range: give a number in [0, 100]"),
+        ("fusion_num_heads", 0, "fusion_num_heads=0 is out of range: give a number in [1, 1000]"),
         ("fusion_num_heads", 5, "fusion_num_heads=5 must divide the text encoder's hidden size 32"),
-        ("fusion_intermediate_size", 0, "fusion_intermediate_size=0 is out of range: give a number >= 1"),
-        ("projection_dim", 0, "projection_dim=0 is out of range: give a number >= 1"),
+        ("fusion_intermediate_size", 0, "fusion_intermediate_size=0 is out of range: give a number in [1, 1000000]"),
+        ("projection_dim", 0, "projection_dim=0 is out of range: give a number in [1, 100000]"),
         ("initializer_range", -0.1, "initializer_range=-0.1 is out of range: give a number >= 0"),
         ("dropout", 1.0, "dropout=1.0 is out of range: give a number in [0, 1)"),
         ("dropout", -0.1, "dropout=-0.1 is out of range"),
@@ -86,6 +86,23 @@ def test_a_value_out_of_range_is_refused(field: str, value: Any, message: str) -
 def test_a_value_of_the_wrong_type_is_refused(field: str, value: Any) -> None:
     with pytest.raises(StrictDataclassFieldValidationError, match=f"Validation error for field '{field}'"):
         tiny_config(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("part", "sizes"),
+    [
+        ("text_config", {"num_hidden_layers": 10**9}),
+        ("text_config", {"vocab_size": 10**12}),
+        ("text_config", {"num_attention_heads": 0}),
+        ("vision_config", {"patch_size": 0}),
+        ("vision_config", {"image_size": 50_000, "patch_size": 1}),
+        ("relation_config", {"hidden_size": -1}),
+    ],
+)
+def test_sizes_that_no_encoder_has_are_refused_before_it_is_built(part: str, sizes: dict[str, int]) -> None:
+    kind = "vit" if part == "vision_config" else "bert"
+    with pytest.raises(ValueError, match=next(iter(sizes))):
+        RocConfig(**{part: {"model_type": kind, **sizes}})
 
 
 def test_whole_numbers_are_taken_for_fractions() -> None:

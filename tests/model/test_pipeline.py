@@ -583,7 +583,7 @@ def test_the_page_shows_a_result_as_it_is(pipe: Any) -> None:
 def test_the_page_names_the_pipeline_s_options_and_the_handler_s_limits(pipe: Any) -> None:
     named = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
     options = inspect.signature(pipe._sanitize_parameters).parameters
-    assert named == set(options) - {"local_files_only"} | {"batch_size"}
+    assert named == set(options) - {"local_files_only", "unknown"} | {"batch_size"}
     limits = (handler.LIMITS[key] for key in ("max_characters", "max_entities", "max_relations", "max_descriptions"))
     for limit in (handler.MAX_POSTS, *limits):
         assert re.search(rf"\b{limit:,}\b", PAGE)

@@ -59,6 +59,10 @@ def encoder_that_learnt(pipe: Any) -> None:
             parameter.mul_(1.5)
 
 
+def encoder_edited_through_data(pipe: Any) -> None:
+    pipe.model.relation_model.embeddings.word_embeddings.weight.data.mul_(3)
+
+
 def adapter_off(pipe: Any) -> None:
     pipe.model.disable_adapters()
 
@@ -82,6 +86,7 @@ CHANGES = [
     other_dtype,
     other_encoder,
     encoder_that_learnt,
+    encoder_edited_through_data,
     adapter_off,
     fused_weights,
     pooling,

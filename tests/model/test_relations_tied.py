@@ -93,7 +93,46 @@ def other_config(model: RocModel) -> None:
     model.config.replace_relations(RELATIONS[::-1], "None")
 
 
+def bank_of_another_encoder(model: RocModel) -> None:
+    model.relation_bank = tiny_model(tiny_processor(vision=False), vision=False, seed=3).relation_bank
+
+
+def loaded_bank_of_another_encoder(model: RocModel) -> None:
+    other = tiny_model(tiny_processor(vision=False), vision=False, seed=3)
+    model.relation_bank.load_state_dict(other.relation_bank.state_dict())
+
+
+def other_description_encoder(model: RocModel) -> None:
+    model.relation_model.load_state_dict(
+        tiny_model(tiny_processor(vision=False), vision=False, seed=3).relation_model.state_dict()
+    )
+
+
+def loaded_larger_bank(model: RocModel) -> None:
+    processor = tiny_processor(vision=False)
+    other = tiny_model(processor, vision=False)
+    other.add_relations([{"name": "visits", "descriptions": ["the head visits the tail"]}], processor)
+    model.load_state_dict(other.state_dict())
+
+
+def swapped_through_data(model: RocModel) -> None:
+    features = model.relation_bank.features.data
+    features[[1, 3]] = features[[3, 1]].clone()
+
+
+def swapped_with_seals(model: RocModel) -> None:
+    with torch.no_grad():
+        for tensor in (model.relation_bank.features, model.relation_bank.seals):
+            tensor[[1, 3]] = tensor[[3, 1]].clone()
+
+
 ASSIGNED = [
+    bank_of_another_encoder,
+    loaded_bank_of_another_encoder,
+    other_description_encoder,
+    loaded_larger_bank,
+    swapped_through_data,
+    swapped_with_seals,
     assigned_relations,
     assigned_features,
     features_in_place,
@@ -111,6 +150,7 @@ IDS = [change.__name__ for change in [*ASSIGNED[:-5], *EDITS]]
 def expected_scores(processor: RocProcessor, model: RocModel) -> dict[str, float]:
     """What a model says that was given the relations as `model` has them now."""
     right = tiny_model(processor, vision=False)
+    right.relation_model = model.relation_model
     right.set_relations(model.config.relations, processor, none_relation=model.config.none_relation)
     return scores(right, processor)
 
@@ -151,6 +191,7 @@ def test_a_pipeline_encodes_anew_what_no_longer_belongs_together(
     change(model)
     found = {own["relation"]: own["score"] for own in pipe(POST, top_k=9)}
     right = tiny_model(processor, vision=False)
+    right.relation_model = model.relation_model
     right.set_relations(model.config.relations, processor, none_relation="None")
     expected = RocPipeline(model=right, processor=processor, device="cpu")(POST, top_k=9)
     assert found == pytest.approx({own["relation"]: own["score"] for own in expected}, abs=1e-5)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from elsewhere import WITHOUT_ROC, printed_by
+from peft import IA3Config, LoraConfig
 from safetensors.torch import load_file
 from tiny import RELATIONS, louder, tiny_adapted_model, tiny_model, tiny_processor
 from transformers import AutoModel, pipeline
@@ -187,6 +188,24 @@ def switched_off(model: RocModel) -> None:
 
 def merged(model: RocModel) -> None:
     next(own for own in model.modules() if hasattr(own, "merge")).merge()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LoraConfig(target_modules=["query"], use_dora=True),
+        LoraConfig(target_modules=".*query"),
+        LoraConfig(target_modules=["query"], rank_pattern={"query": 3}),
+        IA3Config(target_modules=["query", "output.dense"], feedforward_modules=["output.dense"]),
+    ],
+    ids=["DoRA", "pattern", "ranks", "IA3"],
+)
+def test_an_adapter_that_is_not_loaded_is_not_saved_either(settings: Any, tmp_path: Path) -> None:
+    model = tiny_model(tiny_processor())
+    model.add_adapter(settings)
+    with pytest.raises(ValueError, match="ROC's"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("change", [switched_off, merged])

@@ -24,7 +24,7 @@ from roc.support.resources import PACKAGE_ROOT
 
 # They run by themselves in a process that has nothing of ours; their errors are for the process that asked.
 STRANGERS = {"publishing/stranger.py", "dataset_scripts/exporting/row_digests.py"}
-NOT_PROGRAMS = {"tests", "benchmarks", "outputs", "build", "build_space", ".venv"}
+NOT_PROGRAMS = {"tests", "benchmarks", "outputs", "build", "build_space"}
 
 # What each needs to be told before it begins its work.
 DATA = ["--data_dir", "somewhere", "--output_dir", "elsewhere"]
@@ -50,7 +50,7 @@ def code() -> Iterator[tuple[str, str]]:
     """Path and text of each Python file, but for tests and measurements."""
     for path in sorted(PACKAGE_ROOT.rglob("*.py")):
         name = path.relative_to(PACKAGE_ROOT)
-        if name.parts[0] not in NOT_PROGRAMS:
+        if name.parts[0] not in NOT_PROGRAMS and not name.parts[0].startswith("."):
             yield name.as_posix(), path.read_text(encoding="utf-8")
 
 

@@ -163,8 +163,17 @@ def test_a_file_names_itself_and_the_line(tmp_path: Path) -> None:
 def test_a_file_is_measured_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "a.yaml").open("wb") as file:
         file.truncate(MAX_YAML_BYTES + 1)
-    with pytest.raises(ValueError, match=r"a\.yaml: it has 20,000,001 bytes; at most 20,000,000 are read"):
+    with pytest.raises(ValueError, match=r"a\.yaml: it has 2,000,001 bytes; at most 2,000,000 are read"):
         read_yaml(tmp_path / "a.yaml")
+
+
+def test_much_is_read_or_refused_in_seconds() -> None:
+    keys = ",".join(f'"k{number}":0' for number in range(100_000))
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="'k99999' is there twice"):
+        parse_json(f'{{{keys},"k99999":0}}')
+    assert len(parse_yaml("- a\n" * 50_000)) == 50_000
+    assert time.monotonic() - start < 5
 
 
 def test_plain_data_are_read_as_they_are() -> None:
