@@ -215,8 +215,11 @@ def check_sizes(config: PretrainedConfig) -> None:
         for name, most in MOST.items():
             given = getattr(own, name, None)
             for size in given if isinstance(given, (list, tuple)) else [given]:
-                if isinstance(size, int) and not 1 <= size <= most:
-                    raise ValueError(f"{name}={quote(given)} is out of range: give whole numbers in [1, {most:,}].")
+                least = 0 if name == "num_hidden_layers" else 1
+                if isinstance(size, int) and not least <= size <= most:
+                    raise ValueError(
+                        f"{name}={quote(given)} is out of range: give whole numbers in [{least}, {most:,}]."
+                    )
         image, patch = (getattr(own, name, None) for name in ("image_size", "patch_size"))
         if isinstance(image, int) and isinstance(patch, int) and image > MOST_PATCHES * patch:
             raise ValueError(

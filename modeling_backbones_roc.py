@@ -166,17 +166,7 @@ def load_backbone(
     check_encoder(name, part=part)
     check_adapter(name, {})
     check_index(name, {})
-    if file := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
-        refuse_places(read_settings(file))
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    if overrides:
-        _check_known({**overrides, "model_type": config.model_type}, config, "text_overrides")
-        if overrides.get("model_type", config.model_type) != config.model_type:
-            raise ValueError(f"text_overrides cannot make a {config.model_type} model another kind of model.")
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **overrides)
-    refuse_kernels(config)
-    check_sizes(config)
-    config = getattr(config, "vision_config", config)
+    config = _config_of(name, overrides)
     verbosity = logging.get_verbosity()
     if overrides:  # weights that a smaller model leaves out are no news
         logging.set_verbosity_error()
@@ -202,6 +192,21 @@ def load_backbone(
         logger.warning("%s has no weights for %s: they start at random (%s).", name, missing, overrides)
     check_finite(name, model)
     return model
+
+
+def _config_of(name: str, overrides: Mapping[str, Any]) -> PretrainedConfig:
+    """Load the configuration of an encoder, with some values changed; a ValueError says what it may not have."""
+    if file := cached_file(name, CONFIG_NAME, _raise_exceptions_for_missing_entries=False):
+        refuse_places(read_settings(file))
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if overrides:
+        _check_known(overrides, config, "text_overrides")
+        if overrides.get("model_type", config.model_type) != config.model_type:
+            raise ValueError(f"text_overrides cannot make a {config.model_type} model another kind of model.")
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **overrides)
+    refuse_kernels(config)
+    check_sizes(config)
+    return getattr(config, "vision_config", config)
 
 
 def load_vision(vision_model: str | Mapping[str, Any] | None) -> PreTrainedModel | None:

@@ -412,13 +412,13 @@ class RelationEditing:
 
     def bank_is_comparable(self) -> bool:
         """Whether this process has the whole description encoder, as it was when it gave the bank's features."""
-        if self.relation_model is None or not self.relation_bank.is_encoded or hasattr(self, "hf_quantizer"):
+        if self.relation_model is None or hasattr(self, "hf_quantizer"):
             return False
         if torch.distributed.is_available() and torch.distributed.is_initialized():  # it may have a part of it
             return False
         is_quantized = any(type(own).__module__.startswith("torch.ao.") for own in self.relation_model.modules())
         tensors = [*_tensors(self.relation_model), *self.relation_bank.buffers()]
-        return not is_quantized and not any(own.is_meta for own in tensors)
+        return not is_quantized and not any(own.is_meta for own in tensors) and self.relation_bank.is_encoded
 
     @torch.no_grad()
     def bank_has_own_encoder(self) -> bool:

@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import datasets
 import huggingface_hub
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from hub import LocalHub
 from tiny import tiny_model, tiny_processor
@@ -31,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz", type=int, default=0, metavar="N", help="try N random inputs of each kind in test_fuzzing.py"
     )
+
+
+def pytest_runtest_setup() -> None:
+    """Undo what a run of another test left: two threads for tiny tensors, in a process per core, take ten times longer."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
