@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_runtest_setup() -> None:
-    """Undo what a run of another test left: two threads in a process per core take ten times as long for tiny tensors."""
+    """Undo what a run of another test left: two threads in a process per core are slow with tiny tensors."""
     torch.set_num_threads(1)
 
 
