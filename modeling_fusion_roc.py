@@ -81,14 +81,14 @@ class PairInputs:
             raise ValueError("Both pixel_values and patch_features were given. Give one: they are the same pictures.")
         given = self.pixel_values if self.patch_features is None else self.patch_features
         here = (len(self.input_ids), 0 if given is None else len(given))
+        whole = None if self.whole_batch is None else tuple(self.whole_batch.shape[1:3])
         if self.image_index is None:
-            if here[1]:
+            if here[1] and (whole is None or whole[1]):  # training adds one to batches that have none
                 raise ValueError(
                     f"{here[1]} pictures were given without image_index, which tells the rows that show them. Give the "
                     "model everything that the processor returns."
                 )
-            return None
-        whole = None if self.whole_batch is None else tuple(self.whole_batch.shape[1:3])
+            return given if here[1] else None
         if whole is not None and whole[1] and whole != here:
             raise ValueError(
                 f"This batch was made of {whole[0]} texts and {whole[1]} pictures, but {here[0]} texts and {here[1]} "
