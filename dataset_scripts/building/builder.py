@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from roc.dataset_scripts.building.raw_files import check_picture, sha256_of_file
 from roc.dataset_scripts.exporting.marker import Provenance, check_output_dir
 from roc.dataset_scripts.schema import SPLITS, Entity, Row, check_row
-from roc.messages_roc import did_you_mean, quote
+from roc.messages_roc import did_you_mean, quote, shorten
 from roc.processing_typing_roc import EntityTyper, Span, load_entity_typer, spacy_package
 from roc.support.resources import PACKAGE_ROOT
 
@@ -199,7 +199,7 @@ class RocDatasetBuilder(ABC):
         return kept
 
     def _apply_picture_policy(self, rows: Sequence[RawRow], split: str) -> list[tuple[RawRow, Path | None]]:
-        found = [(raw, next(filter(Path.is_file, raw.image_paths), None)) for raw in rows]
+        found = [(raw, next(filter(_is_there, raw.image_paths), None)) for raw in rows]
         missing = [raw for raw, path in found if raw.image_paths and path is None]
         if missing and self.missing_images == "error":
             raise FileNotFoundError(self._missing_message(missing, split=split, total=len(rows)))
@@ -215,9 +215,10 @@ class RocDatasetBuilder(ABC):
 
     def _missing_message(self, missing: Sequence[RawRow], *, split: str, total: int) -> str:
         first = missing[0]
+        tried = shorten(", ".join(map(str, first.image_paths)), 300)
         return (
             f"{first.where}: the picture {quote(first.row['image'])} of row {quote(first.row['id'])} is not "
-            f"there; tried {', '.join(map(str, first.image_paths))}. {len(missing)} of {total} rows of split "
+            f"there; tried {tried}. {len(missing)} of {total} rows of split "
             f"{split!r} lack their picture. {self.PICTURES_HINT} Or choose missing_images='skip' (drop those rows) or "
             "missing_images='no_image' (keep them without a picture); on the command line: --missing_images no_image."
         )
@@ -284,6 +285,13 @@ def check_missing_images(missing_images: str) -> None:
             f"missing_images must be one of {list(allowed)}, got {missing_images!r}."
             f"{did_you_mean(str(missing_images), allowed)}"
         )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for a file
+        return False
 
 
 def _span(entity: Entity) -> Span | None:
