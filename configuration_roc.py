@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_fields_roc import ModelSettings, Number, setting
-from .messages_roc import did_you_mean, on_one_line, quote
+from .messages_roc import describe_error, did_you_mean, quote
 from .relations_roc import normalise_relations
 
 # What Transformers' `pipeline` reads: which file of a model's folder has the pipeline.
@@ -111,8 +111,7 @@ class RocConfig(PretrainedConfig, ModelSettings):
         try:
             return super().from_dict(config_dict, **options)
         except Exception as error:  # Transformers and its checks raise many kinds
-            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            raise ValueError(f"This configuration is not that of a ROC model: {kind}{on_one_line(error)}") from error
+            raise ValueError(f"This configuration is not that of a ROC model: {describe_error(error)}") from error
 
     @property
     def hidden_size(self) -> int:

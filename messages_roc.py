@@ -57,6 +57,12 @@ def on_one_line(error: BaseException | str, length: int = 400) -> str:
     return shorten(" ".join(str(error)[: 4 * length].split()), length)
 
 
+def describe_error(error: BaseException) -> str:
+    """Return what an error of a library says on one line, with its kind unless that is a ValueError."""
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"{kind}{on_one_line(error)}"
+
+
 def parse_json(text: str) -> Any:
     """Read JSON that a stranger wrote.
 
@@ -97,7 +103,7 @@ def _beginning(value: Any, room: int) -> str:
         return _beginning_of_items(value, room)
     try:
         return repr(value)
-    except Exception:  # it may be anybody's
+    except Exception:  # of anybody's class: a message must not fail because what it quotes does
         return f"a {type(value).__name__}"
 
 
@@ -124,8 +130,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {quote(twice)} is there twice in one JSON object.")
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"the key {quote(name)} is there twice in one JSON object.")
+            seen.add(name)
     return found
 
 

@@ -20,7 +20,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_roc import RocConfig
-from .messages_roc import on_one_line
+from .messages_roc import describe_error
 from .modeling_backbones_roc import (
     NOT_OFFLOADED,
     build_backbone,
@@ -143,7 +143,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
         except Exception as error:  # Transformers and PyTorch raise many kinds about what a configuration says
             if isinstance(error, KeyError) and "device_map" in options:  # the weights that go to the disk
                 raise ValueError(NOT_OFFLOADED) from error
-            raise ValueError(f"{where}: {type(error).__name__}: {on_one_line(error)}") from error
+            raise ValueError(f"{where}: {describe_error(error)}") from error
         # with an adapter, Transformers hands out the report on the adapter alone
         check_loaded(where, loaded, *vars(model).pop("_loaded", ()))
         fill_encoders(model, vars(model).pop("_left_out", ()))

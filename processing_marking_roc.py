@@ -213,11 +213,10 @@ def _tokenize(reader: _Reader, texts: Sequence[str], with_offsets: bool = False)
 
 def _as_text(reader: _Reader, tokens: Iterable[Token]) -> list[Token]:
     """Put the unknown token, or nothing, where a text spells a special token and the vocabulary has that as a word."""
-    found = [
-        token if token.id not in reader.control_ids else token._replace(id=reader.unknown_id)  # type: ignore[arg-type]
-        for token in tokens
-    ]
-    return found if reader.unknown_id is not None else [token for token in found if token.id is not None]
+    unknown_id = reader.unknown_id
+    if unknown_id is None:
+        return [token for token in tokens if token.id not in reader.control_ids]
+    return [token._replace(id=unknown_id) if token.id in reader.control_ids else token for token in tokens]
 
 
 def _parts(text: str, entities: Sequence[Entity], tokenizer: Any) -> Iterator[str | _Mark]:

@@ -14,7 +14,7 @@ from transformers import BatchFeature, ProcessorMixin, ViTImageProcessorPil
 from transformers.utils import cached_file
 
 from .configuration_roc import refuse_places
-from .messages_roc import check_unicode, on_one_line, quote, read_settings, shorten
+from .messages_roc import check_unicode, describe_error, quote, read_settings, shorten
 from .processing_entities_roc import (
     NO_LABEL,
     Entity,
@@ -117,8 +117,7 @@ class RocProcessor(ProcessorMixin):
         except (OSError, ImportError):
             raise
         except Exception as error:  # Transformers and tokenizers raise many kinds about malformed files
-            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            raise ValueError(f"{pretrained_model_name_or_path}: {kind}{on_one_line(error)}") from error
+            raise ValueError(f"{pretrained_model_name_or_path}: {describe_error(error)}") from error
 
     def _check_settings(self) -> None:
         if self.markers not in ("entities", "pair"):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny import RELATIONS, tiny_picture, tiny_tokenizer
+from tiny import RELATIONS, tiny_model, tiny_picture, tiny_processor, tiny_tokenizer
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
@@ -20,6 +20,7 @@ import roc.train
 from roc.modeling_backbones_roc import PACKAGED_MODELS
 from roc.modeling_roc import RocModel
 from roc.publishing.run_records import HUB_IDS
+from roc.training.adapters import add_lora, save_model
 from roc.training.loop import Parts
 from roc.training.settings import settings_by_name
 
@@ -136,3 +137,14 @@ def everything_under(folder: Path) -> set[Path]:
 
 def weights(folder: Path) -> dict[str, Tensor]:
     return RocModel.from_pretrained(folder).state_dict()
+
+
+def save_trained(folder: Path, *, adapter: bool = False) -> Path:
+    """Save a tiny model of text and its processor as training does, and return the folder."""
+    processor = tiny_processor(vision=False)
+    model = tiny_model(processor, vision=False)
+    if adapter:
+        add_lora(model, encoders="text", rank=2, alpha=4, marker_ids=processor.marker_ids)
+    save_model(model, folder)
+    processor.save_pretrained(folder)
+    return folder

@@ -25,6 +25,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from roc.modeling_roc import RocModel
+from roc.modeling_saving_roc import has_adapter
 
 ADAPTED_PARTS = {"text": ("text_model",), "vision": ("vision_model",), "both": ("text_model", "vision_model")}
 
@@ -59,11 +60,6 @@ def add_lora(
     model.add_adapter(lora)
     for parameter in others:  # PEFT has frozen everything but the adapter
         parameter.requires_grad_(True)
-
-
-def has_adapter(model: RocModel) -> bool:
-    """Whether the model has an adapter, trained or loaded."""
-    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 def without_adapter(model: RocModel, *, merge: bool) -> RocModel:

@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from roc.messages_roc import read_settings, shorten
+from roc.messages_roc import on_one_line, quote, read_settings, shorten
 from roc.support.files import (
     flush_to_disk,
     load_plain_pickle,
@@ -73,7 +73,7 @@ class Checkpoint:
             content = read_settings(str(path / RUN))
             if content["format"] != FORMAT:
                 raise ValueError(
-                    f"it has format {shorten(repr(content['format']))}; this version of ROC reads {FORMAT}. Go on "
+                    f"it has format {quote(content['format'])}; this version of ROC reads {FORMAT}. Go on "
                     "with the version that wrote it"
                 )
             found = cls(path, _checked_run(content["run"]), Progress.from_record(content["progress"]))
@@ -307,7 +307,7 @@ def _checked_run(run: Any) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     """Return in one line what an error says, without a full stop."""
     missing = f"{error} is missing" if isinstance(error, LookupError) else str(error)
-    return shorten(" ".join(missing.split()), 300).rstrip(".")
+    return on_one_line(missing, 300).rstrip(".")
 
 
 def _link(source: str, target: str) -> None:

@@ -83,7 +83,7 @@ def settings_from_start(start: str, of_run: dict[str, Any], of_model: dict[str, 
         )
     of_run = _without_unseen_pictures(start, of_run, sees_pictures=sees_pictures)
     wrong = [
-        f"{name}={shorten(repr(given[name]))} ({_readable(name, kept)})"
+        f"{name}={quote(given[name])} ({_readable(name, kept)})"
         for names, given, kept in ((FIXED_OF_MODEL, of_model, kept_model), (FIXED_OF_RUN, of_run, kept_run))
         for name in names
         if given.get(name) is not None and given[name] != kept.get(name)
@@ -115,8 +115,9 @@ def load_start(config: RunConfig) -> Start | None:
 
     from roc.configuration_roc import RocConfig
     from roc.modeling_roc import RocModel
+    from roc.modeling_saving_roc import has_adapter
     from roc.processing_roc import RocProcessor
-    from roc.training.adapters import has_adapter, without_adapter
+    from roc.training.adapters import without_adapter
 
     if Path(name).is_dir() and Path(name).resolve() == Path(config.output_dir).resolve():
         raise ValueError(f"start_from={name!r} is the output_dir too. Choose another output_dir.")
@@ -172,7 +173,7 @@ def _without_unseen_pictures(start: str, of_run: dict[str, Any], *, sees_picture
 
 
 def _readable(name: str, kept: Mapping[str, Any]) -> str:
-    return f"it has {shorten(repr(kept[name]))}" if name in kept else "which it has is not recorded"
+    return f"it has {quote(kept[name])}" if name in kept else "which it has is not recorded"
 
 
 def _side(processor: Mapping[str, Any]) -> int | None:

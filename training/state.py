@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from roc.messages_roc import shorten
+from roc.messages_roc import quote
 from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory
 from roc.samples.grouping import GroupedSamples
@@ -65,7 +65,7 @@ class Progress:
             raise ValueError(f"the progress has not the keys {list(known)}")
         for name, kind in known.items():
             if not (_is_number(record[name], kind) if kind in (int, float) else isinstance(record[name], kind)):
-                raise ValueError(f"{name}={shorten(repr(record[name]))} is not possible")
+                raise ValueError(f"{name}={quote(record[name])} is not possible")
         progress = cls(**record)
         epochs, losses = progress.history, progress.losses
         if not all(isinstance(epoch, dict) and _is_number(epoch.get("loss"), float) for epoch in epochs):
@@ -263,7 +263,7 @@ def differences(saved: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]
     for name in sorted(saved["settings"].keys() | now["settings"].keys()):
         before, after = (described["settings"].get(name, "not known") for described in (saved, now))
         if before != after:
-            found.append(f"{name} was {shorten(repr(before))} and is {shorten(repr(after))}")
+            found.append(f"{name} was {quote(before)} and is {quote(after)}")
     names = dict.fromkeys([*saved["contents"], *now["contents"]])
     changed = [name for name in names if saved["contents"].get(name) != now["contents"].get(name)]
     return found + [f"the {name} are other ones" for name in changed]

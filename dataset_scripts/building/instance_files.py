@@ -126,7 +126,7 @@ def _parse(line: str, where: str) -> Any:
         reason = on_one_line(error, 100)
         raise ValueError(f"{where}: the line is not a Python literal ({reason}): {quote(line, 80)}") from error
     for node in ast.walk(tree):
-        keys = [ast.literal_eval(key) for key in node.keys] if isinstance(node, ast.Dict) else []  # type: ignore[arg-type]
+        keys = [ast.literal_eval(key) for key in node.keys if key] if isinstance(node, ast.Dict) else []
         if len(set(keys)) < len(keys):
             raise ValueError(f"{where}: a key is there twice among {quote(keys)}.")
     return literal

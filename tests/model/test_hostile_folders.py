@@ -14,13 +14,13 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from tiny import tiny_model, tiny_processor
+from tiny import tiny_processor
+from tiny_runs import save_trained
 from transformers import AutoModel, AutoProcessor, BertConfig, BertForTokenClassification, BertModel
 
 import roc.register  # noqa: F401  (Transformers knows ROC)
 from roc.inference.posts import load_model
 from roc.modeling_backbones_roc import load_backbone, source_folder
-from roc.training.adapters import add_lora, save_model
 
 SHA = "0" * 64
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -33,20 +33,10 @@ LOADERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def save(folder: Path, *, adapter: bool) -> Path:
-    processor = tiny_processor(vision=False)
-    model = tiny_model(processor, vision=False)
-    if adapter:
-        add_lora(model, encoders="text", rank=2, alpha=4, marker_ids=processor.marker_ids)
-    save_model(model, folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     folder = tmp_path_factory.mktemp("saved")
-    return {adapter: save(folder / str(adapter), adapter=adapter) for adapter in (False, True)}
+    return {adapter: save_trained(folder / str(adapter), adapter=adapter) for adapter in (False, True)}
 
 
 class Watch:

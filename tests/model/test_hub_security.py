@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny import png_that_claims, save_tiny, tiny_model, tiny_processor, white_png
+from tiny_runs import save_trained
 from transformers import AutoModel, pipeline
 
 import roc.register  # noqa: F401  (Transformers knows ROC)
@@ -24,7 +25,6 @@ from roc.handler import EndpointHandler
 from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
 from roc.relations.files import read_relation_file
-from roc.training.adapters import add_lora, save_model
 
 TASK = "multimodal-relation-extraction"
 COUPLE = {"text": "eve met ann", "head": "eve", "tail": "ann"}
@@ -50,16 +50,6 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-def save(folder: Path, *, adapter: bool = False) -> Path:
-    processor = tiny_processor(vision=False)
-    model = tiny_model(processor, vision=False)
-    if adapter:
-        add_lora(model, encoders="text", rank=2, alpha=4, marker_ids=processor.marker_ids)
-    save_model(model, folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     processor = tiny_processor()
@@ -79,7 +69,7 @@ def handler(tmp_path_factory: pytest.TempPathFactory) -> EndpointHandler:
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.safetensors"])
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_pickle_in_place_of_safetensors_is_refused_and_not_opened(loader: str, name: str, tmp_path: Path) -> None:
-    folder = save(tmp_path / "model")
+    folder = save_trained(tmp_path / "model")
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     with pytest.raises((OSError, ValueError, SafetensorError), match=r"(?i)safetensors|header"):
@@ -89,7 +79,7 @@ def test_a_pickle_in_place_of_safetensors_is_refused_and_not_opened(loader: str,
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_honest_weights_in_the_old_format_are_refused_as_well(loader: str, tmp_path: Path) -> None:
-    folder = save(tmp_path / "model")
+    folder = save_trained(tmp_path / "model")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     LOADERS[loader](str(folder))
     (folder / "model.safetensors").unlink()
@@ -99,7 +89,7 @@ def test_honest_weights_in_the_old_format_are_refused_as_well(loader: str, tmp_p
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_an_adapter_in_the_old_format_is_refused(loader: str, tmp_path: Path) -> None:
-    folder = save(tmp_path / "model", adapter=True)
+    folder = save_trained(tmp_path / "model", adapter=True)
     LOADERS[loader](str(folder))
     torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
     (folder / "adapter_model.safetensors").unlink()
@@ -108,7 +98,7 @@ def test_an_adapter_in_the_old_format_is_refused(loader: str, tmp_path: Path) ->
 
 
 def test_an_adapter_alone_is_refused_beside_another_base_model(tmp_path: Path) -> None:
-    base, adapted = save(tmp_path / "base"), save(tmp_path / "adapted", adapter=True)
+    base, adapted = save_trained(tmp_path / "base"), save_trained(tmp_path / "adapted", adapter=True)
     settings = json.loads((adapted / "adapter_config.json").read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = str(base)
     (adapted / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")

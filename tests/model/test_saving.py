@@ -19,9 +19,10 @@ from transformers import AutoModel, pipeline
 
 import roc.register  # noqa: F401
 from roc.modeling_roc import RocModel
+from roc.modeling_saving_roc import has_adapter
 from roc.pipeline_roc import RocPipeline
 from roc.processing_roc import RocProcessor
-from roc.training.adapters import has_adapter, without_adapter
+from roc.training.adapters import without_adapter
 
 TASK = "multimodal-relation-extraction"
 VISITS = {"name": "visits", "descriptions": ["the head visits the tail", "the head met the tail"]}

@@ -16,9 +16,10 @@ from transformers import AutoModel, AutoProcessor, BertModel
 
 from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
+from roc.modeling_saving_roc import has_adapter
 from roc.publishing.small_checkpoints import main, save_small_checkpoint
 from roc.train import main as train
-from roc.training.adapters import has_adapter, save_model, without_adapter
+from roc.training.adapters import save_model, without_adapter
 from roc.training.settings import RunConfig, load_run_config
 
 TEXT, ENTITIES = "ann kissed bob in paris", [(0, 3), (11, 14)]

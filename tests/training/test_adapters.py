@@ -18,8 +18,9 @@ from transformers import AutoModel
 import roc.register  # noqa: F401  (AutoModel knows ROC)
 from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
+from roc.modeling_saving_roc import has_adapter
 from roc.processing_roc import RocProcessor
-from roc.training.adapters import add_lora, has_adapter, save_model, without_adapter
+from roc.training.adapters import add_lora, save_model, without_adapter
 from roc.training.learner import parameter_groups
 from roc.training.settings import RunConfig
 

@@ -20,11 +20,11 @@ from tiny_runs import NAMES, arguments, error_of, line, main, weights, write_lin
 
 import roc.score
 from roc.modeling_roc import RocModel
+from roc.modeling_saving_roc import has_adapter
 from roc.processing_roc import RocProcessor
 from roc.publishing.card import write_model_card
 from roc.publishing.run_records import read_runs
 from roc.publishing.small_checkpoints import save_small_checkpoint
-from roc.training.adapters import has_adapter
 from roc.training.settings import RunConfig, load_run_config
 from roc.training.starting import load_start
 

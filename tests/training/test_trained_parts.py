@@ -25,7 +25,8 @@ from transformers import (
 
 import roc.score
 from roc.modeling_roc import RocModel
-from roc.training.adapters import freeze_lower_layers, has_adapter
+from roc.modeling_saving_roc import has_adapter
+from roc.training.adapters import freeze_lower_layers
 from roc.training.learner import Learner, build_optimizer
 from roc.training.run_folder import peak_memory_mib
 from roc.training.settings import RunConfig, load_run_config
