@@ -68,7 +68,7 @@ def settle_unreadable(splits: Mapping[str, GroupedSamples], policy: UnreadablePo
     if not found:
         return
     summary = "; ".join(_summary(name, samples) for name, samples in splits.items() if samples.unreadable)
-    first = " ".join(shorten(message, 400) for message in list(dict.fromkeys(row.message for row in found))[:SHOWN])
+    first = " ".join(shorten(message, 200) for message in list(dict.fromkeys(row.message for row in found))[:SHOWN])
     if policy == "stop":
         raise ValueError(
             f"Rows that this model cannot read: {summary}. The first: {first} Mend these rows; or give the model a "
