@@ -148,17 +148,10 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
         check_loaded(where, loaded, *vars(model).pop("_loaded", ()))
         fill_encoders(model, vars(model).pop("_left_out", ()))
         check_finite(where, model)
-        model._check_description_encoder(where)
+        if model.config.head == "retrieval":
+            model.check_encoder(where)
         model._freeze()
         return (model, loaded) if wants_info else model
-
-    def _check_description_encoder(self, where: Any) -> None:
-        """Refuse a description encoder that is not the one of the bank: new descriptions would not fit the old ones."""
-        if self.config.head == "retrieval" and self.bank_is_comparable() and not self.bank_has_own_encoder():
-            raise ValueError(
-                f"{where}: relation_model is not the description encoder that gave the features in relation_bank. "
-                "Restore the weights that were saved together."
-            )
 
     @classmethod
     def from_backbones(

@@ -126,7 +126,7 @@ class RelationEditing:
         else:
             self._check_bank(checked, encoded)
             if encoded and not is_known:
-                self._check_encoder()
+                self.check_encoder()
         vars(self)["_checked"] = replace(checked, tensors=tensors)
 
     def match_relations(self, processor: Any) -> None:
@@ -403,14 +403,16 @@ class RelationEditing:
         rows = zip(descriptions_of(checked.relations), range(len(held)), held)
         return {text: bank.features[row] for text, row, is_held in rows if is_held and text in wanted}
 
-    def _check_encoder(self) -> None:
-        if self.bank_is_comparable() and not self.bank_has_own_encoder():
+    def check_encoder(self, where: Any = "The model") -> None:
+        """Refuse, with a ValueError, a bank that another encoder made: new descriptions would not fit the old ones."""
+        if self._bank_is_comparable() and not self.bank_has_own_encoder():
             raise ValueError(
-                "The description encoder, relation_model, is not the one that gave the features in the model's bank. "
-                "Call model.set_relations(relations, processor), which encodes them."
+                f"{where}: relation_model is not the description encoder that gave the features in relation_bank. "
+                "Restore the weights that were saved together, or call model.set_relations(relations, processor) to "
+                "encode the descriptions."
             )
 
-    def bank_is_comparable(self) -> bool:
+    def _bank_is_comparable(self) -> bool:
         """Whether this process has the whole description encoder, as it was when it gave the bank's features."""
         if self.relation_model is None or hasattr(self, "hf_quantizer"):
             return False
