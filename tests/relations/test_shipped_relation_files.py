@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,34 @@ def test_fewrels_file_starts_with_wikidatas_description_and_holds_exactly_the_la
         whole = ": ".join(properties[relation["name"]])
         assert first == whole or (len(whole) > MAX_CHARACTERS and whole.startswith(first))
         assert len(own) == 2
+
+
+def crossre_labels(folder: Path) -> set[str]:
+    lines = [line for path in folder.glob("*-train.json") for line in path.read_text(encoding="utf-8").splitlines()]
+    return {relation[4] for line in lines for relation in json.loads(line)["relations"]}
+
+
+def semeval_labels(folder: Path) -> set[str]:
+    return set(json.loads((folder / "rel2id.json").read_text(encoding="utf-8")))
+
+
+def joint_labels(folder: Path) -> set[str]:
+    texts = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    return {relation["type"] for text in texts for relation in text["relations"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "labels_of", "none_relation"),
+    [
+        ("crossre", "crossre", crossre_labels, "none"),
+        ("semeval", "semeval2010_8", semeval_labels, "Other"),
+        ("scierc", "scierc", joint_labels, "none"),
+        ("conll04", "conll04", joint_labels, "none"),
+    ],
+)
+def test_a_file_holds_exactly_the_labels_of_its_data_set_and_none(
+    roc_data: Path, name: str, folder: str, labels_of: Callable[[Path], set[str]], none_relation: str
+) -> None:
+    inventory = read_relation_file(RELATIONS / f"{name}.yaml")
+    assert inventory.none_relation == none_relation
+    assert set(inventory.names) == labels_of(roc_data / "text_relations" / folder) | {none_relation}
