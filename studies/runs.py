@@ -24,6 +24,7 @@ from roc.training.settings import DEFAULTS, ENVIRONMENT_FILE, METRICS_FILE, WITH
 POLL_SECONDS = 0.2
 # Without accelerate's launcher, which is the same for one process: the run is then our own child, which we can stop.
 TRAIN = (sys.executable, str(PACKAGE_ROOT / "train.py"))
+WATCH = (sys.executable, "-m", "roc.studies.watch")
 SCORE = (sys.executable, str(PACKAGE_ROOT / "score.py"))
 RECORD = "study_run.json"  # in a run's folder once it has ended well: the settings that it ended with
 SCORINGS = "study_scorings.json"  # beside it: what `score.py` said afterwards
@@ -126,7 +127,7 @@ def _train_and_score(run: StudyRun, scorings: Scorings, *, resume: bool, stop: t
 
 def train_command(run: StudyRun) -> list[str]:
     """Return the command that trains the run, once its settings are written."""
-    return [*TRAIN, str(run.settings_file)]
+    return [*(WATCH if run.watched else TRAIN), str(run.settings_file), *run.watched]
 
 
 def score_command(run: StudyRun, arguments: Sequence[str]) -> list[str]:
