@@ -26,27 +26,45 @@ from roc.training.starting import settings_from_start
 METRICS_FILE = "metrics.json"  # in that folder, when the run has ended
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Settings of one training run; each field says what it means.
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The settings of a data set: those of the run, or of one of its `sources`.
 
     Besides its range a field may say `effect=False` (it changes nothing that a run learns), `local=True` (it is where
     this machine keeps something) and `file=True` (it names a file, of which the content counts).
+    """
+
+    dataset: Literal["mnre", "more", "fewrel", "jsonl", "synthetic", "scenes"] = setting(
+        "jsonl", "Builder of the data."
+    )
+    data_dir: str = setting("data", "Folder of the raw files, or of what a builder wrote.", local=True)
+    parts: list[str] | None = setting(None, "Parts of the data set to use, such as CrossRE's domains; null for all.")
+    relations: str | None = setting(
+        "relations/mnre.yaml", "Relation file; with `start_from` null keeps that model's.", file=True
+    )
+    train_split: str = setting("train", "Split to train on.")
+    val_split: str = setting("val", "Split that chooses the best epoch. Never the test split.")
+    val_share: float = setting(0.1, "Share of a split that validates, if both are one.", more_than=0, less_than=1)
+    held_out_relations: list[str] | None = setting(None, "Relations that training does not see; null for none.")
+    eval_relations: list[str] | None = setting(
+        None,
+        "Relations that training does not see and that alone validate: they choose epoch, probabilities and threshold; "
+        "null to validate on the relations of training.",
+    )
+    train_share: float = setting(1.0, "Share of each relation's training rows to use.", more_than=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class RunConfig(DataSettings):
+    """Settings of one training run; each field says what it means.
 
     Raises:
         ValueError: If a number is out of range, or settings contradict each other.
     """
 
     output_dir: str = setting("outputs/run", "Folder of the model and the run's records; made anew.", effect=False)
-    dataset: Literal["mnre", "more", "fewrel", "jsonl", "synthetic", "scenes"] = setting(
-        "jsonl", "Builder of the data."
-    )
-    data_dir: str = setting("data", "Folder of the raw files, or of what a builder wrote.", local=True)
     start_from: str | None = setting(
         None, "Trained ROC model to train further, a folder or a Hub id; null to start from pretrained encoders."
-    )
-    relations: str | None = setting(
-        "relations/mnre.yaml", "Relation file; with `start_from` null keeps that model's.", file=True
     )
     described_by: Literal["descriptions", "labels"] = setting(
         "descriptions", "Describe relations by that file's `descriptions` or, for comparison, by their names alone."
@@ -62,12 +80,9 @@ class RunConfig:
         "What to do before the first step where the model cannot read a row (entities too far apart, too many objects, "
         "a broken picture): stop, or leave it out and count it; in validation it counts as not found.",
     )
-    train_split: str = setting("train", "Split to train on.")
-    val_split: str = setting("val", "Split that chooses the best epoch. Never the test split.")
-    val_share: float = setting(0.1, "Share of a split that validates, if both are one.", more_than=0, less_than=1)
-    held_out_relations: list[str] | None = setting(None, "Relations that training does not see; null for none.")
-    num_unseen: int = setting(0, "How many relations to hold out instead, drawn by `seed`.", at_least=0)
-    train_share: float = setting(1.0, "Share of each relation's training rows to use.", more_than=0, at_most=1)
+    num_unseen: int = setting(
+        0, "How many relations to hold out, drawn by `seed`, in place of `held_out_relations`.", at_least=0
+    )
     max_train_samples: int | None = setting(None, "Use only so many samples, the first; null for all.", at_least=1)
     swap_none_pairs: bool = setting(False, "Turn half of the training pairs without a relation around.")
     text_model: str | None = setting(
@@ -167,6 +182,11 @@ class RunConfig:
                 self.freeze_text_layers is not None and self.markers_like is not None,
                 f"freeze_text_layers={self.freeze_text_layers} freezes the markers' embeddings too: all would stay "
                 f"copies of markers_like={self.markers_like!r}. Leave one out.",
+            ),
+            (
+                bool(self.eval_relations) and self.model.head != "retrieval",
+                f"eval_relations={self.eval_relations} with head={self.model.head!r}: a classifier cannot answer about "
+                "relations that training does not see. Leave it out, or take --head retrieval.",
             ),
             (self.merge_adapter and not adapted, "merge_adapter needs an adapter: give a lora_rank, or leave it out."),
             (
