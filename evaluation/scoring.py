@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,42 @@ def relation_scores(
         "macro_f1": _ratio(sum(per_relation[name]["f1"] for name in positive), len(positive)),
         "per_relation": per_relation,
         "n": len(references),
+    }
+
+
+def macro_scores(per_relation: Mapping[str, Mapping[str, float]], relations: Sequence[str]) -> dict[str, float]:
+    """Average precision, recall and F1 over relations, in both ways that papers on unseen relations do.
+
+    With P and R the precision and recall of a relation, each relation counting alike:
+
+        macro_precision = mean of P
+        macro_recall    = mean of R
+        macro_f1        = mean of 2 * P * R / (P + R)
+        f1_of_means     = 2 * macro_precision * macro_recall / (macro_precision + macro_recall), never less
+
+    Args:
+        per_relation: What `relation_scores` gives under that name; a relation that it lacks scores 0.
+        relations: The relations to average over: those of the inventory, without the one that means "none of these".
+
+    Raises:
+        ValueError: If there are no relations.
+
+    Source:
+        Opitz and Burst, "Macro F1 and Macro F1" (2019). The last is what ZS-BERT and RE-Matching report.
+    """
+    if not relations:
+        raise ValueError("There is nothing to average: relations are empty.")
+    means = {
+        key: sum(per_relation[name][key] for name in relations if name in per_relation) / len(relations)
+        for key in ("precision", "recall", "f1")
+    }
+    precision, recall = means["precision"], means["recall"]
+    f1_of_means = _ratio(2 * precision * recall, precision + recall)
+    return {
+        "macro_precision": precision,
+        "macro_recall": recall,
+        "macro_f1": means["f1"],
+        "f1_of_means": f1_of_means,
     }
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import random
+import re
+import runpy
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import datasets
-
-from roc.messages_roc import did_you_mean
+from roc.messages_roc import did_you_mean, quote, shorten
 from roc.relations.files import RelationInventory
+from roc.support.reading import read_json
+
+if TYPE_CHECKING:
+    import datasets
+
+PARTS = ("train", "eval", "test")  # of a split of relations
 
 
 def unseen_relations(
@@ -68,3 +77,54 @@ def restrict_rows(rows: datasets.Dataset, names: Collection[str], *, where: str)
     if not kept:
         raise ValueError(f"{where}: no row has one of the relations {sorted(names)}.")
     return rows.select(kept)
+
+
+@dataclass(frozen=True)
+class RelationSplit:
+    """A split of relations: those to train on, those that choose the epoch, and the unseen ones."""
+
+    name: str
+    train: list[str]
+    eval: list[str]
+    test: list[str]
+
+
+def read_splits(path: str, unseen: Sequence[int] | None = None) -> list[RelationSplit]:
+    """Read splits of relations, those with the fewest test relations first.
+
+    Args:
+        path: A JSON file: the name of each split with its relations for `train`, `eval` and `test`.
+        unseen: Only those with so many test relations; None for all.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is malformed, a relation is in two parts of a split, or no split has so many test relations.
+    """
+    content = read_json(Path(path))
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path}: splits are a mapping of names to {PARTS}; given {quote(content)}.")
+    splits = [_checked_split(name, parts, path) for name, parts in content.items()]
+    sizes = sorted({len(split.test) for split in splits})
+    if unknown := sorted(set(unseen or ()) - set(sizes)):
+        raise ValueError(f"--unseen {unknown}: no split has so many test relations. {path} has splits with {sizes}.")
+    chosen = [split for split in splits if unseen is None or len(split.test) in unseen]
+    return sorted(chosen, key=lambda split: len(split.test))
+
+
+def _checked_split(name: str, parts: Any, path: str) -> RelationSplit:
+    where = f"{path}: split {quote(name)}"
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"{where}: its name becomes a folder's. Give letters, digits, _, - and dots.")
+    if not isinstance(parts, dict) or sorted(parts) != sorted(PARTS):
+        raise ValueError(f"{where} is a mapping with the keys {PARTS}; given {quote(parts)}.")
+    for part, names in parts.items():
+        if not isinstance(names, list) or not all(isinstance(own, str) for own in names) or len(names) < 2:
+            raise ValueError(f"{where}: {part!r} is a list of at least two relations; given {quote(names)}.")
+    names = [own for part in PARTS for own in parts[part]]
+    if repeated := sorted({own for own in names if names.count(own) > 1}):
+        raise ValueError(f"{where}: {shorten(str(repeated))} are listed twice. A relation belongs to one part.")
+    return RelationSplit(name, parts["train"], parts["eval"], parts["test"])
+
+
+if __name__ == "__main__":  # the protocol trains, and so it is a study; this is its door
+    runpy.run_module("roc.studies.zero_shot", run_name="__main__", alter_sys=True)

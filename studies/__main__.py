@@ -12,14 +12,15 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from roc.studies.plan import TRAINED, Study, StudyRun, load_study
 from roc.studies.report import draw_report, summarise, write_report
-from roc.studies.runs import changed_settings, read_result, score_command, train_and_score, train_command
-from roc.support.programs import run_program
+from roc.studies.runs import read_result, refuse_changed, run_all, score_command, train_command
+from roc.support.programs import run_program, shows_progress
 
 logger = logging.getLogger("roc.studies.__main__")
 
@@ -53,13 +54,15 @@ def _study(options: argparse.Namespace) -> dict[str, Any]:
                 print(f"  {shlex.join(score_command(run, arguments))}", file=sys.stderr)
         return {"dry_run": True, "finished": len(runs) - len(missing), "to_run": len(missing)}
     logger.info("%d of %d runs have finished already", len(runs) - len(missing), len(runs))
-    for run in tqdm(missing, unit="run", disable=not sys.stderr.isatty()):
-        results[str(run)] = result = train_and_score(run, study.scorings, resume=not options.overwrite)
-        write_report(study, summarise(study, [*results.values()]))
-        if result.failure is not None:
-            logger.warning("%s failed: %s (see %s)", run, result.failure, run.log_file)
-        else:
-            logger.info("%s: micro-F1 %.4f", run, result.scores[TRAINED]["micro_f1"])
+    planned = [(run, study.scorings) for run in missing]
+    with closing(run_all(planned, resume=not options.overwrite)) as running:
+        for result in tqdm(running, total=len(missing), unit="run", disable=not shows_progress()):
+            results[str(result.run)] = result
+            write_report(study, summarise(study, [*results.values()]))
+            if result.failure is not None:
+                logger.warning("%s failed: %s (see %s)", result.run, result.failure, result.run.log_file)
+            else:
+                logger.info("%s: micro-F1 %.4f", result.run, result.scores[TRAINED]["micro_f1"])
     summary = summarise(study, [*results.values()])
     write_report(study, summary)
     draw_report(study, summary)
@@ -78,12 +81,8 @@ def _chosen(study: Study, options: argparse.Namespace) -> list[StudyRun]:
     if not chosen:
         known = sorted({run.seed for run in study.runs})
         raise ValueError(f"--seeds {options.seeds}: the study has no run with one of them; its seeds are {known}.")
-    for run in [] if options.overwrite else chosen:
-        if changed := changed_settings(run):
-            raise ValueError(
-                f"{run.folder} holds a finished run with other settings: {', '.join(changed)}. Choose another "
-                "--output_dir, or add --overwrite to run anew what has changed."
-            )
+    if not options.overwrite:
+        refuse_changed(chosen)
     return chosen
 
 

@@ -23,10 +23,14 @@ TRAINED = "in training"  # the scoring that training itself does on the validati
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run of a study: the name of its variant, and its settings."""
+    """One run of a study: the name of its variant, and its settings.
+
+    `watched` names held-out relations that are scored after every epoch too, for the record: see `roc.studies.watch`.
+    """
 
     variant: str
     config: RunConfig
+    watched: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int:

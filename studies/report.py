@@ -78,21 +78,22 @@ def _summary(
     for name in COSTS:
         costs = [(result.metrics or {}).get(name) for result in finished.values()]
         if None not in costs:
-            summary[name] = _spread(costs)
+            summary[name] = spread(costs)
     summary["scorings"] = {}
     for scoring in (TRAINED, *study.scorings):
         scores = {seed: result.scores[scoring] for seed, result in finished.items()}
         base = {seed: firsts[seed].scores[scoring]["micro_f1"] for seed in scores.keys() & firsts.keys()}
         summary["scorings"][scoring] = {
-            **{score: _spread([given[score] for given in scores.values()]) for score in SCORES},
-            "difference": _spread([scores[seed]["micro_f1"] - base[seed] for seed in sorted(base)]),
+            **{score: spread([given[score] for given in scores.values()]) for score in SCORES},
+            "difference": spread([scores[seed]["micro_f1"] - base[seed] for seed in sorted(base)]),
         }
     return summary
 
 
-def _spread(values: Sequence[Any]) -> dict[str, Any]:
-    spread = stdev(values) if len(values) > 1 else None
-    return {"mean": mean(values) if values else None, "std": spread, "values": list(values)}
+def spread(values: Sequence[Any]) -> dict[str, Any]:
+    """Return `mean` (None for no value), `std` (sample standard deviation; None for fewer than two) and `values`."""
+    deviation = stdev(values) if len(values) > 1 else None
+    return {"mean": mean(values) if values else None, "std": deviation, "values": list(values)}
 
 
 def _markdown(study: Study, summary: Mapping[str, Any]) -> str:
@@ -123,15 +124,16 @@ def _table(variants: Sequence[Mapping[str, Any]], scoring: str) -> str:
         cells = [""] * len(columns)
         if seeds:
             scores = own["scorings"][scoring]
-            difference = "" if own is variants[0] else _percent(scores["difference"], "+.1f")
-            cells = [*(_percent(scores[score]) for score in SCORES), difference]
+            difference = "" if own is variants[0] else percent(scores["difference"], "+.1f")
+            cells = [*(percent(scores[score]) for score in SCORES), difference]
             for name, (_, divisor, layout) in costs.items():
                 cells.append(layout.format(own[name]["mean"] / divisor) if name in own else "")
         rows.append([own["name"].replace("|", "\\|"), f"{seeds}{of_planned}{failed}", *cells])
     return table(["variant", "seeds", *columns], rows)
 
 
-def _percent(spread: Mapping[str, Any], layout: str = ".1f") -> str:
-    if spread["mean"] is None:
+def percent(values: Mapping[str, Any], layout: str = ".1f") -> str:
+    """Write a spread in percent, "50.5 ± 0.7"; nothing for one of no value."""
+    if values["mean"] is None:
         return ""
-    return f"{100 * spread['mean']:{layout}}" + ("" if spread["std"] is None else f" ± {100 * spread['std']:.1f}")
+    return f"{100 * values['mean']:{layout}}" + ("" if values["std"] is None else f" ± {100 * values['std']:.1f}")

@@ -1,4 +1,4 @@
-"""Runs of a study: started as users start them, one after the other, and never twice."""
+"""Runs of a study: started as users start them, one after the other or some beside each other, and never twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,15 @@ from roc.support.files import atomic_write
 from roc.support.resources import PACKAGE_ROOT
 from roc.training.settings import DEFAULTS, ENVIRONMENT_FILE, METRICS_FILE, WITHOUT_EFFECT, load_run_config
 
+POLL_SECONDS = 0.2
 # Without accelerate's launcher, which is the same for one process: the run is then our own child, which we can stop.
 TRAIN = (sys.executable, str(PACKAGE_ROOT / "train.py"))
+WATCH = (sys.executable, "-m", "roc.studies.watch")
 SCORE = (sys.executable, str(PACKAGE_ROOT / "score.py"))
 RECORD = "study_run.json"  # in a run's folder once it has ended well: the settings that it ended with
 SCORINGS = "study_scorings.json"  # beside it: what `score.py` said afterwards
+
+Scorings = Mapping[str, Sequence[str]]  # names, and arguments with which `score.py` scores the trained model once more
 
 
 class RunFailed(Exception):
@@ -58,7 +65,17 @@ def changed_settings(run: StudyRun) -> list[str]:
     return [f"{name} ({there.get(name)!r})" for name in names if own.get(name) != there.get(name)]
 
 
-def read_result(run: StudyRun, scorings: Mapping[str, Sequence[str]]) -> RunResult:
+def refuse_changed(runs: Sequence[StudyRun]) -> None:
+    """Raise a ValueError where a run would replace a finished one that had other settings."""
+    for run in runs:
+        if changed := changed_settings(run):
+            raise ValueError(
+                f"{run.folder} holds a finished run with other settings: {', '.join(changed)}. Choose another "
+                "--output_dir, or add --overwrite to run anew what has changed."
+            )
+
+
+def read_result(run: StudyRun, scorings: Scorings) -> RunResult:
     """Read what a run's folder says, if it has ended well with these very settings, and every scoring of it too."""
     if not _is_trained(run) or _open_scorings(run, scorings):
         return RunResult(run)
@@ -67,11 +84,27 @@ def read_result(run: StudyRun, scorings: Mapping[str, Sequence[str]]) -> RunResu
     return RunResult(run, metrics, scores, commit=_read_json(run.folder / ENVIRONMENT_FILE)["commit"])
 
 
-def train_and_score(run: StudyRun, scorings: Mapping[str, Sequence[str]], *, resume: bool = True) -> RunResult:
-    """Do what is missing of a run, each step in a process of its own, whose crash ends this run alone.
+def run_all(planned: Sequence[tuple[StudyRun, Scorings]], *, jobs: int = 1, resume: bool = True) -> Iterator[RunResult]:
+    """Do what is missing of several runs, `jobs` of them beside each other; close it early to stop them all.
 
     With `resume`, a run that was begun with the same settings goes on from its last checkpoint.
+
+    Yields:
+        The result of each run as it ends.
     """
+    stop = threading.Event()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            running = [pool.submit(_train_and_score, run, own, resume=resume, stop=stop) for run, own in planned]
+            for ended in as_completed(running):
+                yield ended.result()
+        finally:  # after Ctrl-C, above all
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _train_and_score(run: StudyRun, scorings: Scorings, *, resume: bool, stop: threading.Event) -> RunResult:
+    """Do what is missing of a run, each step in a process of its own, whose crash ends this run alone."""
     try:
         if not _is_trained(run):
             settings = effective_settings(run.config)  # now: a relation file may be edited while the run goes on
@@ -81,10 +114,10 @@ def train_and_score(run: StudyRun, scorings: Mapping[str, Sequence[str]], *, res
             with atomic_write(run.settings_file) as file:
                 file.write(config.to_yaml())
             run.log_file.unlink(missing_ok=True)
-            _call(train_command(run), run.log_file)
+            _call(train_command(run), run.log_file, stop)
             _write_json(run.folder / RECORD, settings)
         for name in _open_scorings(run, scorings):
-            scores = json.loads(_call(score_command(run, scorings[name]), run.log_file))
+            scores = json.loads(_call(score_command(run, scorings[name]), run.log_file, stop))
             known = _read_json(run.folder / SCORINGS)
             _write_json(run.folder / SCORINGS, known | {name: {"arguments": scorings[name], "scores": scores}})
     except RunFailed as error:
@@ -94,7 +127,7 @@ def train_and_score(run: StudyRun, scorings: Mapping[str, Sequence[str]], *, res
 
 def train_command(run: StudyRun) -> list[str]:
     """Return the command that trains the run, once its settings are written."""
-    return [*TRAIN, str(run.settings_file)]
+    return [*(WATCH if run.watched else TRAIN), str(run.settings_file), *run.watched]
 
 
 def score_command(run: StudyRun, arguments: Sequence[str]) -> list[str]:
@@ -113,20 +146,19 @@ def failure_reason(log: str, code: int) -> str:
     return [f"exit code {code}, no message", *lines, *errors][-1]
 
 
-def _call(command: Sequence[str], log: Path) -> str:
-    """Run a command to its end, or until the study is stopped; return what it wrote to stdout."""
+def _call(command: Sequence[str], log: Path, stop: threading.Event) -> str:
+    """Run a command to its end, or until it is to stop; return what it wrote to stdout."""
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     with log.open("ab") as stderr:
         start = stderr.tell()
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8", env=environment
         )
-        try:
-            told, _ = process.communicate()
-        except BaseException:  # Ctrl-C, above all
-            process.terminate()  # on which `train.py` writes a checkpoint
-            process.wait()
-            raise
+        while process.returncode is None:
+            with suppress(subprocess.TimeoutExpired):
+                told, _ = process.communicate(timeout=POLL_SECONDS)
+            if stop.is_set():
+                process.terminate()  # on which `train.py` writes a checkpoint
     if process.returncode:
         written = log.read_bytes()[start:].decode(errors="replace")
         raise RunFailed(failure_reason(written, process.returncode))
@@ -145,7 +177,7 @@ def _was_begun(run: StudyRun, settings: Mapping[str, Any]) -> bool:
         return False
 
 
-def _open_scorings(run: StudyRun, scorings: Mapping[str, Sequence[str]]) -> list[str]:
+def _open_scorings(run: StudyRun, scorings: Scorings) -> list[str]:
     """Return the names of scorings that have not been done, or with other arguments."""
     known = _read_json(run.folder / SCORINGS)
     return [name for name, arguments in scorings.items() if known.get(name, {}).get("arguments") != arguments]
