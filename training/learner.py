@@ -14,8 +14,10 @@ from transformers import get_linear_schedule_with_warmup
 
 from roc.modeling_roc import RocModel
 from roc.processing_entities_roc import NO_LABEL
+from roc.training.adversarial import AdversarialNoise, check_not_compiled
 from roc.training.settings import RunConfig
 from roc.training.state import RunState, WeightAverage
+from roc.training.type_task import TypeTask
 
 
 class Learner:
@@ -40,6 +42,7 @@ class Learner:
         optimizer = build_optimizer(model, config)
         # not prepared: the batches are shared out already, and it steps once per optimizer step
         scheduler = get_linear_schedule_with_warmup(optimizer, round(total_steps * config.warmup_ratio), total_steps)
+        self._noise, self._types = _extras(config, accelerator, model)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         if self._whole_model is not None:
             self.model.set_reduce_scatter_unused_params(True)  # as DDP's find_unused_parameters
@@ -88,12 +91,13 @@ class Learner:
         total = torch.zeros((), device=self.accelerator.device)
         for number, (row_ids, batch) in enumerate(batches):
             is_last = number == len(batches) - 1
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                output = self.model(**{**self.inputs, **batch}, num_items_in_batch=num_pairs)
-                self._check_finite(output.loss, "loss", row_ids)
-                # the processes' gradients are averaged, but each holds a share of one sum
-                self.accelerator.backward(output.loss * self.accelerator.num_processes)
-            total += output.loss.detach()
+            if self._noise is None:
+                total += self._backward(row_ids, batch, num_pairs, is_last=is_last)
+                continue
+            with self._noise.measured() as probes:
+                total += self._backward(row_ids, batch, num_pairs, is_last=False)
+            with self._noise.applied(probes):
+                self._backward(row_ids, batch, num_pairs, is_last=is_last)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self._check_finite(norm, "norm of the gradient", [row_id for row_ids, _ in batches for row_id in row_ids])
         self.optimizer.step()
@@ -105,12 +109,44 @@ class Learner:
         self.progress.step += 1
         return self.accelerator.reduce(total, "sum").item()
 
+    def _backward(self, row_ids: list[str], batch: Any, num_pairs: Tensor, *, is_last: bool) -> Tensor:
+        """Add the gradient of a batch's loss, and return that loss; the last one of a step shares the sum out."""
+        with contextlib.ExitStack() as stack:
+            if not is_last:
+                stack.enter_context(self.accelerator.no_sync(self.model))
+            states = None if self._types is None else stack.enter_context(self._types.watched())
+            loss = self.model(**{**self.inputs, **batch}, num_items_in_batch=num_pairs).loss
+            if self._types is not None and states is not None:
+                loss = loss + self._types.loss(*states, batch["labels"], num_pairs)
+            self._check_finite(loss, "loss", row_ids)
+            # the processes' gradients are averaged, but each holds a share of one sum
+            self.accelerator.backward(loss * self.accelerator.num_processes)
+        return loss.detach()
+
     def _check_finite(self, number: Tensor, what: str, row_ids: list[str]) -> None:
         if not torch.isfinite(number):
             raise FloatingPointError(
                 f"The {what} is {number.item()} at step {self.progress.step + 1}, on the rows {row_ids}. Nothing of "
                 "this step was saved. Lower the learning rates, or look at these rows."
             )
+
+
+def _extras(
+    config: RunConfig, accelerator: Accelerator, model: RocModel
+) -> tuple[AdversarialNoise | None, TypeTask | None]:
+    """Build what a run trains with besides its loss, as its settings say.
+
+    Raises:
+        ValueError: If the model is compiled, or its relations say nothing of types.
+    """
+    for setting in ("adversarial_noise", "type_loss"):
+        if getattr(config, setting):
+            check_not_compiled(accelerator, setting)
+    noise = AdversarialNoise(model.get_input_embeddings(), config.adversarial_noise)
+    return (
+        noise if config.adversarial_noise else None,
+        TypeTask(model, config.type_loss) if config.type_loss else None,
+    )
 
 
 def parameter_groups(model: RocModel, config: RunConfig) -> list[dict[str, Any]]:

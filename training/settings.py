@@ -105,6 +105,15 @@ class RunConfig(DataSettings):
     share_description_encoder: bool = setting(False, "Encode descriptions with the trained text encoder.")
     model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
     type_noise: float = setting(0.0, "Probability that a step replaces a text entity's type.", **PROBABILITY)
+    adversarial_noise: float = setting(
+        0.0,
+        "Repeat each step on token embeddings moved this far in the direction of the worst loss; it costs twice the "
+        "time.",
+        at_least=0,
+    )
+    type_loss: float = setting(
+        0.0, "Weight of a second task: the types that a pair's relation demands of head and tail.", at_least=0
+    )
     max_regions: int = setting(10, "Most objects of one picture; 10 is MORE's limit.", at_least=0)
     object_names: bool = setting(False, "Read the names of objects as text.")
     markers: Literal["entities", "pair"] = setting(
@@ -172,6 +181,11 @@ class RunConfig(DataSettings):
                 self.model.pair_representation == "sentence" and self.markers != "pair",
                 f"pair_representation='sentence' with markers={self.markers!r}: all pairs of a text would be the same. "
                 "Set markers to 'pair', which encodes the text once per pair.",
+            ),
+            (
+                self.type_loss > 0 and self.model.pair_representation == "sentence",
+                f"type_loss={self.type_loss} needs a state of each entity, and pair_representation='sentence' has one "
+                "for both. Leave one out.",
             ),
             (
                 self.vision_cache is not None and not (self.sees_pictures and self.model.freeze_vision),

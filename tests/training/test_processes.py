@@ -204,6 +204,15 @@ def test_an_adapter_trains_on_two_processes_as_on_one(
     compare(config, inputs, tmp_path, capsys, lora_rank=4, merge_adapter=merge)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_state")
+@pytest.mark.parametrize("config", ["cpu_two_processes.yaml", "fsdp.yaml"])
+def test_adversarial_noise_and_types_train_on_two_processes_as_on_one(
+    config: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare(config, inputs, tmp_path, capsys, adversarial_noise=0.5, type_loss=0.5)
+
+
 # --- two processes that end before their time --------------------------------------------------------------------
 
 BROKEN = """
