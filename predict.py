@@ -1,4 +1,4 @@
-"""Say which relations hold in one post: `python predict.py --model DIR --text TEXT [--image FILE] ...`."""
+"""Say which relations hold in one post: `python predict.py --text TEXT [--model DIR] [--image FILE] ...`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from roc.processing_images_roc import open_image
 from roc.relations.files import read_relation_file
 from roc.support.programs import ENTITY_TYPER_HELP, run_program
+from roc.support.resources import find_default_model
 
 if TYPE_CHECKING:
     from roc.processing_roc import RocProcessor
@@ -36,9 +37,10 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
     if options.explain and options.head is None:
         raise ValueError("--explain explains one pair: name it with --head and --tail.")
     check_png(options.picture)
-    model, processor = load_model(options.model, entity_typer=options.entity_typer)
+    name = options.model or find_default_model()
+    model, processor = load_model(name, entity_typer=options.entity_typer)
     if options.image is not None and not processor.reads_images:
-        raise ValueError(f"The model {options.model!r} reads text only: leave --image out, or name another model.")
+        raise ValueError(f"The model {name!r} reads text only: leave --image out, or name another model.")
     if options.relations is not None:
         inventory = read_relation_file(options.relations)
         model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
@@ -88,7 +90,7 @@ def _read_image(path: str | None) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="predict.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True, help="folder that train.py wrote, or Hub id")
+    parser.add_argument("--model", help="folder that train.py wrote, or Hub id (default: the open model in released/)")
     parser.add_argument("--text", required=True, help="the post")
     parser.add_argument("--image", help="its picture, a file")
     entity = (

@@ -11,6 +11,7 @@ from roc.configuration_roc import CUSTOM_PIPELINES, RocConfig
 from roc.modeling_roc import RocModel
 from roc.pipeline_roc import RocPipeline
 from roc.processing_roc import RocProcessor
+from roc.support.resources import find_default_model
 
 
 class _SavedOnly:
@@ -26,9 +27,17 @@ class _SavedOnly:
         vars(config)["custom_pipelines"] = value
 
 
+class _DefaultModel(dict[str, Any]):
+    """Which model, and which revision of it, a pipeline loads that names none; looked for when one is made."""
+
+    def __getitem__(self, key: str) -> tuple[str, None]:
+        return find_default_model(), None
+
+
 AutoConfig.register("roc", RocConfig, exist_ok=True)
 AutoModel.register(RocConfig, RocModel, exist_ok=True)
 AutoProcessor.register(RocConfig, RocProcessor, exist_ok=True)
 RocConfig.custom_pipelines = _SavedOnly()
 for task, own in CUSTOM_PIPELINES.items():
-    PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=RocPipeline, pt_model=AutoModel, type=own["type"])
+    parts: dict[str, Any] = {"pipeline_class": RocPipeline, "pt_model": AutoModel, "type": own["type"]}
+    PIPELINE_REGISTRY.register_pipeline(task, default=_DefaultModel(model=None), **parts)

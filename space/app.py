@@ -12,6 +12,7 @@ from typing import Any
 
 from roc.support.programs import run_program
 from roc.support.reading import parse_yaml
+from roc.support.resources import find_default_model
 
 HERE = Path(__file__).resolve().parent
 MODEL_VARIABLE = "ROC_MODEL"
@@ -20,7 +21,7 @@ MODEL_VARIABLE = "ROC_MODEL"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the app until it is stopped; returns the exit code."""
     parser = argparse.ArgumentParser(prog="app.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", help=f"folder or Hub id; else {MODEL_VARIABLE}, else the model of README.md")
+    parser.add_argument("--model", help=f"folder or Hub id; else {MODEL_VARIABLE}, README.md's model, or ROC's own")
     options = parser.parse_args(arguments)
     return run_program(lambda: _serve(options.model))
 
@@ -37,18 +38,16 @@ def _serve(model: str | None) -> dict[str, Any]:
 
 
 def default_model() -> str:
-    """Find the model that the environment names, or else the front matter of the Space's README.
+    """Find the model that the environment names, or else the front matter of the Space's README, or else ROC's own.
 
     Raises:
-        ValueError: If neither names one.
+        FileNotFoundError: If neither names one, and ROC's own is not there.
     """
     if name := os.environ.get(MODEL_VARIABLE):
         return name
     _, front_matter, _ = (HERE / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     models = parse_yaml(front_matter).get("models") or []
-    if not models:
-        raise ValueError(f"No model is named. Type `python app.py --model FOLDER_OR_HUB_ID`, or set {MODEL_VARIABLE}.")
-    return models[0]
+    return models[0] if models else find_default_model()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pytest
 from tiny import save_tiny
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ("relations", "configs", "studies")  # folders of which everything is needed
+DATA = ("relations", "configs", "studies", "released/roc_open_small")  # folders of which everything is needed
 EXAMPLES = ("examples/couple.png", "examples/teammates.png")  # what model cards show
 WITHOUT_NETWORK = {"PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1"}
 FIRST_BLOCK = re.compile(r"^```python\n(.*?)^```\n+```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -80,7 +80,7 @@ def needed() -> list[str]:
     def is_needed(name: str) -> bool:
         top, _, rest = name.partition("/")
         is_code = top == "dataset_scripts" or (name.endswith(".py") and (not rest or top in packages))
-        return is_code or top in DATA or name in (*EXAMPLES, "model_card.md", "LICENSE", "py.typed")
+        return is_code or name.startswith(DATA) or name in (*EXAMPLES, "model_card.md", "LICENSE", "py.typed")
 
     return [name for name in files if is_needed(name)]
 

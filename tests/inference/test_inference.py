@@ -240,7 +240,7 @@ def test_a_file_that_is_no_picture_is_named(run: Run, model: str, tmp_path: Path
     assert f"error: {file}: these 10 bytes are no picture" in errors
 
 
-@pytest.mark.parametrize("arguments", [[], ["--text", TEXT], ["--model", "x", "--text", TEXT, "--hed", "Ann"]])
+@pytest.mark.parametrize("arguments", [[], ["--model", "x", "--text", TEXT, "--hed", "Ann"]])
 def test_wrong_usage_exits_with_2(run: Run, arguments: list[str]) -> None:
     code, _, errors = run(predict.main, *arguments)
     assert code == 2

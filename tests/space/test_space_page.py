@@ -41,8 +41,12 @@ def test_the_model_is_named_on_the_command_line_by_the_environment_or_by_the_pag
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(app.MODEL_VARIABLE, raising=False)
-    with pytest.raises(ValueError, match="--model FOLDER_OR_HUB_ID"):
+    monkeypatch.setattr("roc.support.resources.DEFAULT_MODEL", tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="the one that would answer then is not in"):
         app.default_model()
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "config.json").touch()
+    assert app.default_model() == str(tmp_path / "nothing")
     (tmp_path / "README.md").write_text("---\nsdk: gradio\nmodels: [user/roc]\n---\n# A page\n")
     monkeypatch.setattr(app, "HERE", tmp_path)
     assert app.default_model() == "user/roc"
