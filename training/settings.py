@@ -38,7 +38,7 @@ class RunConfig:
     """
 
     output_dir: str = setting("outputs/run", "Folder of the model and the run's records; made anew.", effect=False)
-    dataset: Literal["mnre", "more", "fewrel", "crossre", "semeval", "jsonl", "synthetic", "scenes"] = setting(
+    dataset: Literal["mnre", "more", "fewrel", "crossre", "semeval", "joint", "jsonl", "synthetic", "scenes"] = setting(
         "jsonl", "Builder of the data."
     )
     data_dir: str = setting("data", "Folder of the raw files, or of what a builder wrote.", local=True)
