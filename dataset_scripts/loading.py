@@ -21,6 +21,7 @@ from roc.dataset_scripts.jsonl import JsonlBuilder
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.more import MoreBuilder
 from roc.dataset_scripts.semeval import SemevalBuilder
+from roc.dataset_scripts.webnlg import WebnlgBuilder
 from roc.messages_roc import did_you_mean, quote
 from roc.processing_typing_roc import EntityTyper
 
@@ -38,6 +39,7 @@ BUILDERS: dict[str, type[RocDatasetBuilder]] = {
         CrossreBuilder,
         SemevalBuilder,
         JointBuilder,
+        WebnlgBuilder,
         JsonlBuilder,
     )
 }

@@ -25,6 +25,8 @@ from roc.training.starting import settings_from_start
 
 METRICS_FILE = "metrics.json"  # in that folder, when the run has ended
 
+DatasetName = Literal["mnre", "more", "fewrel", "crossre", "semeval", "joint", "webnlg", "jsonl", "synthetic", "scenes"]
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -38,9 +40,7 @@ class RunConfig:
     """
 
     output_dir: str = setting("outputs/run", "Folder of the model and the run's records; made anew.", effect=False)
-    dataset: Literal["mnre", "more", "fewrel", "crossre", "semeval", "joint", "jsonl", "synthetic", "scenes"] = setting(
-        "jsonl", "Builder of the data."
-    )
+    dataset: DatasetName = setting("jsonl", "Builder of the data.")
     data_dir: str = setting("data", "Folder of the raw files, or of what a builder wrote.", local=True)
     start_from: str | None = setting(
         None, "Trained ROC model to train further, a folder or a Hub id; null to start from pretrained encoders."
