@@ -16,10 +16,12 @@ from roc.dataset_scripts.building.builder import (
 from roc.dataset_scripts.crossre import CrossreBuilder
 from roc.dataset_scripts.exporting.marker import MARKER, read_marker
 from roc.dataset_scripts.fewrel import FewrelBuilder
+from roc.dataset_scripts.joint import JointBuilder
 from roc.dataset_scripts.jsonl import JsonlBuilder
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.more import MoreBuilder
 from roc.dataset_scripts.semeval import SemevalBuilder
+from roc.dataset_scripts.webnlg import WebnlgBuilder
 from roc.messages_roc import did_you_mean, quote
 from roc.processing_typing_roc import EntityTyper
 
@@ -30,7 +32,16 @@ logger = logging.getLogger("roc.dataset_scripts")
 
 BUILDERS: dict[str, type[RocDatasetBuilder]] = {
     builder.NAME: builder
-    for builder in (MnreBuilder, MoreBuilder, FewrelBuilder, CrossreBuilder, SemevalBuilder, JsonlBuilder)
+    for builder in (
+        MnreBuilder,
+        MoreBuilder,
+        FewrelBuilder,
+        CrossreBuilder,
+        SemevalBuilder,
+        JointBuilder,
+        WebnlgBuilder,
+        JsonlBuilder,
+    )
 }
 
 # Generated data has no raw files: it is only ever loaded from a written folder.

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar
@@ -20,7 +20,7 @@ logger = logging.getLogger("roc.dataset_scripts")
 
 NO_RELATION = "none"
 
-# What is not in the rows although the source has it; said aloud where there is any.
+# What is not in the rows although the source has it: the counts, and how they are said aloud where there is any.
 LEFT_OUT = {
     "repeated_entities": "entities at the place of another one",
     "repeated_relations": "relations stated twice for one pair",
@@ -58,7 +58,7 @@ class AnnotatedTextsBuilder(RocDatasetBuilder):
     that learnt from annotated types would miss them there. `--entity_typer` predicts types as for every text.
     """
 
-    NONE_PAIRS: ClassVar[bool] = True  # whether unrelated pairs become rows
+    LEFT_OUT: ClassVar[Mapping[str, str]] = LEFT_OUT
 
     @abstractmethod
     def read_texts(self, split: str) -> Iterator[AnnotatedText]:
@@ -68,20 +68,19 @@ class AnnotatedTextsBuilder(RocDatasetBuilder):
         """Yield the rows of each text of one split, and count and report what makes none."""
         counts = self.split_counts[split]
         for text in self.read_texts(split):
-            rows = list(pair_rows(text, counts, none_pairs=self.NONE_PAIRS))
+            rows = list(pair_rows(text, counts))
             counts.update(texts=1, texts_without_rows=not rows)
             yield from rows
-        if left_out := [f"{counts[key]} {words}" for key, words in LEFT_OUT.items() if counts[key]]:
+        if left_out := [f"{counts[key]} {words}" for key, words in self.LEFT_OUT.items() if counts[key]]:
             logger.warning("%s, split %s: left out %s.", self.NAME, split, ", ".join(left_out))
 
 
-def pair_rows(text: AnnotatedText, counts: Counter[str], *, none_pairs: bool = True) -> Iterator[RawRow]:
-    """Yield a row for each relation of a text and, if asked for, one for each two entities without one.
+def pair_rows(text: AnnotatedText, counts: Counter[str]) -> Iterator[RawRow]:
+    """Yield a row for each relation of a text, and one for each two entities without one.
 
     Args:
         text: The text.
         counts: Gets the numbers of what is left out, under the keys of `LEFT_OUT`.
-        none_pairs: Whether unrelated pairs become rows.
 
     Raises:
         TypeError: If the name of a relation is no string.
@@ -92,7 +91,7 @@ def pair_rows(text: AnnotatedText, counts: Counter[str], *, none_pairs: bool = T
     related = _by_pair(text, places, counts)
     number = 0
     for pair in combinations(range(len(places)), 2):
-        for triple in sorted(related.get(pair, ())) or ([(*pair, NO_RELATION)] if none_pairs else []):
+        for triple in sorted(related.get(pair, ())) or [(*pair, NO_RELATION)]:
             row_id = f"{text.text_id}-{number:04d}"
             head, tail = triple[:2] if pair in related or _is_even(row_id) else reversed(pair)
             row = {"id": row_id, "text": text.text, "image": None, "head": entities[head], "tail": entities[tail]}

@@ -15,13 +15,11 @@ ANN, BOB, CEM, ROME = (0, 3), (8, 11), (16, 19), (23, 27)
 
 
 def rows_of(
-    *relations: tuple[int, int, str],
-    spans: tuple[tuple[int, int], ...] = (ANN, BOB, CEM, ROME),
-    none_pairs: bool = True,
+    *relations: tuple[int, int, str], spans: tuple[tuple[int, int], ...] = (ANN, BOB, CEM, ROME)
 ) -> tuple[list[Row], Counter[str]]:
     counts: Counter[str] = Counter()
     text = AnnotatedText("train-1", TEXT, spans, relations, "train.json:1")
-    rows = [raw.row for raw in pair_rows(text, counts, none_pairs=none_pairs)]
+    rows = [raw.row for raw in pair_rows(text, counts)]
     for row in rows:
         check_row(row, "here")
     return rows, +counts
@@ -77,11 +75,6 @@ def test_what_is_left_out_is_counted() -> None:
 def test_overlapping_entities_are_two() -> None:
     rows, _ = rows_of(spans=((0, 11), (8, 11)))
     assert {row["head"]["name"] for row in rows} | {row["tail"]["name"] for row in rows} == {"Ann met Bob", "Bob"}
-
-
-def test_unrelated_pairs_can_be_left_out() -> None:
-    rows, _ = rows_of((0, 1, "a"), none_pairs=False)
-    assert triples(rows) == [("Ann", "a", "Bob")]
 
 
 def test_a_relation_without_a_name_is_refused() -> None:
