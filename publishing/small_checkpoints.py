@@ -2,7 +2,8 @@
 
 A run with an adapter leaves its encoders as they were, so a checkpoint need not hold them: they come from where the run
 had them. What is left, the adapter and what joins the encoders, is written in half precision, a few MB.
-`AutoModel.from_pretrained` loads it like every other folder where `roc` is installed.
+`AutoModel.from_pretrained` loads it like every other folder where `roc` is installed. `--relations` gives it other
+relations than those of its training, encoded, as a model that is made for relations written on the spot.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from roc.relations.files import read_relation_file
 from roc.support.files import replace_folder
 from roc.support.programs import run_program
 from roc.support.reading import format_yaml, read_json, read_yaml
@@ -21,6 +23,8 @@ from roc.training.settings import ENVIRONMENT_FILE, LOCAL_SETTINGS, METRICS_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from roc.configuration_roc import RocConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -38,25 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", required=True, help="folder of a run with an adapter")
     parser.add_argument("--output_dir", required=True, help="where to write the checkpoint")
+    parser.add_argument("--relations", help="relation file to take in place of the relations of the training")
     parser.add_argument("--data_note", type=Path, help="file with Markdown about the data, for the card")
-    options = parser.parse_args(arguments)
-    return run_program(lambda: save_small_checkpoint(options.model, options.output_dir, data_note=options.data_note))
+    options = vars(parser.parse_args(arguments))
+    return run_program(lambda: save_small_checkpoint(options.pop("model"), options.pop("output_dir"), **options))
 
 
-def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Path | None = None) -> dict[str, Any]:
+def save_small_checkpoint(
+    run: str | Path, folder: str | Path, *, relations: str | None = None, data_note: Path | None = None
+) -> dict[str, Any]:
     """Write a run's model without its text encoders, and its model card.
 
     Args:
         run: The folder of a run of `train.py` with `lora_rank`.
         folder: The folder to write; an earlier small checkpoint there is replaced.
+        relations: Relation file whose relations the model is to have, encoded; None for those of its training. Its
+            thresholds and temperatures stay as they are.
         data_note: File with Markdown that says where the data come from, for the card.
 
     Returns:
         `output_dir`, `bytes` in all files and `encoders`, the names of the encoders that are not in them.
 
     Raises:
+        FileNotFoundError: If there is no such relation file.
         ValueError: If the run has no adapter, or its encoders are not what its settings name; or the folder holds
-            something else.
+            something else; or the relation file is malformed, or the model classifies and takes no other relations.
     """
     from safetensors.torch import load_file  # here, as below: PyTorch takes seconds to import
     from transformers import AutoConfig
@@ -72,10 +82,11 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
         raise ValueError(f"{folder} exists and is no small checkpoint. Choose another folder.")
     settings = read_yaml(run / RUN_FILE)
     name = _encoder_of_run(run, settings)
-    weights = load_file(run / WEIGHTS)
+    config, weights = AutoConfig.from_pretrained(run), load_file(run / WEIGHTS)
+    if relations is not None:
+        weights |= _take_relations(config, run, relations)
     sources = _encoder_sources(weights, name)
     rest = {key: tensor for key, tensor in weights.items() if key.split(".")[0] not in sources}
-    config = AutoConfig.from_pretrained(run)
     config.encoder_sources = sources
     with replace_folder(folder) as new:
         _save_half(rest, new / WEIGHTS)
@@ -91,6 +102,17 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
         write_model_card(new, [new], repo_id="/".join(folder.resolve().parts[-2:]), data_note=note)
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return {"output_dir": str(folder), "bytes": num_bytes, "encoders": dict.fromkeys(sources, name)}
+
+
+def _take_relations(config: RocConfig, run: Path, file: str) -> dict[str, Tensor]:
+    """Give a run's configuration the relations of a file; return the weights in which its model has them encoded."""
+    from roc.inference.posts import load_model
+
+    inventory = read_relation_file(file)
+    model, processor = load_model(str(run))
+    model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
+    config.replace_relations(inventory.relations, inventory.none_relation)
+    return {f"relation_bank.{name}": tensor.cpu() for name, tensor in model.relation_bank.state_dict().items()}
 
 
 def _encoder_of_run(run: Path, settings: Mapping[str, Any]) -> str:

@@ -195,6 +195,34 @@ def test_the_command_replaces_an_earlier_one_and_nothing_else(
     assert "exists and is no small checkpoint" in capsys.readouterr().err
 
 
+def test_other_relations_than_the_runs_come_encoded_and_everything_else_stays(run: Path, tmp_path: Path) -> None:
+    """They are those that a model has which takes them on the spot."""
+    file = tmp_path / "own.yaml"
+    met = {"name": "met", "descriptions": ["the head met the tail", "the two met"]}
+    away = {"name": "away", "descriptions": ["the two are away"]}
+    file.write_text(json.dumps({"none_relation": "away", "relations": [met, away]}), encoding="utf-8")
+    save_small_checkpoint(run, tmp_path / "small", relations=str(file))
+    model, told = AutoModel.from_pretrained(tmp_path / "small", output_loading_info=True)
+    assert not told["missing_keys"]
+    assert (model.config.relation_names, model.config.none_relation) == (["met", "away"], "away")
+    expected = load_model(str(run))[0]
+    assert model.config.none_threshold == expected.config.none_threshold
+    assert model.config.probability_temperature == expected.config.probability_temperature
+    expected.set_relations([met, away], AutoProcessor.from_pretrained(run), none_relation="away")
+    torch.testing.assert_close(logits(model, run), logits(expected, run), rtol=0, atol=0.01)
+
+
+def test_a_relation_file_that_is_missing_or_malformed_is_refused_and_nothing_is_written(
+    run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*nowhere.yaml"):
+        save_small_checkpoint(run, tmp_path / "small", relations=str(tmp_path / "nowhere.yaml"))
+    (tmp_path / "wrong.yaml").write_text("relations: 3", encoding="utf-8")
+    with pytest.raises(ValueError, match="`relations` is a list of relations"):
+        save_small_checkpoint(run, tmp_path / "small", relations=str(tmp_path / "wrong.yaml"))
+    assert not (tmp_path / "small").exists()
+
+
 def config_of(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     change(config)
