@@ -124,7 +124,7 @@ def test_the_real_files_have_their_published_counts(roc_data: Path) -> None:
     for own in rows.values():
         relations: dict[Any, set[str]] = {}
         for row in own:
-            pair = (row["text"], *sorted((row["head"]["start"], row["tail"]["start"])))
+            pair = (row["text"], *sorted((row[role]["start"], row[role]["end"]) for role in ("head", "tail")))
             relations.setdefault(pair, set()).add(row["relation"])
         assert all(own == {"none"} for own in relations.values() if "none" in own)
 
