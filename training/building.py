@@ -92,7 +92,7 @@ def _load_rows(config: RunConfig, source: Source) -> tuple[datasets.Dataset, dat
         splits=list(dict.fromkeys([own.train_split, own.val_split])),
         missing_images=config.missing_images,
         entity_typer=config.entity_typer,
-        **({} if own.parts is None else {"parts": own.parts}),
+        parts=own.parts,
     )
     train_rows, val_rows = splits[own.train_split], splits[own.val_split]
     if own.train_split == own.val_split and own.eval_relations:
