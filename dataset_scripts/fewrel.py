@@ -104,8 +104,8 @@ def read_compact(path: Path, split: str) -> Iterator[RawRow]:
 def _compact_entity(raw: Any, text: str, where: str) -> Entity:
     if not isinstance(raw, list) or len(raw) != 2:
         raise ValueError(f"{where} must be [start, end] in characters, got {quote(raw)}.")
-    start, end = check_span(*raw, len(text), where)
-    return text_entity(text, start, end)
+    start, end = raw
+    return text_entity(text, *check_span(start, end, len(text), where))
 
 
 def to_row(instance: Any, relation: str, row_id: str, *, where: str) -> Row:

@@ -51,13 +51,14 @@ def load_split(
     unreadable_rows: UnreadablePolicy = "stop",
     use_image: bool = True,
     only: Collection[str] = (),
+    parts: Sequence[str] | None = None,
 ) -> GroupedSamples:
     """Load the samples of a split for a model.
 
     Args:
         model: The model; pictures are left out where it reads none.
         processor: Its processor, whose typer types entities without a type.
-        dataset: See `load_dataset_splits`, as for `data_dir`, `split` and `missing_images`.
+        dataset: See `load_dataset_splits`, as for `data_dir`, `split`, `missing_images` and `parts`.
         data_dir: Folder of the raw files, or of what a builder wrote.
         split: Name of the split.
         missing_images: What to do where a picture is missing.
@@ -65,6 +66,7 @@ def load_split(
             and go on.
         use_image: Whether the model is shown pictures.
         only: Relations whose rows are kept; empty for all.
+        parts: Some of the parts of a data set that has parts.
 
     Raises:
         ValueError: If the model lacks the relation of a row or cannot read it, no row is kept, or as
@@ -72,7 +74,9 @@ def load_split(
         FileNotFoundError: If the folder, the split or a picture is not there.
     """
     typer, where = processor.entity_typer, f"{data_dir}, split {split}"
-    splits = load_dataset_splits(dataset, data_dir, splits=[split], missing_images=missing_images, entity_typer=typer)
+    splits = load_dataset_splits(
+        dataset, data_dir, splits=[split], missing_images=missing_images, entity_typer=typer, parts=parts
+    )
     rows = restrict_rows(splits[split], only, where=where) if only else splits[split]
     samples = GroupedSamples(rows, use_image=use_image and model.config.vision_config is not None)
     check_relations_known(samples, model.config.relation_names, where)

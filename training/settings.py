@@ -25,6 +25,8 @@ from roc.training.starting import settings_from_start
 
 METRICS_FILE = "metrics.json"  # in that folder, when the run has ended
 
+DatasetName = Literal["mnre", "more", "fewrel", "crossre", "semeval", "joint", "webnlg", "jsonl", "synthetic", "scenes"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
@@ -34,9 +36,7 @@ class DataSettings:
     this machine keeps something) and `file=True` (it names a file, of which the content counts).
     """
 
-    dataset: Literal["mnre", "more", "fewrel", "jsonl", "synthetic", "scenes"] = setting(
-        "jsonl", "Builder of the data."
-    )
+    dataset: DatasetName = setting("jsonl", "Builder of the data.")
     data_dir: str = setting("data", "Folder of the raw files, or of what a builder wrote.", local=True)
     parts: list[str] | None = setting(None, "Parts of the data set to use, such as CrossRE's domains; null for all.")
     relations: str | None = setting(

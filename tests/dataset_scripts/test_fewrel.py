@@ -197,7 +197,7 @@ def test_a_packed_file_that_is_cut_short_or_not_packed_is_refused(tmp_path: Path
 
 def test_published_files_beside_the_compact_one_are_refused(raw: Path) -> None:
     write_compact(raw, COMPACT)
-    with pytest.raises(ValueError, match=r"train_wiki\.json, val_wiki\.json have have the same sentences"):
+    with pytest.raises(ValueError, match=r"train_wiki\.json, val_wiki\.json have the same sentences"):
         load(raw)
 
 
