@@ -34,7 +34,7 @@ from roc.support.machine import choose_precision
 from roc.training.building import build_model, build_processor
 from roc.training.loop import TrainingRun
 from roc.training.settings import RunConfig, load_run_config
-from roc.training.sources import RunData
+from roc.training.sources import RunData, Source
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -116,7 +116,8 @@ def training_run(config: RunConfig, samples: GroupedSamples) -> TrainingRun:
     accelerator = Accelerator(mixed_precision=choose_precision(config.mixed_precision))
     inventory, processor = read_relation_file(str(config.relations)), build_processor(config)
     model = build_model(config, processor, inventory)
-    data = RunData(inventory, inventory, samples, {"": samples})
+    [settings] = config.data_sources
+    data = RunData([Source(settings, inventory)], [samples], [samples])
     return TrainingRun(config, accelerator, processor, model, data)
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from roc.dataset_scripts.building.builder import MissingImages
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.evaluation.zero_shot import restrict_rows
-from roc.modeling_decisions_roc import NO_RELATION, decide_relations
+from roc.modeling_decisions_roc import HARD_PENALTY, NO_RELATION, decide_relations
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.samples.batching import LengthBucketBatchSampler, SampleCollator
@@ -38,6 +38,13 @@ class Predictions:
     predicted: list[str]  # what the model decides for; `ABSTAINED` for none
     logits: Tensor = field(compare=False)  # (pairs, relations), on the CPU
     unreadable: list[UnreadableRow] = field(default_factory=list)  # the split's other rows
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Join predictions of one model about several splits."""
+        lists = ("row_ids", "expected", "predicted", "unreadable")
+        joined: dict[str, Any] = {name: [*itertools.chain(*(getattr(own, name) for own in parts))] for name in lists}
+        return cls(**joined, logits=torch.cat([own.logits for own in parts]))
 
 
 def load_split(
@@ -93,6 +100,7 @@ def predict_relations(
     *,
     batch_size: int = 64,
     accelerator: Accelerator | None = None,
+    among: Collection[str] = (),
 ) -> Predictions:
     """Rank the relations of every pair, in the model's own precision, so that training and scoring agree.
 
@@ -103,6 +111,7 @@ def predict_relations(
         batch_size: Samples per forward pass.
         accelerator: What the processes share that divide the batches among them. All of them call this, and get all
             predictions. None where this process works alone.
+        among: Relations that may be predicted, the others being ruled out as `type_constraints` do; empty for all.
     """
     model.eval()
     lengths = [sample.approximate_length for sample in samples.samples]
@@ -116,6 +125,9 @@ def predict_relations(
         logits.append(model(**batch).logits[batch["pair_mask"].bool()])
     rows = torch.tensor(_rows_of(samples, batches), dtype=torch.long, device=model.device)
     in_order = _gather_in_order(rows, torch.cat(logits), accelerator)
+    if among:
+        is_other = torch.tensor([name not in among for name in model.config.relation_names], device=model.device)
+        in_order = in_order - HARD_PENALTY * is_other
     decided = decide_relations(in_order, model.config, temperature=model.temperature).tolist()
     names = dict(enumerate(model.config.relation_names)) | {NO_RELATION: ABSTAINED}
     return Predictions(

@@ -79,6 +79,16 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
         joined.unreadable = [row for own in sets for row in own.unreadable]
         return joined
 
+    def rename(self, relations: Mapping[str, str], *, prefix: str) -> None:
+        """Give relations other names, where they have one, and put a prefix before the ids of rows."""
+        for sample in self.samples:
+            sample.relations = [relations.get(name, name) for name in sample.relations]
+            sample.row_ids = [prefix + row_id for row_id in sample.row_ids]
+        self.unreadable = [
+            replace(row, row_id=prefix + row.row_id, relation=relations.get(row.relation, row.relation))
+            for row in self.unreadable
+        ]
+
     def __len__(self) -> int:
         return len(self.samples)
 

@@ -68,10 +68,15 @@ def training_run(model: RocModel, processor: RocProcessor, rows: Sequence[Any] =
 
 def run_data(samples: GroupedSamples) -> RunData:
     """The data of a run that trains and validates on the same samples."""
-    inventory = RelationInventory(RELATIONS, "None")
-    return RunData(inventory, inventory, samples, {"": samples})
+    return RunData([tiny_source(RunConfig())], [samples], [samples])
+
+
+def tiny_source(config: RunConfig) -> Source:
+    """The only data set of a run, whose relations are `RELATIONS`."""
+    [settings] = config.data_sources
+    return Source(settings, RelationInventory(RELATIONS, "None"))
 
 
 def load_tiny(config: RunConfig, processor: RocProcessor) -> tuple[GroupedSamples, GroupedSamples]:
     """Load the samples to train on and to validate on, whose relations are `RELATIONS`."""
-    return load_samples(config, Source(config, RelationInventory(RELATIONS, "None")), processor)
+    return load_samples(config, tiny_source(config), processor)

@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase, ViTImageProcessorPil
 
 from roc.dataset_scripts.loading import load_dataset_splits
@@ -32,10 +31,9 @@ from roc.samples.splitting import (
     swap_none_pairs,
 )
 from roc.training.adapters import add_lora, freeze_lower_layers
+from roc.training.competitors import resemblances
 from roc.training.settings import RunConfig
 from roc.training.sources import RunData, Source
-
-MAX_RESEMBLANCE = 0.4  # cosine of two descriptions in the description encoder; chosen on MNRE
 
 
 def load_data(config: RunConfig, sources: Sequence[Source], processor: RocProcessor) -> RunData:
@@ -48,11 +46,14 @@ def load_data(config: RunConfig, sources: Sequence[Source], processor: RocProces
         ValueError: If a row's relation is not in the inventory, or the model cannot read a row and `unreadable_rows`
             does not skip it.
     """
-    [source] = sources
-    train_set, val_set = load_samples(config, source, processor)
-    if not (config.dry_run and train_set.samples and val_set.samples):
-        settle_unreadable({"training": train_set, "validation": val_set}, config.unreadable_rows)
-    return RunData(source.training, source.validating, train_set, {source.name: val_set})
+    splits = [load_samples(config, source, processor) for source in sources]
+    data = RunData(sources, *zip(*splits))
+    if not (config.dry_run and all(samples.samples for both in splits for samples in both)):
+        settle_unreadable(data.splits, config.unreadable_rows)
+    for source, both in zip(sources, splits):
+        for samples in both if len(sources) > 1 else ():
+            samples.rename(source.names, prefix=f"{source.name}: ")
+    return data
 
 
 def load_samples(config: RunConfig, source: Source, processor: RocProcessor) -> tuple[GroupedSamples, GroupedSamples]:
@@ -91,7 +92,7 @@ def _load_rows(config: RunConfig, source: Source) -> tuple[datasets.Dataset, dat
         splits=list(dict.fromkeys([own.train_split, own.val_split])),
         missing_images=config.missing_images,
         entity_typer=config.entity_typer,
-        **({} if own.parts is None else {"parts": own.parts}),
+        parts=own.parts,
     )
     train_rows, val_rows = splits[own.train_split], splits[own.val_split]
     if own.train_split == own.val_split and own.eval_relations:
@@ -270,19 +271,21 @@ def encode_negatives(
         return None
     if config.model.head != "retrieval" or config.share_description_encoder:
         raise ValueError("negative_relations needs --head retrieval and a frozen description encoder. Leave one out.")
-    kept = unrelated_descriptions(descriptions_of(negatives.relations), processor, model)
+    texts = descriptions_of(negatives.relations)
+    kept = unrelated_descriptions(texts, processor, model, max_resemblance=config.max_resemblance)
     if not kept:
         raise ValueError(
             f"negative_relations={config.negative_relations!r}: every description resembles one of "
-            f"{shorten(str(model.config.relation_names))}. Name a file with relations that are farther from them."
+            f"{shorten(str(model.config.relation_names))}. Name a file with relations that are farther from them, or "
+            f"raise --max_resemblance ({config.max_resemblance})."
         )
     return torch.stack([*kept.values()])
 
 
-def unrelated_descriptions(texts: Sequence[str], processor: RocProcessor, model: RocModel) -> dict[str, Tensor]:
-    """Return the descriptions that resemble none of a model's own, each with its features `(feature_dim,)`."""
+def unrelated_descriptions(
+    texts: Sequence[str], processor: RocProcessor, model: RocModel, *, max_resemblance: float
+) -> dict[str, Tensor]:
+    """Return the descriptions that resemble no relation of a model, each with its features `(feature_dim,)`."""
     encoded = model.encode_texts(texts, processor)
-    features = torch.stack([encoded[text] for text in texts])
-    own = functional.normalize(model.relation_bank.features, dim=-1)
-    resemblance = (functional.normalize(features, dim=-1) @ own.T).amax(dim=-1).tolist()
-    return {text: encoded[text] for text, cosine in zip(texts, resemblance) if cosine < MAX_RESEMBLANCE}
+    nearest = resemblances(torch.stack([encoded[text] for text in texts]), model).amax(dim=-1).tolist()
+    return {text: encoded[text] for text, cosine in zip(texts, nearest) if cosine < max_resemblance}

@@ -23,7 +23,7 @@ from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relations_bank_roc import descriptions_of
 from roc.samples.batching import LengthBucketBatchSampler, ProcessShares, SampleCollator
-from roc.samples.reading import count_unreadable
+from roc.samples.reading import count_unreadable, settle_unreadable
 from roc.samples.report import format_batch, report_data
 from roc.samples.vision_cache import use_vision_cache
 from roc.support.machine import choose_precision, set_num_threads
@@ -37,9 +37,11 @@ from roc.training.building import (
     read_negatives,
 )
 from roc.training.checkpoints import Checkpoints, find_checkpoint
+from roc.training.competitors import Competitors, find_competitors
 from roc.training.learner import Learner
 from roc.training.processes import disk_errors_explained, memory_errors_explained, start_accelerator
 from roc.training.run_folder import (
+    RESEMBLANCES_FILE,
     check_output_dir,
     count_parameters,
     draw_plots,
@@ -64,7 +66,7 @@ class Parts:
 
     step: Callable[[Learner, list[Any]], float] = Learner.step
     validate: Callable[[Validator, RocModel], dict[str, Any]] = Validator.score
-    calibrate: Callable[[Validator, RocModel], tuple[Predictions, dict[str, Any]]] = Validator.calibrate
+    calibrate: Callable[[Validator, RocModel], tuple[list[Predictions], dict[str, Any]]] = Validator.calibrate
     draw: Callable[..., None] = draw_plots
 
 
@@ -102,17 +104,18 @@ def _train(config: RunConfig, parts: Parts | None) -> dict[str, Any]:
         data = load_data(config, sources, processor)
     model = build_model(config, processor, data.training, None if start is None else start.model)
     encoded_negatives = encode_negatives(config, processor, model, negatives)
+    competitors = find_competitors(data, model, max_resemblance=config.max_resemblance)
     record = None if start is None else start.record
     described = describe_run(config, accelerator, model, data, negatives, start=record)
     if resumed is not None:
         resumed.check_same_run(described)
     if config.vision_cache is not None and not config.dry_run:  # a dry run writes nothing
         options = {"batch_size": config.eval_batch_size, "num_workers": config.num_workers}
-        splits = [data.train_set, *data.val_sets.values()]
+        splits = [data.train_set, *data.val_sets]
         use_vision_cache(config.vision_cache, model, processor, splits, accelerator, **options)
     if accelerator.process_index:  # the same weights as on the others, but dropout of its own
         set_seed(config.seed, device_specific=True)
-    run = TrainingRun(config, accelerator, processor, model, data, encoded_negatives, parts)
+    run = TrainingRun(config, accelerator, processor, model, data, encoded_negatives, competitors, parts)
     run.start = record
     if config.dry_run:
         result = run.dry_run()
@@ -137,15 +140,28 @@ class TrainingRun:
         model: RocModel,
         data: RunData,
         negatives: torch.Tensor | None = None,
+        competitors: Competitors | None = None,
         parts: Parts | None = None,
     ) -> None:
         self.config, self.accelerator, self.processor, self.data = config, accelerator, processor, data
-        self.parts = parts or Parts()
+        self.competitors, self.parts = competitors, parts or Parts()
         self.validator = Validator(config, accelerator, processor, data)
         lengths = [sample.approximate_length for sample in data.train_set.samples]
         index, num_processes = accelerator.process_index, accelerator.num_processes
-        self.sampler = LengthBucketBatchSampler(lengths, config.batch_size * num_processes, seed=config.seed)
-        self.collator = SampleCollator(processor, data.training.names, type_noise=config.type_noise, seed=config.seed)
+        self.sampler = LengthBucketBatchSampler(
+            lengths,
+            config.batch_size * num_processes,
+            seed=config.seed,
+            sources=None if competitors is None else [sample.source for sample in data.train_set.samples],
+            temperature=config.source_temperature,
+        )
+        self.collator = SampleCollator(
+            processor,
+            data.training.names,
+            type_noise=config.type_noise,
+            seed=config.seed,
+            competitors=None if competitors is None else competitors.table,
+        )
         self.loader = DataLoader(
             data.train_set,
             batch_sampler=ProcessShares(self.sampler, process_index=index, num_processes=num_processes),
@@ -181,7 +197,7 @@ class TrainingRun:
         if self.accelerator.is_main_process:
             unreadable = {"train": count_unreadable(self.data.train_set), "val": count_unreadable(self.data.val_set)}
             write_metrics(output_dir, progress, self.learner.plain_model, unreadable_rows=unreadable)
-            self.parts.draw(output_dir, progress, predictions, self.data.validating.names)
+            self.parts.draw(output_dir, progress, Predictions.joined(predictions), self.data.validating.names)
         checkpoints.remove()
         return {"output_dir": output_dir, "val": without_details(progress.best_val)}
 
@@ -189,7 +205,7 @@ class TrainingRun:
         """Report on the data, do one optimizer step and write nothing; return counts and the loss."""
         processor, data, relations = self.processor, self.data, self.data.training.names
         if self.accelerator.is_main_process:
-            report_data(data.train_set, data.val_set, processor, data.training.relations, self.config.unreadable_rows)
+            self._report()
         self.learner.model.train()
         batches = next(self.steps(epoch=0))
         if self.accelerator.is_main_process:
@@ -204,6 +220,19 @@ class TrainingRun:
             "total_steps": self.total_steps,
             "loss": self.parts.step(self.learner, batches),
         }
+
+    def _report(self) -> None:
+        """Print what there is to know of each source, and of the relations of different sources that are alike."""
+        data = self.data
+        for source, train_set, val_set in zip(data.sources, data.train_sets, data.val_sets):
+            if source.name:
+                print(f"\nsource {source.name}:\n", file=sys.stderr)
+            known = set(source.trained_names)
+            relations = [relation for relation in data.training.relations if relation["name"] in known]
+            report_data(train_set, val_set, self.processor, relations)
+        settle_unreadable(data.splits, self.config.unreadable_rows)
+        if self.competitors is not None:
+            print(f"\n{self.competitors.summary()}\n{self.competitors.to_yaml()}", file=sys.stderr)
 
     def _leave_start(self) -> None:
         """Log what the model scores that the run starts from, and forget the threshold that was chosen for it."""
@@ -297,7 +326,7 @@ class TrainingRun:
             progress.best_epoch, progress.best_val = epoch, val
             if self.accelerator.is_main_process:
                 with disk_errors_explained(f"The model of epoch {epoch}"):
-                    save_run(self.config, model, self.processor, start=self.start)
+                    save_run(self.config, model, self.processor, start=self.start, competitors=self.competitors)
 
     def _is_over(self) -> bool:
         history, patience = self.progress.history, self.config.early_stopping_patience
@@ -330,6 +359,8 @@ class TrainingRun:
 
     def _log_start(self) -> None:
         accelerator, counts = self.accelerator, count_parameters(self.learner.plain_model)
+        if self.competitors is not None:
+            logger.info("%s; %s in the run's folder has all", self.competitors.summary(), RESEMBLANCES_FILE)
         logger.info(
             f"{len(self.data.train_set)} samples, {self.total_steps} steps in {self.num_epochs} epochs on "
             f"{accelerator.num_processes} processes, {accelerator.mixed_precision} precision, "

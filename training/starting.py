@@ -126,7 +126,7 @@ def load_start(config: RunConfig) -> Start | None:
     for field, value in asdict(config.model).items():
         setattr(model_config, field, value)
     model_config.probability_temperature = 1.0  # as long as the run has not calibrated it
-    if config.relations is not None:
+    if config.relations is not None or config.sources is not None:
         model_config.none_threshold = None
     model = RocModel.from_pretrained(name, config=model_config, dtype=torch.float32)
     if has_adapter(model):

@@ -230,7 +230,10 @@ def describe_run(
     that hold for no pair, `start` is the record of the model that the run starts from.
     """
     settings = settings_by_name(dataclasses.asdict(config))
-    settings = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
+    settings["sources"] = None if config.sources is None else [dataclasses.asdict(own) for own in config.data_sources]
+    for own in [settings, *(settings["sources"] or ())]:
+        for name in MAY_CHANGE & own.keys():
+            del own[name]
     settings |= {
         "mixed_precision": accelerator.mixed_precision,
         "num_processes": accelerator.num_processes,

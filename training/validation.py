@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,8 +21,11 @@ from roc.processing_roc import RocProcessor
 from roc.support.files import atomic_write
 from roc.training.adapters import without_adapter
 from roc.training.processes import memory_errors_explained
+from roc.training.run_folder import without_details
 from roc.training.settings import RunConfig
 from roc.training.sources import RunData
+
+AVERAGED = ("accuracy", "precision", "recall", "micro_f1", "macro_f1")  # over sources
 
 
 @dataclass
@@ -43,26 +47,38 @@ class Validator:
             predictions = self._predict(self._among_validating(model))
         return self.scores_of(predictions)
 
-    def scores_of(self, predictions: Predictions) -> dict[str, Any]:
-        """Score what a model of the run has predicted."""
-        return score_predictions(predictions, self.data.validating.none_relation)
+    def scores_of(self, predictions: Sequence[Predictions]) -> dict[str, Any]:
+        """Score what a model of the run has predicted about each source.
 
-    def calibrate(self, trained: RocModel) -> tuple[Predictions, dict[str, Any]]:
+        Returns:
+            What `score_predictions` gives. Of several sources the scores are means, which choose the epoch; `n` and
+            `per_relation` are of all pairs together, and `sources` has the scores of each.
+        """
+        none_relation = self.data.validating.none_relation
+        scored = [score_predictions(own, none_relation) for own in predictions]
+        if len(scored) == 1:
+            return scored[0]
+        by_source = {source.name: without_details(own) for source, own in zip(self.data.sources, scored)}
+        means = {name: fmean(own[name] for own in scored) for name in AVERAGED}
+        return score_predictions(Predictions.joined(predictions), none_relation) | means | {"sources": by_source}
+
+    def calibrate(self, trained: RocModel) -> tuple[list[Predictions], dict[str, Any]]:
         """Calibrate the model in the run's folder, on pictures as `score.py` reads them.
 
         Processes that may not see the folder copy the model that was `trained`, and get its weights sent.
 
         Returns:
-            The predictions of the saved model, and what `roc.evaluation.calibration.calibrate` reports.
+            The predictions of the saved model about each source, and what `roc.evaluation.calibration.calibrate`
+            reports.
         """
-        for samples in self.data.val_sets.values():
+        for samples in self.data.val_sets:
             samples.features = None
         saved = self._among_validating(self._saved_model(trained))
         predictions, by_label = self._predict(saved), None
         # where training has read the labels, they do not stand in for words that it has not read
         if self.config.model.head == "retrieval" and self.config.described_by == "descriptions":
-            by_label = self._predict(saved, predict_by_label)
-        report = calibrate(saved, predictions, by_label)
+            by_label = Predictions.joined(self._predict(saved, predict_by_label))
+        report = calibrate(saved, Predictions.joined(predictions), by_label)
         if self.accelerator.is_main_process:
             saved.config.replace_relations(self.data.training.relations, self.data.training.none_relation)
             with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
@@ -77,10 +93,13 @@ class Validator:
         relations, none_relation = validating.relations, validating.none_relation
         return model.with_relations(relations, self.processor, none_relation=none_relation)
 
-    def _predict(self, model: RocModel, predict: Callable[..., Predictions] = predict_relations) -> Predictions:
+    def _predict(self, model: RocModel, predict: Callable[..., Predictions] = predict_relations) -> list[Predictions]:
+        """Predict the pairs of each source, among its own relations."""
         options: dict[str, Any] = {"batch_size": self.config.eval_batch_size, "accelerator": self.accelerator}
-        [samples] = self.data.val_sets.values()
-        return predict(model, self.processor, samples, **options)
+        return [
+            predict(model, self.processor, samples, among=set(source.validated_names), **options)
+            for source, samples in zip(self.data.sources, self.data.val_sets)
+        ]
 
     def _saved_model(self, trained: RocModel) -> RocModel:
         """Load the model of the run's folder on the main process, and send its weights to the others."""
