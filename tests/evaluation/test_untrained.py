@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
-from roc.evaluation.untrained import UntrainedEncoder, nearest, query
+from roc.evaluation.predictions import ABSTAINED
+from roc.evaluation.untrained import UntrainedEncoder, choose_threshold, nearest, query
 
 ROW = {"text": "ann kissed bob.", "head": {"name": "ann"}, "tail": {"name": "bob"}}
 
@@ -43,3 +44,14 @@ def test_the_nearest_relation_is_named_unless_it_is_below_the_threshold() -> Non
 def test_something_else_than_an_encoder_is_refused() -> None:
     with pytest.raises((OSError, ValueError)):
         UntrainedEncoder("nowhere")
+
+
+def test_the_threshold_is_the_best_in_the_mean_of_the_sets() -> None:
+    related = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.2, 0.7]])
+    unrelated = torch.tensor([[0.3, 0.1], [0.2, 0.4]])
+    seen = [(torch.cat([related, unrelated]), ["a", "b"], ["a", "a", "b", ABSTAINED, ABSTAINED])]
+    assert 0.4 < choose_threshold(seen) <= 0.7
+    shifted = [(seen[0][0] - 0.35, *seen[0][1:])]
+    assert 0.05 < choose_threshold(shifted) <= 0.35
+    assert 0.05 < choose_threshold([*seen, *shifted]) <= 0.4  # the second keeps its relations, the first loses little
+    assert choose_threshold([(related, ["a", "b"], ["a", "a", "b"])]) == -1.0  # all are related

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import json
 import re
 import threading
@@ -15,15 +13,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny_runs import run_settings, weights
+from tiny_runs import run_here, run_settings, weights
 
-import roc.train
-from roc import score
 from roc.evaluation.zero_shot import RelationSplit
 from roc.studies import runs as study_runs
 from roc.studies import watch, zero_shot
 from roc.studies.plan import StudyRun
-from roc.studies.runs import RunFailed, RunResult, run_all
+from roc.studies.runs import RunResult, run_all
 from roc.studies.zero_shot_report import TEST, chosen_on_test, summarise
 from roc.training.loop import Parts
 from roc.training.settings import RunConfig, load_run_config
@@ -84,20 +80,8 @@ class Folder:
         return json.loads((self.output / "results.json").read_text(encoding="utf-8"))
 
     def call(self, command: Sequence[str], log: Path, stop: threading.Event) -> str:
-        """Run a program of a study in this process, without its plots."""
         self.commands.append([*command])
-        program, given = Path(command[1]).name, [*command[2:]]
-        told = io.StringIO()
-        with contextlib.redirect_stdout(told):
-            if program == "train.py":
-                code = roc.train.main(given, Parts(draw=lambda *given: None))
-            elif program == "score.py":
-                code = score.main(given)
-            else:
-                code = watch.main(given[1:])
-        if code:
-            raise RunFailed(f"{program} {given}")
-        return told.getvalue()
+        return run_here(command, log, stop)
 
     def ran(self) -> list[str]:
         """The programs that have run since the last call, and for which split."""
@@ -216,11 +200,11 @@ def test_relations_that_training_sees_are_not_watched() -> None:
         (["--unseen", "7"], r"--unseen \[7\]: no split has so many test relations. .* has splits with \[2, 3\]"),
         (["--relations", "null"], "names no relation file. Add --relations FILE"),
         (["--relations", "relations/mnre.yaml"], r"relations/mnre.yaml does not describe \['P0', .*split '2_a'"),
+        (["--jobs", "0"], "--jobs 0 is out of range"),
         (["--head", "classification"], "head='classification' cannot answer about unseen relations"),
         (["--described_by", "labels"], "described_by='labels'; unseen relations are scored by descriptions"),
         (["--num_unseen", "3"], r"\['num_unseen'\] are chosen by the protocol"),
         (["other.yaml"], "'other.yaml' belongs to no option. The recipe is given by --recipe"),
-        (["--jobs", "0"], "--jobs 0 is out of range"),
     ],
     ids=lambda given: given[0] if isinstance(given, list) else None,
 )
