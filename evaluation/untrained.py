@@ -7,6 +7,7 @@ descriptions by the cosine of their embeddings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from roc.evaluation.predictions import ABSTAINED
+from roc.evaluation.scoring import relation_scores
 from roc.modeling_backbones_roc import load_backbone, most_tokens, resolve_model
 from roc.modeling_fusion_roc import mean_of_tokens
 from roc.relations_bank_roc import descriptions_of, pool_descriptions, relation_index_of
@@ -87,3 +89,22 @@ def nearest(similarities: Tensor, names: Sequence[str], *, threshold: float | No
         names[number] if value >= lowest else ABSTAINED
         for value, number in zip(best.values.tolist(), best.indices.tolist())
     ]
+
+
+def choose_threshold(seen: Sequence[tuple[Tensor, Sequence[str], Sequence[str]]]) -> float:
+    """Return the least cosine of a relation that gives the best macro-F1, in the mean of several data sets.
+
+    Args:
+        seen: For each set the cosines `(pairs, relations)`, the relations' names, and the true relation of each pair,
+            `ABSTAINED` for one without a relation.
+    """
+    best = torch.cat([similarities.amax(dim=-1) for similarities, _, _ in seen])
+    candidates = sorted({-1.0, *best.quantile(torch.linspace(0, 1, 51, dtype=best.dtype)).tolist()})
+
+    def score(threshold: float) -> float:
+        return mean(
+            relation_scores(nearest(own, names, threshold=threshold), expected, none_relation=ABSTAINED)["macro_f1"]
+            for own, names, expected in seen
+        )
+
+    return max(candidates, key=score)

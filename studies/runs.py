@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,7 +84,9 @@ def read_result(run: StudyRun, scorings: Scorings) -> RunResult:
     return RunResult(run, metrics, scores, commit=_read_json(run.folder / ENVIRONMENT_FILE)["commit"])
 
 
-def run_all(planned: Sequence[tuple[StudyRun, Scorings]], *, jobs: int = 1, resume: bool = True) -> Iterator[RunResult]:
+def run_all(
+    planned: Sequence[tuple[StudyRun, Scorings]], *, jobs: int = 1, resume: bool = True
+) -> Generator[RunResult]:
     """Do what is missing of several runs, `jobs` of them beside each other; close it early to stop them all.
 
     With `resume`, a run that was begun with the same settings goes on from its last checkpoint.

@@ -21,8 +21,9 @@ from roc.modeling_roc import RocModel
 from roc.relations.files import read_relation_file
 from roc.samples.grouping import GroupedSamples
 from roc.support.programs import run_program
-from roc.training.loop import Parts, Validator, train
+from roc.training.loop import Parts, train
 from roc.training.settings import RunConfig, load_run_config
+from roc.training.validation import Validator
 
 PREFIX = "test_"
 
@@ -61,10 +62,16 @@ class Watcher:
         among = model.with_relations(inventory.relations, processor, none_relation=None)
         among.config.none_threshold = None  # every pair has one of them
         if self.samples is None:
-            data = (config.dataset, config.data_dir, config.val_split)
-            policies = {"missing_images": config.missing_images, "unreadable_rows": config.unreadable_rows}
             self.samples = load_split(
-                among, processor, *data, **policies, use_image=config.use_image, only=self.relations
+                among,
+                processor,
+                config.dataset,
+                config.data_dir,
+                config.val_split,
+                missing_images=config.missing_images,
+                unreadable_rows=config.unreadable_rows,
+                use_image=config.use_image,
+                only=self.relations,
             )
         with torch.random.fork_rng():  # training goes on as if nothing had been watched
             predictions = predict_relations(among, processor, self.samples, batch_size=config.eval_batch_size)

@@ -125,10 +125,12 @@ def check_recipe(config: RunConfig, splits: Sequence[RelationSplit], recipe: str
     """Return the relations of a recipe; refuse one that cannot be trained by splits of them.
 
     Raises:
-        ValueError: If it names no relation file, or one that lacks relations of the splits, or its model classifies
-            or reads labels in place of descriptions.
+        ValueError: If it has several sources, names no relation file or one that lacks relations of the splits, or its
+            model classifies or reads labels in place of descriptions.
         FileNotFoundError: If there is no such relation file.
     """
+    if config.sources is not None:
+        raise ValueError(f"{recipe} has several sources; the splits part the relations of one data set.")
     if config.relations is None:
         raise ValueError(f"{recipe} names no relation file. Add --relations FILE, such as relations/fewrel.yaml.")
     if config.model.head != "retrieval":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ from tiny import RELATIONS, tiny_model, tiny_picture, tiny_processor, tiny_token
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+import roc.score
 import roc.train
 from roc.modeling_backbones_roc import PACKAGED_MODELS
 from roc.modeling_roc import RocModel
 from roc.publishing.run_records import HUB_IDS
+from roc.studies import watch
+from roc.studies.runs import RunFailed
 from roc.training.adapters import add_lora, save_model
 from roc.training.loop import Parts
 from roc.training.settings import settings_by_name
@@ -119,6 +124,19 @@ def _option(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     return [f"--{name}", str(value)]
+
+
+def run_here(command: Sequence[str], log: Path, stop: threading.Event) -> str:
+    """Run a program of a study in this process, in place of `roc.studies.runs._call`; without its plots."""
+    program, given = Path(command[1]).name, [*command[2:]]
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        if program == "-m":
+            code = watch.main(given[1:])
+        else:
+            code = main(given) if program == "train.py" else roc.score.main(given)
+    if code:
+        raise RunFailed(f"{program} {given}")
+    return told.getvalue()
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 
 from roc.evaluation.predictions import ABSTAINED, Predictions, score_predictions, score_relations
-from roc.evaluation.scoring import confusion_matrix, relation_scores
+from roc.evaluation.scoring import confusion_matrix, macro_scores, relation_scores
 
 METRIC = Path(__file__).resolve().parents[2] / "evaluation" / "metrics" / "roc_f1"
 RELATIONS = ["None", "couple", "member_of", "peer", "siblings"]
@@ -115,6 +115,26 @@ def test_scores_equal_scikit_learn(seed: int, none_relation: str | None):
     assert list(scores["per_relation"]) == occurring
     for name, *values in zip(occurring, *per_relation, strict=True):
         assert list(scores["per_relation"][name].values()) == pytest.approx(values)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_macro_scores_equal_scikit_learn_in_both_ways(seed: int):
+    predictions, references = random_relations(seed)
+    relations = [*sorted(set(predictions) | set(references)), "never"]
+    per_relation = relation_scores(predictions, references, none_relation=None)["per_relation"]
+    precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
+        references, predictions, labels=relations, average="macro", zero_division=0
+    )
+    scores = macro_scores(per_relation, relations)
+    assert [*scores.values()][:3] == pytest.approx([precision, recall, f1])
+    assert scores["f1_of_means"] == pytest.approx(2 * precision * recall / (precision + recall))
+    assert scores["f1_of_means"] >= scores["macro_f1"] - 1e-12
+
+
+def test_macro_scores_of_no_relation_are_refused_and_of_nothing_right_are_zero():
+    with pytest.raises(ValueError, match="nothing to average"):
+        macro_scores({}, [])
+    assert set(macro_scores({}, ["a"]).values()) == {0.0}
 
 
 @pytest.mark.parametrize("none_relation", NONE_RELATIONS)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 
-from roc.evaluation.zero_shot import restrict_inventory, restrict_rows, unseen_relations
+from roc.evaluation.zero_shot import read_splits, restrict_inventory, restrict_rows, unseen_relations
 from roc.relations.files import RelationInventory
 from roc.samples.splitting import split_rows
 
@@ -79,3 +81,41 @@ def test_rows_of_one_text_stay_together_whatever_else_there_is() -> None:
 def test_too_few_rows_to_part_are_refused() -> None:
     with pytest.raises(ValueError, match="1 rows are too few"):
         split_rows(rows(["a"]), 0.5)
+
+
+PARTS = {"train": ["a", "b"], "eval": ["c", "d"], "test": ["e", "f"]}
+
+
+def test_splits_are_read_with_the_fewest_unseen_relations_first(tmp_path: Path) -> None:
+    file = tmp_path / "splits.json"
+    file.write_text(json.dumps({"3_x": PARTS | {"test": ["e", "f", "g"]}, "2_x": PARTS}), encoding="utf-8")
+    assert [(own.name, own.train, own.eval, own.test) for own in read_splits(str(file))] == [
+        ("2_x", ["a", "b"], ["c", "d"], ["e", "f"]),
+        ("3_x", ["a", "b"], ["c", "d"], ["e", "f", "g"]),
+    ]
+    assert [own.name for own in read_splits(str(file), [3])] == ["3_x"]
+    with pytest.raises(ValueError, match=r"--unseen \[4\]: no split has so many .* has splits with \[2, 3\]"):
+        read_splits(str(file), [2, 4])
+    with pytest.raises(FileNotFoundError):
+        read_splits(str(tmp_path / "nothing.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "splits are a mapping of names"),
+        ({}, "splits are a mapping of names"),
+        ({"x": ["a"]}, "split 'x' is a mapping with the keys"),
+        ({"x": {"train": ["a", "b"], "test": ["c", "d"]}}, "split 'x' is a mapping with the keys"),
+        ({"x": PARTS | {"test": "e"}}, "'test' is a list of at least two relations; given 'e'"),
+        ({"x": PARTS | {"eval": ["c"]}}, "'eval' is a list of at least two relations"),
+        ({"x": PARTS | {"train": ["a", 1]}}, "'train' is a list of at least two relations"),
+        ({"x": PARTS | {"eval": ["c", "e"]}}, r"\['e'\] are listed twice. A relation belongs to one part"),
+        ({"../x": PARTS}, "its name becomes a folder's"),
+    ],
+)
+def test_malformed_splits_are_refused_and_named(tmp_path: Path, content: object, message: str) -> None:
+    file = tmp_path / "splits.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"splits.json: .*{message}"):
+        read_splits(str(file))
