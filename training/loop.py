@@ -157,7 +157,11 @@ def _train(config: RunConfig, parts: Parts | None) -> dict[str, Any]:
     processor = build_processor(config) if start is None else start.processor
     with accelerator.local_main_process_first():  # the others find its work in the cache
         train_set, val_set = splits = load_samples(config, inventory, processor, held_out=held_out)
+    if config.start_seed is not None:
+        set_seed(config.start_seed)
     model = build_model(config, processor, inventory, None if start is None else start.model)
+    if config.start_seed is not None:  # from here on each run has random numbers of its own
+        set_seed(config.seed)
     encoded_negatives = encode_negatives(config, processor, model, negatives)
     record = None if start is None else start.record
     described = describe_run(config, accelerator, model, inventory, negatives, splits, start=record)

@@ -140,18 +140,25 @@ def _commit() -> str | None:
 
 
 def save_run(
-    config: RunConfig, model: RocModel, processor: RocProcessor, *, start: Mapping[str, Any] | None = None
+    config: RunConfig,
+    model: RocModel,
+    processor: RocProcessor,
+    *,
+    start: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the run's folder as of the best epoch so far: all of it, or nothing. `environment` describes `start`."""
+    """Write the run's folder as of the best epoch so far: all of it, or nothing.
+
+    `environment` describes `start`; `more` is recorded besides, in place of what it says.
+    """
     with swap_folder(config.output_dir) as folder:
         save_model(model, folder, merge_adapter=config.merge_adapter)
         processor.save_pretrained(folder)
         # the run as such: whether it replaced something, or was interrupted, is not part of it
         settings = dataclasses.replace(config, overwrite=False, resume=None)
         (folder / RUN_FILE).write_text(settings.to_yaml(), encoding="utf-8")
-        (folder / ENVIRONMENT_FILE).write_text(
-            json.dumps(environment(config, start), indent=2) + "\n", encoding="utf-8"
-        )
+        record = environment(config, start) | dict(more or {})
+        (folder / ENVIRONMENT_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def write_metrics(
