@@ -13,6 +13,7 @@ from roc.messages_roc import shorten
 from roc.modeling_backbones_roc import PACKAGED_MODELS
 from roc.support.markdown import code, prose
 from roc.support.reading import read_json, read_yaml
+from roc.training.averaging import AVERAGED
 from roc.training.settings import DEFAULTS, ENVIRONMENT_FILE, LOCAL_SETTINGS, METRICS_FILE, RUN_FILE, settings_by_name
 from roc.training.starting import RECORD
 
@@ -85,6 +86,15 @@ class RunRecord:
             found.append(record)
             record = record.get(RECORD)
         return found
+
+    @property
+    def averaged(self) -> list[dict[str, float]]:
+        """The runs of which the weights are the mean: `seed` and `micro_f1` of each; none for a run by itself."""
+        records = self.environment.get(AVERAGED)
+        return [
+            {"seed": int(own["seed"]), "micro_f1": float(own["micro_f1"])}
+            for own in (records if isinstance(records, list) else [])
+        ]
 
     @property
     def parts(self) -> list[tuple[str, str, str, str]]:

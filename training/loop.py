@@ -102,7 +102,11 @@ def _train(config: RunConfig, parts: Parts | None) -> dict[str, Any]:
     processor = build_processor(config) if start is None else start.processor
     with accelerator.local_main_process_first():  # the others find its work in the cache
         data = load_data(config, sources, processor)
+    if config.start_seed is not None:
+        set_seed(config.start_seed)
     model = build_model(config, processor, data.training, None if start is None else start.model)
+    if config.start_seed is not None:  # from here on each run has random numbers of its own
+        set_seed(config.seed)
     encoded_negatives = encode_negatives(config, processor, model, negatives)
     competitors = find_competitors(data, model, max_resemblance=config.max_resemblance)
     record = None if start is None else start.record

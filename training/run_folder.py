@@ -148,10 +148,12 @@ def save_run(
     *,
     start: Mapping[str, Any] | None = None,
     competitors: Competitors | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the run's folder as of the best epoch so far: all of it, or nothing.
 
-    `environment` describes `start`; `competitors` are those of a run of several sources.
+    `environment` describes `start`; `competitors` are those of a run of several sources; `more` is recorded besides, in
+    place of what `environment` says.
     """
     with swap_folder(config.output_dir) as folder:
         save_model(model, folder, merge_adapter=config.merge_adapter)
@@ -161,9 +163,8 @@ def save_run(
         (folder / RUN_FILE).write_text(settings.to_yaml(), encoding="utf-8")
         if competitors is not None:
             (folder / RESEMBLANCES_FILE).write_text(competitors.to_yaml(), encoding="utf-8")
-        (folder / ENVIRONMENT_FILE).write_text(
-            json.dumps(environment(config, start), indent=2) + "\n", encoding="utf-8"
-        )
+        record = environment(config, start) | dict(more or {})
+        (folder / ENVIRONMENT_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def write_metrics(

@@ -174,6 +174,12 @@ class RunConfig(DataSettings):
         None, "CPU threads per process; null for its share.", at_least=1, at_most=1024, effect=False
     )
     seed: int = setting(0, "Seed of everything random.", at_least=0, at_most=2**32 - 1)
+    start_seed: int | None = setting(
+        None,
+        "Seed of what starts at random, for runs whose weights are averaged; null for `seed`.",
+        at_least=0,
+        at_most=2**32 - 1,
+    )
     trackers: list[Literal["tensorboard", "trackio"]] | None = setting(
         None, "Where the run's curves are shown, `tensorboard` and `trackio`; null for none.", effect=False
     )

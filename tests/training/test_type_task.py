@@ -87,8 +87,8 @@ def test_types_are_learnt_and_the_model_has_nothing_more_than_before(model: RocM
 def test_relations_without_types_and_pairs_without_entity_states_are_refused() -> None:
     untyped = [{name: own[name] for name in ("name", "descriptions")} for own in RELATIONS]
     model = tiny_model(tiny_processor(), relations=untyped)
-    with pytest.raises(ValueError, match="no relation has. Give them head_types and tail_types in the relation file"):
+    with pytest.raises(ValueError, match="Give them head_types and tail_types in the relation file"):
         TypeTask(model, 0.1)
     settings = {"type_loss": 0.1, "markers": "pair", "model": {"pair_representation": "sentence"}}
-    with pytest.raises(ValueError, match="type_loss=0.1 needs a state of each entity"):
+    with pytest.raises(ValueError, match="needs a state of each entity"):
         load_run_config(None, settings)
