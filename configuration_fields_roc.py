@@ -87,6 +87,14 @@ class ModelSettings:
         "How pairs and descriptions meet: in a learnt space (`projection`), or in the description encoder's own, where "
         "a pair is the mean of its text's and entities' states plus a correction that starts at zero (`residual`).",
     )
+    # RE-Matching (Zhao et al., ACL 2023) compares head, tail and the rest of a sentence one by one
+    entity_weight: Number = setting(
+        0.0,
+        "Weight of what a relation says that its head and its tail are (`head`, `tail`), which are compared with the "
+        "pair's entities, beside 1 for its descriptions; it needs `alignment: residual`.",
+        at_least=0,
+        at_most=100,
+    )
     projection_dim: int = setting(256, "Size of the space of `alignment: projection`.", at_least=1, at_most=100_000)
     dropout: Number = setting(0.1, "Dropout probability of the fusion layers and of the pair vector.", **PROBABILITY)
     # CLIP's start (Radford et al., 2021, section 2.5)

@@ -53,8 +53,8 @@ class RocConfig(PretrainedConfig, ModelSettings):
         encoder_sources: The encoders whose weights a small checkpoint lacks: for each of `text_model`, `vision_model`
             and `relation_model` its `name`, as for `resolve_model`, and the `sha256` of its weights. None for a whole
             checkpoint, and once a model has been loaded.
-        relations: The relations, each a mapping of `name`, `descriptions` (one or more), and optionally `head_types`
-            and `tail_types`; scores come in this order.
+        relations: The relations, each a mapping of `name`, `descriptions` (one or more), and optionally `head`
+            and `tail` (what they are, in words), `head_types` and `tail_types`; scores come in this order.
         none_relation: Name of the relation that means "none of these", or None where the inventory has none.
 
     Raises:
@@ -121,10 +121,14 @@ class RocConfig(PretrainedConfig, ModelSettings):
     @property
     def embed_dim(self) -> int:
         """Size of the vectors of pairs and relations that are compared."""
-        if self.alignment == "projection":
-            return self.projection_dim
+        return self.projection_dim if self.alignment == "projection" else self.feature_dim
+
+    @property
+    def feature_dim(self) -> int:
+        """Size of what the bank holds of a description: with `entity_weight` also of its relation's head and tail."""
         encoder = self.relation_config or self.text_config
-        return encoder.hidden_size  # type: ignore[union-attr]  # mappings are objects once __post_init__ has run
+        # mappings are objects once __post_init__ has run
+        return encoder.hidden_size * (3 if self.entity_weight else 1)  # type: ignore[union-attr]
 
     @property
     def num_relations(self) -> int:
@@ -163,10 +167,16 @@ class RocConfig(PretrainedConfig, ModelSettings):
                 f"fusion_num_heads={self.fusion_num_heads} must divide the text encoder's hidden size "
                 f"{self.hidden_size}. Set fusion_num_heads to a divisor of it."
             )
-        if self.alignment == "residual" and self.embed_dim != self.hidden_size:
+        describer: Any = self.relation_config or self.text_config
+        if self.alignment == "residual" and describer.hidden_size != self.hidden_size:
             raise ValueError(
                 f"alignment='residual' needs a description encoder as wide as the text encoder ({self.hidden_size}); "
-                f"given {self.embed_dim}. Use the same encoder for both, or alignment='projection'."
+                f"given {describer.hidden_size}. Use the same encoder for both, or alignment='projection'."
+            )
+        if self.entity_weight and (self.alignment != "residual" or self.head != "retrieval"):
+            raise ValueError(
+                f"entity_weight={self.entity_weight} compares entities in the description encoder's own space: set "
+                "alignment to 'residual' and head to 'retrieval', or entity_weight to 0."
             )
         if self.head == "classification" and not self.relations:
             raise ValueError("head='classification' needs `relations`: one output for each. Give them, or retrieve.")

@@ -235,8 +235,9 @@ class RocPairEncoder(PreTrainedModel):
         """Fuse [text ; regions ; patches], pick the entities, join head and tail.
 
         Returns:
-            `(batch, pairs, hidden)`, the pair vectors. For `alignment="residual"` also where each pair starts, in the
-            same shape: half the mean of the text's tokens plus half the mean of head and tail, before fusion.
+            `(batch, pairs, hidden)`, the pair vectors. For `alignment="residual"` also where each pair starts,
+            `(batch, pairs, 3, hidden)`, before fusion: the whole, half the mean of the text's tokens plus half the mean
+            of head and tail; the head; the tail.
         """
         check_layers(self)
         parts = self._fused_parts(inputs)
@@ -249,7 +250,8 @@ class RocPairEncoder(PreTrainedModel):
             return vectors, None
         unfused = torch.cat([part.states for part in parts if part.modality != IMAGE], dim=1)
         head_and_tail = gather_pairs(gather_rows(unfused, positions), inputs.pair_index)
-        return vectors, (mean_of_tokens(text, inputs.attention_mask)[:, None] + head_and_tail.mean(dim=2)) / 2
+        whole = (mean_of_tokens(text, inputs.attention_mask)[:, None] + head_and_tail.mean(dim=2)) / 2
+        return vectors, torch.cat([whole[:, :, None], head_and_tail], dim=2)
 
     def _fused_parts(self, inputs: PairInputs) -> list[FusedPart]:
         """Encode the text, the regions if there are any, and the picture if the model reads one, in this order."""

@@ -34,7 +34,13 @@ from .modeling_fusion_roc import PairInputs, RocPairEncoder, mean_of_tokens
 from .modeling_saving_roc import WholeModel, check_adapter, check_finite, check_index, check_loaded
 from .modeling_training_roc import corrupt_inputs, drop_relations, retrieval_loss
 from .modeling_vision_roc import UNUSED_PARTS, check_patches
-from .relations_bank_roc import RelationBank, nearest_similarities, pool_descriptions, relation_index_of
+from .relations_bank_roc import (
+    RelationBank,
+    nearest_similarities,
+    pool_descriptions,
+    relation_index_of,
+    weigh_parts,
+)
 from .relations_editing_roc import RelationEditing, name_digests
 from .relations_index_roc import RelationIndex
 
@@ -78,12 +84,13 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
     def _build_retrieval(self, config: RocConfig) -> None:
         self.relation_model = build_backbone(config.relation_config) if config.relation_config else None
         encoder: Any = config.relation_config or config.text_config
-        self.pair_projection = nn.Linear(config.hidden_size, config.embed_dim)
+        is_residual = config.alignment == "residual"
+        self.pair_projection = nn.Linear(config.hidden_size, config.hidden_size if is_residual else config.embed_dim)
         self.relation_projection = nn.Identity()
-        if config.alignment == "projection":
+        if not is_residual:
             self.relation_projection = nn.Linear(encoder.hidden_size, config.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.zeros(()))
-        self.relation_bank = RelationBank(config.num_descriptions, encoder.hidden_size)
+        self.relation_bank = RelationBank(config.num_descriptions, config.feature_dim, encoder.hidden_size)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -285,7 +292,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
         """Encode descriptions, tokenised as for `get_relation_features`, before the projection.
 
         Returns:
-            `(num_descriptions, feature_dim)`, the mean of the real tokens' last hidden states.
+            `(num_texts, hidden_size of the description encoder)`, the mean of the real tokens' last hidden states.
         """
         self._need_retrieval("encode_descriptions")
         encoder = self.relation_model if self.relation_model is not None else self.text_model
@@ -304,9 +311,10 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
         """Give each relation in the space of the pairs: the mean of its descriptions, normalised.
 
         Args:
-            relation_input_ids: `(num_descriptions, length)` int64, the descriptions of the configured relations in
-                order. They are encoded anew, with gradient where the encoder is trained. None for the bank's features.
-            relation_attention_mask: `(num_descriptions, length)`, 1 = real.
+            relation_input_ids: `(num_texts, length)` int64, the descriptions of the configured relations in order, and
+                with `entity_weight` then the head of each description, and then the tail (`texts_of_rows`). They are
+                encoded anew, with gradient where the encoder is trained. None for the bank's features.
+            relation_attention_mask: `(num_texts, length)`, 1 = real.
 
         Returns:
             `(relations, embed_dim)`, L2-normalised.
@@ -322,12 +330,15 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
         self.check_relations(encoded=input_ids is None or attention_mask is None)
         if input_ids is None or attention_mask is None:
             return self._project_descriptions(self.relation_bank()[0])
-        if len(input_ids) != self.config.num_descriptions:
+        num_parts = 3 if self.config.entity_weight else 1
+        if len(input_ids) != num_parts * self.config.num_descriptions:
             raise ValueError(
                 f"relation_input_ids are {len(input_ids)} texts, but the relations have {self.config.num_descriptions} "
-                "descriptions. Give all of them, in order; a launcher must not slice them with the batch's rows."
+                f"descriptions, of {num_parts} texts each. Give all of them, in order; a launcher must not slice them "
+                "with the batch's rows."
             )
-        return self._project_descriptions(self.encode_descriptions(input_ids, attention_mask))
+        parts = self.encode_descriptions(input_ids, attention_mask).chunk(num_parts)
+        return self._project_descriptions(torch.cat(parts, dim=-1))
 
     def get_pair_features(self, **inputs: Any) -> Tensor:
         """Encode the pairs of what the processor gave: `(batch, pairs, embed_dim)`, L2-normalised.
@@ -461,11 +472,20 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
         return retrieval_loss(logits, labels, label_smoothing=label_smoothing, num_items_in_batch=num_items_in_batch)
 
     def _project_pairs(self, vectors: Tensor, start: Tensor | None) -> Tensor:
-        projected = self.pair_projection(vectors).float()
-        return functional.normalize(projected if start is None else start.float() + projected, dim=-1)
+        projected, weight = self.pair_projection(vectors).float(), self.config.entity_weight
+        if start is None:
+            return functional.normalize(projected, dim=-1)
+        start = start.float()
+        whole = start[..., 0, :] + projected
+        if not weight:
+            return functional.normalize(whole, dim=-1)
+        return weigh_parts(torch.cat([whole[..., None, :], start[..., 1:, :]], dim=-2), weight)
 
     def _project_descriptions(self, features: Tensor) -> Tensor:
-        return functional.normalize(self.relation_projection(features).float(), dim=-1)
+        projected, weight = self.relation_projection(features).float(), self.config.entity_weight
+        return (
+            weigh_parts(projected.unflatten(-1, (3, -1)), weight) if weight else functional.normalize(projected, dim=-1)
+        )
 
     def _clamped_scale(self) -> Tensor:
         lowest, highest = -math.log(self.config.max_temperature), -math.log(self.config.min_temperature)

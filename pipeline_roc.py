@@ -14,7 +14,6 @@ from transformers.utils import logging
 
 from .messages_roc import did_you_mean, quote
 from .pipeline_posts_roc import POST_KEYS, Post, PostLimits, rank_posts, read_post
-from .relations_bank_roc import descriptions_of
 from .relations_editing_roc import WeightsState
 
 logger = logging.get_logger(__name__)
@@ -72,7 +71,7 @@ class RocPipeline(Pipeline):
                 `threshold`: leave out relations with a lower score, the relation that means "none of these", and pairs
                 that are decided to have no relation;
                 `relations`: rank these instead of the model's, for this call only: mappings of `name`, `descriptions`,
-                and optionally `head_types` and `tail_types`;
+                and optionally `head`, `tail` (what they are, in words), `head_types` and `tail_types`;
                 `none_relation`: which of them means "none of these", if not the one that is called as the model's;
                 `allow_paths`: see the class;
                 `max_pairs`: refuse posts with more pairs, 1,000 by default;
@@ -142,9 +141,7 @@ class RocPipeline(Pipeline):
                 known = features
         model = self.model.with_relations(relations, self.processor, none_relation=none_relation, known=known)
         if encoder is not None:
-            texts = descriptions_of(model.config.relations)
-            features = {**known, **dict(zip(texts, model.relation_bank.features))}
-            self._memory = (tokenizer, WeightsState(encoder), features)
+            self._memory = (tokenizer, WeightsState(encoder), {**known, **model.features_of_texts()})
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .processing_typing_roc import type_id
+from .relations_roc import ENTITY_KEYS
 
 NUM_SEALS = 8  # numbers that tell a row of features from another: two that differ agree in all with odds below 1e-6
 # What rounding to bfloat16 changes of them stays below this share of a row's length.
@@ -27,11 +28,12 @@ class RelationBank(nn.Module):
     is tied to the relation and the description that it was made from: `holds` tells which rows still belong to them.
 
     Attributes:
-        features: `(num_descriptions, feature_dim)` float, one row per description, relation by relation.
+        features: `(num_descriptions, feature_dim)` float, one row per description, relation by relation; a row joins
+            the features of its texts (`texts_of_rows`).
         relation_index: `(num_descriptions,)` int64, the relation that each description belongs to.
         digests: `(num_descriptions,)` int64, `description_digests` of what each row was made from; 0 before that.
         seals: `(num_descriptions, NUM_SEALS)` float, `feature_seals` of each row.
-        encoder_sample: `(feature_dim,)` float, what the frozen description encoder that gave the features gives for a
+        encoder_sample: `(encoder_dim,)` float, what the frozen description encoder that gave the features gives for a
             fixed input; zeros for an encoder that learns.
     """
 
@@ -41,13 +43,13 @@ class RelationBank(nn.Module):
     seals: Tensor
     encoder_sample: Tensor
 
-    def __init__(self, num_descriptions: int, feature_dim: int) -> None:
+    def __init__(self, num_descriptions: int, feature_dim: int, encoder_dim: int) -> None:
         super().__init__()
         self.register_buffer("features", torch.zeros(num_descriptions, feature_dim))
         self.register_buffer("relation_index", torch.zeros(num_descriptions, dtype=torch.long))
         self.register_buffer("digests", torch.zeros(num_descriptions, dtype=torch.long))
         self.register_buffer("seals", torch.zeros(num_descriptions, NUM_SEALS))
-        self.register_buffer("encoder_sample", torch.zeros(feature_dim))
+        self.register_buffer("encoder_sample", torch.zeros(encoder_dim))
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Give features and relation index: where they are offloaded, this call brings them back."""
@@ -119,9 +121,18 @@ class RelationBank(nn.Module):
 
 
 def description_digests(relations: Sequence[Mapping[str, Any]]) -> Tensor:
-    """Compute 8 bytes of the SHA-256 of each description and its relation's name: `(num_descriptions,)` int64."""
-    pairs = ((relation["name"], text) for relation in relations for text in relation["descriptions"])
-    return torch.tensor([text_digest(f"{name}\0{text}") for name, text in pairs], dtype=torch.long, device="cpu")
+    """Compute 8 bytes of the SHA-256 of each description with its relation's name, head and tail.
+
+    Returns:
+        `(num_descriptions,)` int64.
+    """
+    texts = ["\0".join([own["name"], text, *_entities(own)]) for own in relations for text in own["descriptions"]]
+    return torch.tensor([*map(text_digest, texts)], dtype=torch.long, device="cpu")
+
+
+def _entities(relation: Mapping[str, Any]) -> list[str]:
+    given = [relation.get(key, "") for key in ENTITY_KEYS]
+    return given if any(given) else []
 
 
 def text_digest(text: str) -> int:
@@ -174,6 +185,26 @@ def descriptions_of(relations: Sequence[Mapping[str, Any]]) -> list[str]:
     return [text for relation in relations for text in relation["descriptions"]]
 
 
+def texts_of_rows(relations: Sequence[Mapping[str, Any]], *, match_entities: bool) -> list[tuple[str, ...]]:
+    """List what each row of the bank is made of, relation by relation.
+
+    Args:
+        relations: The relations.
+        match_entities: Whether a row also says what head and tail are. Where a relation does not say it, its
+            description does.
+
+    Returns:
+        A tuple per description: itself, or with `match_entities` itself, the head and the tail.
+    """
+    if not match_entities:
+        return [(text,) for text in descriptions_of(relations)]
+    return [
+        (text, *(relation.get(key, text) for key in ENTITY_KEYS))
+        for relation in relations
+        for text in relation["descriptions"]
+    ]
+
+
 def relation_index_of(relations: Sequence[Mapping[str, Any]]) -> Tensor:
     """Number the relation that each description belongs to: `(num_descriptions,)` int64."""
     counts = torch.tensor([len(relation["descriptions"]) for relation in relations], dtype=torch.long)
@@ -190,6 +221,26 @@ def rows_of_relations(relation_index: Tensor, relations: Sequence[int]) -> Tenso
     place[list(relations)] = torch.arange(len(relations), device=place.device)
     places = place[relation_index]
     return places.argsort(stable=True)[: int((places < len(relations)).sum())]
+
+
+def weigh_parts(parts: Tensor, entity_weight: float) -> Tensor:
+    """Join the parts of a vector to one whose cosine with another is the weighted mean of the parts' cosines.
+
+    The whole weighs 1, head and tail `entity_weight / 2` each.
+
+    Args:
+        parts: `(..., 3, dim)`: the whole, the head, the tail.
+        entity_weight: See `ModelSettings`.
+
+    Returns:
+        `(..., 3 * dim)`, L2-normalised.
+
+    Source:
+        Zhao et al., "RE-Matching: A Fine-Grained Semantic Matching Method for Zero-Shot Relation Extraction" (ACL
+        2023). They encode each pair by itself; here one encoding serves all.
+    """
+    shares = parts.new_tensor([1.0, entity_weight / 2, entity_weight / 2]) / (1 + entity_weight)
+    return (functional.normalize(parts, dim=-1) * shares.sqrt()[:, None]).flatten(-2)
 
 
 def pool_descriptions(description_embeds: Tensor, relation_index: Tensor, num_relations: int) -> Tensor:

@@ -19,11 +19,11 @@ from .messages_roc import did_you_mean, shorten
 from .relations_bank_roc import (
     RelationBank,
     description_digests,
-    descriptions_of,
     rebind_forward,
     relation_index_of,
     rows_of_relations,
     text_digest,
+    texts_of_rows,
 )
 from .relations_file_roc import SavedRelations, encoder_fingerprint, read_relations, write_relations
 from .relations_roc import normalise_relations
@@ -85,7 +85,8 @@ def _changes(module: nn.Module) -> list[Any] | None:
 class RelationEditing:
     """The part of `RocModel` that changes its relations: configuration and bank together, or neither.
 
-    `relations` are mappings of `name`, `descriptions`, and optionally `head_types` and `tail_types`; `processor` is the
+    `relations` are mappings of `name`, `descriptions`, and optionally `head`, `tail` (what they are, in words),
+    `head_types` and `tail_types`; `processor` is the
     model's `RocProcessor`, which tokenises the descriptions. Where a method raises, the model stays as it was.
     """
 
@@ -237,14 +238,15 @@ class RelationEditing:
         known: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Take relations that are in the form of `RocConfig.relations`; `known` are descriptions' features."""
-        bank, texts, features = self.relation_bank, descriptions_of(checked), {**(known or {})}
+        bank, rows, features = self.relation_bank, self._texts_of_rows(checked), {**(known or {})}
         bank.check_is_here()
-        if missing := [text for text in dict.fromkeys(texts) if text not in features]:
-            features |= self._known_features(missing)
-        new = self.encode_texts([text for text in missing if text not in features], processor)
+        texts = dict.fromkeys(text for row in rows for text in row)
+        if any(text not in features for text in texts):
+            features = self._known_features() | features
+        new = self.encode_texts([text for text in texts if text not in features], processor)
         features |= new
         sample = self._encoder_sample() if new or not bank.is_encoded else None
-        bank.replace(torch.stack([features[text] for text in texts]), checked, sample)
+        bank.replace(torch.stack([torch.cat([features[text] for text in row]) for row in rows]), checked, sample)
         self.config.replace_relations(checked, none_relation)
 
     def add_relations(self, relations: Sequence[Mapping[str, Any]], processor: Any) -> None:
@@ -295,7 +297,7 @@ class RelationEditing:
             relations: The relations.
             processor: The model's processor.
             none_relation: Name of the relation that means "none of these".
-            known: Features `(feature_dim,)` of descriptions that need not be encoded again.
+            known: Features `(encoder_dim,)` of texts that need not be encoded again, as `features_of_texts` gives them.
 
         Raises:
             ValueError: As `set_relations`.
@@ -390,8 +392,16 @@ class RelationEditing:
                     f"The model has no relation {name!r}.{did_you_mean(name, known)} It has {shorten(str([*known]))}."
                 )
 
-    def _known_features(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Give the features of descriptions that are in the bank, without those that may be out of date."""
+    def _texts_of_rows(self, relations: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+        return texts_of_rows(relations, match_entities=bool(self.config.entity_weight))
+
+    def features_of_texts(self) -> dict[str, Tensor]:
+        """Give the features in the bank, `(encoder_dim,)` each, by the text that each was made from."""
+        rows = zip(self._texts_of_rows(self.config.relations), self.relation_bank.features)
+        return {text: part for texts, row in rows for text, part in zip(texts, row.chunk(len(texts)))}
+
+    def _known_features(self) -> dict[str, Tensor]:
+        """Give the features of texts that are in the bank; none where some may be out of date."""
         bank = self.relation_bank
         if self.relation_model is None or not self.bank_has_own_encoder():
             return {}
@@ -399,9 +409,9 @@ class RelationEditing:
             checked = self._checked_texts()
         except ValueError:
             return {}
-        wanted, held = set(texts), bank.holds(checked.digests).tolist()
-        rows = zip(descriptions_of(checked.relations), range(len(held)), held)
-        return {text: bank.features[row] for text, row, is_held in rows if is_held and text in wanted}
+        rows = zip(self._texts_of_rows(checked.relations), bank.features, bank.holds(checked.digests).tolist())
+        parts = (zip(texts, row.chunk(len(texts))) for texts, row, is_held in rows if is_held)
+        return {text: part for row in parts for text, part in row}
 
     def check_encoder(self, where: Any = "The model") -> None:
         """Refuse, with a ValueError, a bank that another encoder made: new descriptions would not fit the old ones."""
@@ -429,7 +439,7 @@ class RelationEditing:
         return bool((self.relation_bank.encoder_sample.float() - sample).norm() <= SAMPLE_TOLERANCE * sample.norm())
 
     def _encoder_sample(self) -> Tensor:
-        """Encode a fixed input by the frozen description encoder: `(feature_dim,)`; zeros for one that learns."""
+        """Encode a fixed input by the frozen description encoder: `(encoder_dim,)`; zeros for one that learns."""
         encoder = self.relation_model
         if encoder is None:
             return torch.zeros_like(self.relation_bank.encoder_sample)
@@ -438,7 +448,7 @@ class RelationEditing:
         return encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].mean(dim=0)
 
     def encode_texts(self, texts: Sequence[str], processor: Any) -> dict[str, Tensor]:
-        """Encode descriptions to `(feature_dim,)` each, before the projection and without dropout.
+        """Encode descriptions to `(encoder_dim,)` each, before the projection and without dropout.
 
         Texts of like length are encoded together.
 

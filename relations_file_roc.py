@@ -123,7 +123,7 @@ def _checked_features(tensors: dict[str, Tensor], relations: Sequence[dict[str, 
 
 def _are_tied(tensors: dict[str, Tensor], relations: Sequence[dict[str, Any]]) -> bool:
     """Whether each row of features was made from the description that the file has in its place."""
-    bank = RelationBank(0, 1)
+    bank = RelationBank(0, 1, 1)
     for name, tensor in tensors.items():
         setattr(bank, name, tensor)
     digests = bank.digests

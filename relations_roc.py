@@ -1,4 +1,4 @@
-"""Relations as callers give them: names, descriptions, and the types of head and tail; checked at the border."""
+"""Relations as callers give them: names, descriptions, and what head and tail are; checked at the border."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import Any
 from .messages_roc import check_unicode, did_you_mean, quote
 from .processing_typing_roc import ENTITY_TYPES, type_hint, word_of_type
 
-RELATION_KEYS = ("name", "descriptions", "head_types", "tail_types")
+ENTITY_KEYS = ("head", "tail")  # what the head is, and what the tail is, in words
+RELATION_KEYS = ("name", "descriptions", *ENTITY_KEYS, "head_types", "tail_types")
 
 
 def normalise_relations(
     relations: Sequence[Mapping[str, Any]], none_relation: str | None, entity_types: Sequence[str] = ENTITY_TYPES
 ) -> list[dict[str, Any]]:
-    """Check relations and bring them into one form: plain dictionaries with all four keys, in the given order.
+    """Check relations and bring them into one form: plain dictionaries, in the given order.
+
+    They have all keys but `head` and `tail`, which stay away where they are not given.
 
     Args:
-        relations: Mappings of `name`, `descriptions`, and optionally `head_types`, `tail_types`.
+        relations: Mappings of `name`, `descriptions`, and optionally `head`, `tail`, `head_types`, `tail_types`.
         none_relation: Name of the relation that means "none of these", or None.
         entity_types: The types that `head_types` and `tail_types` may name, by their words or by a tag such as PER.
 
     Raises:
-        ValueError: If a name is missing, empty or given twice; a relation has no description or an empty one; a key
-            or type is unknown; or `none_relation` is not among the names.
+        ValueError: If a name is missing, empty or given twice; a relation has no description or an empty one; `head` or
+            `tail` is no text; a key or type is unknown; or `none_relation` is not among the names.
     """
     if not isinstance(relations, Sequence) or isinstance(relations, str):
         raise ValueError(f"relations is a list of mappings with the keys {RELATION_KEYS}; given {quote(relations)}.")
@@ -64,6 +67,7 @@ def _normalise_relation(relation: Mapping[str, Any], entity_types: Sequence[str]
     return {
         "name": name,
         "descriptions": _normalise_descriptions(name, relation.get("descriptions")),
+        **{key: _normalise_entity(name, key, relation[key]) for key in ENTITY_KEYS if relation.get(key) is not None},
         "head_types": _normalise_types(name, "head_types", relation.get("head_types"), entity_types),
         "tail_types": _normalise_types(name, "tail_types", relation.get("tail_types"), entity_types),
     }
@@ -82,6 +86,16 @@ def _normalise_descriptions(name: str, descriptions: Any) -> list[str]:
     for text in texts:
         check_unicode(text, f"A description of the relation {quote(name)}")
     return [text.strip() for text in texts]
+
+
+def _normalise_entity(name: str, key: str, text: Any) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(
+            f"Relation {quote(name)}: {key} says in a few words what the {key} is, such as 'a film or series'; given "
+            f"{quote(text)}. Leave it out where nothing is to be said."
+        )
+    check_unicode(text, f"{key} of the relation {quote(name)}")
+    return text.strip()
 
 
 def _normalise_types(name: str, key: str, types: Any, entity_types: Sequence[str]) -> list[str]:

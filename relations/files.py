@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from roc.messages_roc import did_you_mean, on_one_line, quote
 from roc.processing_typing_roc import ENTITY_TYPES
-from roc.relations_roc import RELATION_KEYS, normalise_relations
+from roc.relations_roc import ENTITY_KEYS, RELATION_KEYS, normalise_relations
 from roc.support.files import atomic_write
 from roc.support.reading import format_yaml, parse_yaml, read_text
 from roc.support.resources import find_file
@@ -40,8 +40,8 @@ class RelationInventory:
 
         The whole name is taken, so that no two relations read alike: MNRE has two kinds of `alternate_names`.
         """
-        relations = [{**own, "descriptions": [_in_words(own["name"])]} for own in self.relations]
-        return replace(self, relations=relations)
+        without = [{key: value for key, value in own.items() if key not in ENTITY_KEYS} for own in self.relations]
+        return replace(self, relations=[{**own, "descriptions": [_in_words(own["name"])]} for own in without])
 
 
 def read_relation_file(
@@ -71,7 +71,7 @@ def load_drafts(path: str | os.PathLike[str], *, only_names: bool = False) -> di
     Returns:
         What `write_relation_file` takes: the keys `version`, `language` (None if not given), `none_relation` and
         `relations`. A relation has `name`, `descriptions` (empty where none is written yet), `head_types`,
-        `tail_types`, and `provenance` and `reviewed` where they are given.
+        `tail_types`, and `head`, `tail`, `provenance` and `reviewed` where they are given.
 
     Raises:
         FileNotFoundError: If there is no such file.

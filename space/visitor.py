@@ -183,7 +183,7 @@ def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dic
 
     Args:
         rows: What `rows_of_relations` gives, edited. A row without name and descriptions is left out.
-        known: The model's relations. A row that has the name of one gets its head and tail types.
+        known: The model's relations. A row that has the name of one gets what it says of head and tail.
 
     Returns:
         Relations as `RocModel.set_relations` takes them.
@@ -191,7 +191,8 @@ def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dic
     Raises:
         ValueError: If anything is missing or too large; the message is for the visitor. The model checks the rest.
     """
-    types = {own["name"]: {key: own[key] for key in ("head_types", "tail_types")} for own in known}
+    kept = ("head", "tail", "head_types", "tail_types")
+    entities = {own["name"]: {key: own[key] for key in kept if key in own} for own in known}
     given = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
     texts = [[str(row.get(key) or "").strip() for key in ("name", "descriptions")] for row in given]
     relations = [_relation(*own) for own in texts if any(own)]
@@ -200,7 +201,7 @@ def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dic
     most = max(MAX_RELATIONS, len(known))
     if len(relations) > most:
         raise ValueError(f"There are {len(relations)} relations; at most {most} are read. Remove some.")
-    return [{**relation, **types.get(relation["name"], {})} for relation in relations]
+    return [{**relation, **entities.get(relation["name"], {})} for relation in relations]
 
 
 def _relation(name: str, lines: str) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def find_competitors(data: RunData, model: RocModel, *, max_resemblance: float) 
 def pooled_relations(model: RocModel) -> Tensor:
     """Pool the descriptions of a model's relations, as its description encoder gives them: `(relations, dim)`."""
     features, relation_index = model.relation_bank()
+    features = features[:, : len(model.relation_bank.encoder_sample)]  # of the descriptions, without head and tail
     return pool_descriptions(functional.normalize(features, dim=-1), relation_index, model.config.num_relations)
 
 

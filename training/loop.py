@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from roc.evaluation.predictions import Predictions
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relations_bank_roc import descriptions_of
+from roc.relations_bank_roc import texts_of_rows
 from roc.samples.batching import LengthBucketBatchSampler, ProcessShares, SampleCollator
 from roc.samples.reading import count_unreadable, settle_unreadable
 from roc.samples.report import format_batch, report_data
@@ -351,7 +351,9 @@ class TrainingRun:
             size = self.processor.image_processor.size
             inputs["pixel_values"] = torch.zeros(1, 3, size["height"], size["width"], device=device)
         if config.model.head == "retrieval" and config.share_description_encoder:  # read again at every step
-            tokens = self.processor.tokenize_descriptions(descriptions_of(self.data.training.relations)).to(device)
+            match_entities = bool(config.model.entity_weight)
+            rows = texts_of_rows(self.data.training.relations, match_entities=match_entities)
+            tokens = self.processor.tokenize_descriptions([text for part in zip(*rows) for text in part]).to(device)
             inputs |= {"relation_" + name: tensor for name, tensor in tokens.items()}
         return inputs
 

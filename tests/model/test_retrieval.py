@@ -162,7 +162,7 @@ def test_descriptions_are_numbered_relation_by_relation() -> None:
 
 
 def test_a_bank_takes_other_descriptions_without_their_gradient() -> None:
-    bank = RelationBank(1, 4)
+    bank = RelationBank(1, 4, 4)
     features = torch.randn(3, 4, requires_grad=True)
     bank.replace(features, relations(1, 2))
     assert torch.equal(bank.features, features)
@@ -173,7 +173,7 @@ def test_a_bank_takes_other_descriptions_without_their_gradient() -> None:
 
 @pytest.mark.parametrize("given", [2, 4])
 def test_a_bank_refuses_more_or_fewer_features_than_descriptions(given: int) -> None:
-    bank = RelationBank(1, 4)
+    bank = RelationBank(1, 4, 4)
     with pytest.raises(ValueError, match=f"have 3 descriptions, but {given} features"):
         bank.replace(torch.randn(given, 4), relations(1, 2))
 
