@@ -224,7 +224,7 @@ def _card_data(
     return ModelCardData(
         library_name="transformers",
         license=LICENSE,
-        language=None if "jsonl" in run.datasets else "en",
+        language=None if {"jsonl", "joint"} & {*run.datasets} else "en",
         pipeline_tag="visual-question-answering" if sees_pictures else "text-classification",
         tags=[tag for tag, applies in tags.items() if applies],
         base_model=run.base_models or None,
