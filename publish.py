@@ -90,6 +90,8 @@ def _add_card(folder: Path, options: argparse.Namespace) -> None:
         revision=options.tag,
         test_scores=options.test_scores,
         robustness=options.robustness,
+        zero_shot=options.zero_shot,
+        everyday=options.everyday,
         examples=examples,
         data_note=None if options.data_note is None else Path(options.data_note).read_text(encoding="utf-8"),
         dataset_id=options.dataset_id,
@@ -122,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--other_seeds", nargs="+", default=[], help="folders of runs that differ in the seed")
     card.add_argument("--test_scores", nargs="+", default=[], help="what score.py printed, a file for each run")
     card.add_argument("--robustness", help="file with what benchmarks/robustness.py printed")
+    card.add_argument("--zero_shot", help="results.json of python -m roc.evaluation.zero_shot about the recipe")
+    card.add_argument("--everyday", help="what score.py printed about the sentences in tests/everyday")
     card.add_argument("--examples", help="JSON file with posts to show: text, head, tail, image (path from there)")
     card.add_argument("--data_note", help="Markdown file that says where the data come from, and their licence")
     card.add_argument("--dataset_id", help="the data set on the Hub")

@@ -27,7 +27,16 @@ from roc.dataset_scripts.loading import BUILDERS
 from roc.evaluation.calibration import MIN_PAIRS
 from roc.inference.posts import load_model
 from roc.pipeline_roc import RocPipeline
-from roc.publishing.run_records import SCORES, RunRecord, public, read_robustness, read_runs, read_test_scores
+from roc.publishing.run_records import (
+    SCORES,
+    RunRecord,
+    public,
+    read_robustness,
+    read_runs,
+    read_scores,
+    read_test_scores,
+    read_zero_shot,
+)
 from roc.support.files import atomic_write
 from roc.support.markdown import code, fence, prose
 from roc.support.resources import PACKAGE_ROOT
@@ -80,6 +89,8 @@ def write_model_card(
     revision: str | None = None,
     test_scores: Sequence[str | Path] = (),
     robustness: str | Path | None = None,
+    zero_shot: str | Path | None = None,
+    everyday: str | Path | None = None,
     examples: Sequence[Mapping[str, Any]] | None = None,
     data_note: str | None = None,
     dataset_id: str | None = None,
@@ -97,6 +108,8 @@ def write_model_card(
         test_scores: Files with what `score.py --split test` printed of the runs, in their order; the last runs may
             have none.
         robustness: File with what `benchmarks/robustness.py` printed about the first run's model.
+        zero_shot: File `results.json` of the zero-shot protocol about the recipe of the runs.
+        everyday: File with what `score.py` printed of this model about the sentences in `tests/everyday`.
         examples: Posts as the pipeline takes them, with `head` and `tail`, and `image` as a path in `folder`; the card
             shows code for the first, the widget shows all. None takes some that suit the data set.
         data_note: Markdown that says where the data come from and under which licence, which a run does not record.
@@ -132,6 +145,8 @@ def write_model_card(
         runs=records,
         tests=tests,
         robust=robust,
+        zero_shot=None if zero_shot is None else read_zero_shot(zero_shot),
+        everyday=None if everyday is None else read_scores(everyday, model.config.relation_names),
         data_note=data_note,
         left_out=sorted({source["name"] for source in left_out.values()}),
     )

@@ -222,22 +222,50 @@ def read_test_scores(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If there are more files than runs, a file is not what `score.py` printed, it scores other relations
-            than the model's, or it has the scores of the validation split.
+        ValueError: If there are more files than runs, a file has the scores of the validation split, or as
+            `read_scores`.
     """
     if len(files) > len(runs):
         raise ValueError(f"There are {len(files)} files of test scores for {len(runs)} runs. Give one for each run.")
     read = []
     for file, run in zip(files, runs):
-        scores = _read(Path(file))
-        _check_scores(scores, file)
-        unknown = sorted(set(scores["per_relation"]) - set(relations) - {""})  # "" is what a model abstains with
-        if unknown:
-            raise ValueError(f"{file} scores {shorten(str(unknown))}, which this model does not know.")
+        scores = read_scores(file, relations)
         if scores == run.metrics["val"]:
             raise ValueError(f"{file} holds the validation scores of {run.folder}, not those of the test split.")
         read.append(scores)
     return [*read, *[None] * (len(runs) - len(read))]
+
+
+def read_scores(file: str | Path, relations: Collection[str]) -> dict[str, Any]:
+    """Read what `score.py` printed about a model that knows these relations.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not what `score.py` printed, or it scores other relations.
+    """
+    scores = _read(Path(file))
+    _check_scores(scores, file)
+    unknown = sorted(set(scores["per_relation"]) - set(relations) - {""})  # "" is what a model abstains with
+    if unknown:
+        raise ValueError(f"{file} scores {shorten(str(unknown))}, which this model does not know.")
+    return scores
+
+
+def read_zero_shot(file: str | Path) -> dict[str, Any]:
+    """Read what the zero-shot protocol found of a recipe: `recipe`, and `means` by the number of unseen relations.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not the protocol's `results.json`, or no split has been trained.
+    """
+    content = _read(Path(file))
+    means = content.get("means")
+    if "recipe" not in content or not isinstance(means, dict):
+        raise ValueError(f"{file} is not the results.json that python -m roc.evaluation.zero_shot wrote.")
+    trained = {number: own for number, own in means.items() if {"trained", "untrained"} <= own.keys()}
+    if not trained:
+        raise ValueError(f"{file} has no scores of a trained model: run the protocol to its end.")
+    return {"recipe": content["recipe"], "means": trained}
 
 
 def read_robustness(file: str | Path, run: RunRecord) -> dict[str, Any]:

@@ -9,6 +9,7 @@ relations than those of its training, encoded, as a model that is made for relat
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,12 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output_dir", required=True, help="where to write the checkpoint")
     parser.add_argument("--relations", help="relation file to take in place of the relations of the training")
     parser.add_argument("--data_note", type=Path, help="file with Markdown about the data, for the card")
+    parser.add_argument("--zero_shot", help="results.json of python -m roc.evaluation.zero_shot, for the card")
+    everyday = "what score.py printed of the model with these relations about the sentences in tests/everyday, likewise"
+    parser.add_argument("--everyday", help=everyday)
     options = vars(parser.parse_args(arguments))
     return run_program(lambda: save_small_checkpoint(options.pop("model"), options.pop("output_dir"), **options))
 
 
 def save_small_checkpoint(
-    run: str | Path, folder: str | Path, *, relations: str | None = None, data_note: Path | None = None
+    run: str | Path,
+    folder: str | Path,
+    *,
+    relations: str | None = None,
+    data_note: Path | None = None,
+    **scores: str | None,
 ) -> dict[str, Any]:
     """Write a run's model without its text encoders, and its model card.
 
@@ -59,6 +68,7 @@ def save_small_checkpoint(
         relations: Relation file whose relations the model is to have, encoded; None for those of its training. Its
             thresholds and temperatures stay as they are.
         data_note: File with Markdown that says where the data come from, for the card.
+        **scores: Files with scores for the card, `zero_shot` and `everyday`, as `write_model_card` takes them.
 
     Returns:
         `output_dir`, `bytes` in all files and `encoders`, the names of the encoders that are not in them.
@@ -101,8 +111,11 @@ def save_small_checkpoint(
         for file in COPIED:
             if (run / file).is_file():
                 shutil.copy(run / file, new / file)
+        if relations is not None:
+            told = read_json(new / METRICS_FILE) | {"relations_after_training": Path(relations).name}  # for the card
+            (new / METRICS_FILE).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         note = None if data_note is None else data_note.read_text(encoding="utf-8")
-        write_model_card(new, [new], repo_id="/".join(folder.resolve().parts[-2:]), data_note=note)
+        write_model_card(new, [new], repo_id="/".join(folder.resolve().parts[-2:]), data_note=note, **scores)
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return {"output_dir": str(folder), "bytes": num_bytes, "encoders": dict.fromkeys(sources, name)}
 

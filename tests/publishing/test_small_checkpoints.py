@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -17,11 +20,16 @@ from transformers import AutoModel, AutoProcessor, BertModel
 from roc.inference.posts import load_model
 from roc.modeling_roc import RocModel
 from roc.modeling_saving_roc import has_adapter
+from roc.publishing.run_records import read_zero_shot
 from roc.publishing.small_checkpoints import main, save_small_checkpoint
 from roc.train import main as train
 from roc.training.adapters import save_model, without_adapter
 from roc.training.settings import RunConfig, load_run_config
 
+OWN = [
+    {"name": "met", "descriptions": ["the head met the tail", "the two met"]},
+    {"name": "away", "descriptions": ["the two are away"]},
+]
 TEXT, ENTITIES = "ann kissed bob in paris", [(0, 3), (11, 14)]
 
 
@@ -195,21 +203,84 @@ def test_the_command_replaces_an_earlier_one_and_nothing_else(
     assert "exists and is no small checkpoint" in capsys.readouterr().err
 
 
-def test_other_relations_than_the_runs_come_encoded_and_everything_else_stays(run: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def open_model(run: Path) -> Path:
+    """A small checkpoint with other relations than its run's, and what was measured of it."""
+    folder = run.parent / "released"
+    folder.mkdir()
+    (folder / "own.yaml").write_text(json.dumps({"none_relation": "away", "relations": OWN}), encoding="utf-8")
+    per_relation = {name: {"f1": 0.5, "support": 2} for name in ("met", "away")}
+    scores = {"accuracy": 0.7, "precision": 0.6, "recall": 0.5, "micro_f1": 0.55, "macro_f1": 0.51}
+    everyday = {**scores, "per_relation": per_relation, "n": 4}
+    (folder / "everyday.json").write_text(json.dumps(everyday), encoding="utf-8")
+    means = {"trained": {"macro_f1": spread(0.9, 0.8), "f1_of_means": spread(0.91, 0.83)}}
+    means["untrained"] = {"macro_f1": spread(0.6, 0.6)}
+    zero_shot = {"recipe": "configs/tiny.yaml", "means": {"5": means, "10": {"untrained": means["untrained"]}}}
+    (folder / "zero_shot.json").write_text(json.dumps(zero_shot), encoding="utf-8")
+    files = {name: str(folder / f"{name}.json") for name in ("everyday", "zero_shot")}
+    save_small_checkpoint(run, folder / "open", relations=str(folder / "own.yaml"), **files)
+    return folder / "open"
+
+
+def spread(*values: float) -> dict[str, Any]:
+    return {"mean": mean(values), "std": stdev(values), "values": values}
+
+
+def test_other_relations_than_the_runs_come_encoded_and_everything_else_stays(run: Path, open_model: Path) -> None:
     """They are those that a model has which takes them on the spot."""
-    file = tmp_path / "own.yaml"
-    met = {"name": "met", "descriptions": ["the head met the tail", "the two met"]}
-    away = {"name": "away", "descriptions": ["the two are away"]}
-    file.write_text(json.dumps({"none_relation": "away", "relations": [met, away]}), encoding="utf-8")
-    save_small_checkpoint(run, tmp_path / "small", relations=str(file))
-    model, told = AutoModel.from_pretrained(tmp_path / "small", output_loading_info=True)
+    model, told = AutoModel.from_pretrained(open_model, output_loading_info=True)
     assert not told["missing_keys"]
     assert (model.config.relation_names, model.config.none_relation) == (["met", "away"], "away")
     expected = load_model(str(run))[0]
     assert model.config.none_threshold == expected.config.none_threshold
     assert model.config.probability_temperature == expected.config.probability_temperature
-    expected.set_relations([met, away], AutoProcessor.from_pretrained(run), none_relation="away")
+    expected.set_relations(OWN, AutoProcessor.from_pretrained(run), none_relation="away")
     torch.testing.assert_close(logits(model, run), logits(expected, run), rtol=0, atol=0.01)
+
+
+def test_its_card_tells_training_from_the_relations_that_it_has(open_model: Path) -> None:
+    card = (open_model / "README.md").read_text(encoding="utf-8")
+    assert "got the relations of `own.yaml` after training, by their descriptions: the scores of its training" in card
+    assert "| `met` | the head met the tail |\n" in card
+    assert "validation F1" not in card
+    assert "What training measured is of the relations that it was validated with" in card
+    assert "Accuracy counts all" not in card
+    assert "| 5 | 2 | 85.0 ± 7.1 | 87.0 ± 5.7 | 60.0 ± 0.0 |\n" in card
+    assert "recipe `configs/tiny.yaml`" in card
+    assert "| 10 |" not in card, "no split of ten was trained"
+    assert "\n4 sentences with two entities" in card
+    assert "| 70.0 | 60.0 | 50.0 | 55.0 | 51.0 |\n" in card
+
+
+def test_the_code_of_its_card_asks_about_relations_of_ones_own(
+    open_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(open_model.parents[1])
+    card = (open_model / "README.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL))
+    capsys.readouterr()
+    exec(code, {})
+    *_, own = capsys.readouterr().out.splitlines()
+    assert {found["relation"] for found in ast.literal_eval(own)} == {"mentors", "none"}
+
+
+def test_the_card_of_a_run_s_own_relations_says_nothing_of_others(small: Path) -> None:
+    card = (small / "README.md").read_text(encoding="utf-8")
+    assert "validation F1" in card
+    assert "after training, by their descriptions" not in card
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"recipe": "a"}, "is not the results.json that python -m roc.evaluation.zero_shot wrote"),
+        ({"recipe": "a", "means": {"5": {"untrained": {}}}}, "has no scores of a trained model"),
+    ],
+)
+def test_a_file_without_zero_shot_scores_is_refused(content: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_zero_shot(tmp_path / "results.json")
 
 
 def test_a_relation_file_that_is_missing_or_malformed_is_refused_and_nothing_is_written(
