@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shlex
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +22,12 @@ from roc.dataset_scripts.auditing.lookup import Score, bin_numbers, encode, scor
 from roc.dataset_scripts.auditing.report import plot_audit, sentence, to_markdown, write_report
 from roc.dataset_scripts.auditing.rows import AuditedRow, group_rows, load_audited_rows
 from roc.dataset_scripts.auditing.side_inputs import read_side_inputs
-from roc.dataset_scripts.leak_audit import main
+from roc.dataset_scripts.leak_audit import _parser, _side_input_files, main
 from roc.dataset_scripts.scenes import build_scenes
 from roc.dataset_scripts.schema import object_entity, text_entity
 from roc.dataset_scripts.synthetic import build_synthetic
 
+ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS = 600
 RELATIONS = ["None"] * 60 + ["/per/per/peer"] * 25 + ["/per/org/member_of"] * 15
 SIZES = [(640, 480), (480, 640), (500, 500)]
@@ -637,6 +640,15 @@ def test_the_command_reads_side_inputs_and_says_what_is_wrong(
     assert "Rows without their picture were dropped" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"There is no dataset 'jsnl'.*Did you mean 'jsonl'"):
         load_audited_rows("jsnl", tmp_path)
+
+
+def test_the_commands_of_the_documents_are_options_that_there_are() -> None:
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("docs/honest_mnre.md", "RESULTS.md"))
+    found = re.findall(r"^python -m roc\.dataset_scripts\.leak_audit (.*)$", text.replace("\\\n", ""), re.MULTILINE)
+    assert len(found) == 4
+    for command in found:
+        options = _parser().parse_args(shlex.split(command.replace("SPLITS", "train val")))
+        assert set(_side_input_files(options.side_inputs)) <= {"train", "val"}
 
 
 def test_the_plot_has_a_bar_and_a_baseline_for_each_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
