@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
-    from roc.inference.drawing import check_png  # here, as the next: PyTorch takes seconds to import
-    from roc.inference.posts import explain_post, load_model, predict
+    from roc.inference.posts import explain_post, load_model, predict  # here: PyTorch takes seconds to import
+    from roc.support.figures import check_png
 
     if (options.head is None) != (options.tail is None):
         raise ValueError("Give both --head and --tail, or neither for all pairs.")

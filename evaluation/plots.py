@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from roc.inference.drawing import INK, MUTED, check_png, entity_color, new_figure, save_figure, set_fonts
+from roc.inference.drawing import set_fonts
+from roc.support.figures import INK, MUTED, check_png, entity_color, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

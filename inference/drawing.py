@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain, groupby, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from PIL import Image, ImageColor
 
 from roc.processing_entities_roc import check_entity, check_pairs
 from roc.processing_images_roc import open_image
-from roc.support.files import atomic_write
+from roc.support.figures import INK, MUTED, check_png, entity_color, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,9 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_PAIRS, MAX_RELATIONS, MAX_TEXT_LINES, MAX_DESCRIPTION_LINES = 6, 5, 24, 3
-# Blue, orange, green, pink, violet, teal, red, olive: dark enough for small type on white (contrast at least 4.5 : 1).
-ENTITY_COLORS = ("#2563eb", "#c2410c", "#047857", "#be185d", "#6d28d9", "#0e7490", "#b91c1c", "#4d7c0f")
-INK, MUTED, TOWARDS, AWAY = "#18202f", "#5c6779", "#dc2626", "#2563eb"  # the last two colour what moved a pair
+TOWARDS, AWAY = "#dc2626", "#2563eb"  # colour what moved a pair
 MISSING = "\N{REPLACEMENT CHARACTER}"  # stands for a character that no font has
 DPI = 160
 _CHIP = {"pad": 3, "linewidth": 0}
@@ -43,33 +40,6 @@ _WORD = re.compile(rf"\n|[\u0e40-\u0e44]?[{_LETTERS}][{_MARKS}]*|[^\s{_LETTERS}]
 _POINT = re.compile("[-.,:;!?/\u2026\u060c\u061b\u061f]")  # the words beside a point decide its place
 Placed = tuple[float, float, int, int]  # a word of a line: left and right in points, half-open characters of the text
 _TAG = 0xE0100  # invisible marks, which follow the character before them in any order of words
-
-
-def entity_color(index: int) -> str:
-    """Return the colour of the entity at `index`: the same in the text, on the picture and in the pairs."""
-    return ENTITY_COLORS[index % len(ENTITY_COLORS)]
-
-
-def check_png(path: str | os.PathLike[str] | None) -> None:
-    """Refuse a file name that does not end in .png."""
-    if path is not None and Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{os.fspath(path)!r} is written as PNG; give a file name that ends in .png.")
-
-
-def new_figure(width: float, height: float, **options: Any) -> Figure:
-    """Return a figure (in inches) without pyplot's global state, a display, or any other thread's."""
-    try:
-        import bidi  # noqa: F401  (drawings need it a little later)
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Drawings need matplotlib and python-bidi: type `pip install 'roc[plots]'`.") from error
-    return Figure(figsize=(width, height), **options)
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def set_fonts(figure: Figure) -> None:

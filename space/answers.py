@@ -15,11 +15,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from roc.inference.drawing import AWAY, TOWARDS, draw_prediction, entity_color, largest_relevance, tint, with_heat
+from roc.inference.drawing import AWAY, TOWARDS, draw_prediction, largest_relevance, tint, with_heat
 from roc.inference.posts import explain_post, predict
 from roc.modeling_roc import RocModel
 from roc.pipeline_posts_roc import Post
 from roc.processing_roc import RocProcessor
+from roc.support.figures import entity_color
 
 TOP_K = 5  # relations that are shown of one pair
 LARGEST_SIDE, SMALLEST_SIDE = 768, 384  # pixels of a picture in an answer

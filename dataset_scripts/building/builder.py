@@ -229,6 +229,10 @@ class RocDatasetBuilder(ABC):
             "missing_images='no_image' (keep them without a picture); on the command line: --missing_images no_image."
         )
 
+    def kept_rows(self, split: str) -> Sequence[tuple[RawRow, Path | None]]:
+        """Return the checked rows of a split, each with the path of its picture; no picture is opened."""
+        return self._rows[split]
+
     def fingerprint(self) -> str:
         """Return a hash of all that the built rows depend on: `datasets` would else serve old rows after a change."""
         pictures = [dict.fromkeys(path for _, path in rows if path) for rows in self._rows.values()]

@@ -22,7 +22,7 @@ from roc.evaluation.plots import (
     plot_scores_by_variant,
     plot_training_curves,
 )
-from roc.inference.drawing import entity_color
+from roc.support.figures import entity_color
 
 
 @pytest.fixture

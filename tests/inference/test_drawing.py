@@ -21,15 +21,14 @@ from roc.inference import drawing
 from roc.inference.drawing import (
     AWAY,
     DPI,
-    ENTITY_COLORS,
     MAX_PAIRS,
     MAX_RELATIONS,
     MISSING,
     TOWARDS,
     draw_prediction,
-    entity_color,
     with_heat,
 )
+from roc.support.figures import ENTITY_COLORS, entity_color
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("bidi")

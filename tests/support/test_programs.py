@@ -41,7 +41,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "publishing/space_folder.py": ["--output_dir", "a", "--model", "user/roc"],
     **{f"dataset_scripts/{name}.py": DATA for name in BUILDERS},
     **{f"dataset_scripts/{name}.py": ["--output_dir", "a"] for name in ("synthetic", "scenes")},
-    "dataset_scripts/leak_audit.py": ["--data_dir", "a", "--objects", "b", "--split", "val"],
+    "dataset_scripts/leak_audit.py": ["--dataset", "mnre", "--data_dir", "a"],
     "dataset_scripts/wikidata.py": ["--data_dir", "a", "--output", "b"],
     "dataset_scripts/upload.py": ["--dataset", "mnre", "--data_dir", "a", "--repo_id", "user/posts"],
 }
