@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import CONFIG_NAME
 
-from roc.evaluation.calibration import calibrate, predict_by_label
+from roc.evaluation.calibration import calibrate
 from roc.evaluation.predictions import Predictions, predict_relations, score_predictions
 from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
 from roc.modeling_roc import RocModel
@@ -89,19 +89,16 @@ class Validator:
         """
         self.samples.features = None
         saved = self._saved_model(trained)
-        predictions, by_label = self._predict(saved), None
-        # where training has read the labels, they do not stand in for words that it has not read
-        if self.config.model.head == "retrieval" and self.config.described_by == "descriptions":
-            by_label = self._predict(saved, predict_by_label)
-        report = calibrate(saved, predictions, by_label)
+        predictions = self._predict(saved)
+        report = calibrate(saved, predictions)
         if self.accelerator.is_main_process:
             with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
                 file.write(saved.config.to_json_string())
         return predictions, report
 
-    def _predict(self, model: RocModel, predict: Callable[..., Predictions] = predict_relations) -> Predictions:
+    def _predict(self, model: RocModel) -> Predictions:
         options: dict[str, Any] = {"batch_size": self.config.eval_batch_size, "accelerator": self.accelerator}
-        return predict(model, self.processor, self.samples, **options)
+        return predict_relations(model, self.processor, self.samples, **options)
 
     def _saved_model(self, trained: RocModel) -> RocModel:
         """Load the model of the run's folder on the main process, and send its weights to the others."""
