@@ -38,14 +38,14 @@ class DrawnInventory:
 
 
 def draw_inventories(
-    model: RocModel, predictions: Predictions, *, size: int | None = None, num_draws: int, seed: int
+    model: RocModel, predictions: Predictions, *, size: int, num_draws: int, seed: int
 ) -> list[DrawnInventory]:
     """Draw inventories out of the relations that occur, "none of these" aside.
 
     Args:
         model: The model, with the relations of the predictions.
         predictions: Its predictions; rows that it cannot read are left out.
-        size: Relations in an inventory; all that occur if there are fewer. None for half of them.
+        size: Relations in an inventory; all that occur if there are fewer.
         num_draws: How many inventories.
         seed: Decides which relations are drawn.
     """
@@ -53,8 +53,7 @@ def draw_inventories(
     none = None if model.config.none_relation is None else names.index(model.config.none_relation)
     expected = torch.tensor([names.index(name) for name in predictions.expected], dtype=torch.long)
     occurring = [number for number in expected.unique().tolist() if number != none]
-    size = max(1, len(occurring) // 2) if size is None else min(size, len(occurring))
-    rng = random.Random(seed)
+    size, rng = min(size, len(occurring)), random.Random(seed)
     return [_seen_with(sorted(rng.sample(occurring, size)), cosines, expected, none) for _ in range(num_draws)]
 
 

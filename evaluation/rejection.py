@@ -52,7 +52,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             hint = did_you_mean(name, inventory.names)
             raise ValueError(f"--only {name!r} is not a relation of {options.relations}.{hint}")
     if options.only:
-        inventory = restrict_inventory(inventory, {*options.only, inventory.none_relation})
+        inventory = restrict_inventory(inventory, {*options.only, inventory.none_relation or ""})
     model.set_relations(inventory.relations, processor, none_relation=inventory.none_relation)
     only = inventory.names if options.only else ()
     samples = load_split(

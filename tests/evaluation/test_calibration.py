@@ -147,7 +147,7 @@ def test_a_threshold_lies_where_both_kinds_of_pairs_are(num_pairs: int, related:
     model = tiny_model(tiny_processor())
     cosines, labels = cosines_of(num_pairs, related, unrelated, spread=0.1)
     predictions = predictions_of(cosines / model.temperature, labels)
-    calibrate(model, predictions)
+    calibrate(model, predictions, unseen=True)
     if related > unrelated:
         assert unrelated < model.config.none_threshold < related
     else:  # rejecting by the cosine does harm: at best few are
@@ -190,7 +190,7 @@ def test_the_threshold_separates_what_can_be_separated() -> None:
         row[0] = 0.0
         row[label or 1] = 0.7 if label else 0.5
     cosines += 0.05 * torch.rand(cosines.shape, generator=generator)
-    report = calibrate(model, predictions_of(cosines / model.temperature, labels))
+    report = calibrate(model, predictions_of(cosines / model.temperature, labels), unseen=True)
     assert 0.54 < model.config.none_threshold <= 0.7
     assert report["none_threshold"] == model.config.none_threshold
     worth = report["drawn_inventories"]
@@ -204,7 +204,8 @@ def test_where_the_description_of_none_is_right_it_says_so() -> None:
     cosines = 0.1 * functional.one_hot(labels, len(NAMES)).float()
     # of the pair, whatever its relation
     cosines += torch.rand(400, 1, generator=torch.Generator().manual_seed(0)) - 0.5
-    worth = calibrate(model, predictions_of(cosines / model.temperature, labels))["drawn_inventories"]["micro_f1"]
+    report = calibrate(model, predictions_of(cosines / model.temperature, labels), unseen=True)
+    worth = report["drawn_inventories"]["micro_f1"]
     assert worth["described"] == 1
     assert worth["threshold"] < 0.9
 
@@ -224,8 +225,9 @@ def test_worth_is_measured_on_pairs_that_did_not_choose() -> None:
     predictions = predictions_of(logits, torch.randint(0, len(NAMES), (60,), generator=generator))
     worth, chosen = [], []
     for seed in range(8):
-        worth.append(calibrate(model, predictions, seed=seed)["drawn_inventories"]["micro_f1"]["threshold"])
-        draws = draw_inventories(model, predictions, num_draws=50, seed=seed)
+        report = calibrate(model, predictions, unseen=True, seed=seed)
+        worth.append(report["drawn_inventories"]["micro_f1"]["threshold"])
+        draws = draw_inventories(model, predictions, size=1, num_draws=50, seed=seed)
         chosen.append(max(even_f1(own, own.best >= t) for own in draws[:1] for t in own.best.tolist()))
     assert len(set(worth)) > 2  # the halves differ, so what they choose does
     assert max(worth) < min(chosen)
@@ -256,8 +258,8 @@ def test_a_threshold_from_draws_tells_inventories_apart_that_one_from_the_whole_
     predictions = Predictions(
         predictions.row_ids, predictions.expected, predictions.predicted, predictions.logits / model.temperature
     )
-    report = calibrate(model, predictions)
-    whole = fit_threshold(draw_inventories(model, predictions, size=12, num_draws=1, seed=0))
+    report = calibrate(model, predictions, unseen=True)
+    whole = fit_threshold(draw_inventories(model, predictions, size=12, num_draws=1, seed=0), unseen=True)
     others = draw_inventories(model, predictions, size=5, num_draws=10, seed=7)
     drawn_f1, whole_f1 = (
         sum(even_f1(own, own.best >= threshold) for own in others) / len(others)
@@ -270,6 +272,23 @@ def test_a_threshold_from_draws_tells_inventories_apart_that_one_from_the_whole_
 def test_what_is_chosen_depends_on_the_seed_alone() -> None:
     model = tiny_model(tiny_processor())
     predictions = predictions_of(*sampled(1.0, num_pairs=200))
-    first, again, other = (calibrate(model, predictions, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (calibrate(model, predictions, unseen=True, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first["drawn_inventories"] != other["drawn_inventories"]
+
+
+def test_the_threshold_of_relations_that_training_has_seen_does_not_depend_on_how_near_their_pairs_are() -> None:
+    """Pairs are nearer to seen relations than to those that a user writes, which must not be rejected therefore."""
+    model = tiny_model(tiny_processor())
+    labels = torch.arange(600) % len(NAMES)
+    noise = torch.rand(600, len(NAMES), generator=torch.Generator().manual_seed(0))
+    thresholds = {}
+    for nearness in (0.5, 0.9):
+        cosines = noise.clone().masked_fill(functional.one_hot(labels, len(NAMES)).bool() & (labels > 0)[:, None], 2)
+        cosines = torch.where(cosines == 2, nearness, 0.2 * noise)
+        predictions = predictions_of(cosines / model.temperature, labels)
+        for unseen in (False, True):
+            calibrate(model, predictions, unseen=unseen)
+            thresholds[nearness, unseen] = model.config.none_threshold
+    assert thresholds[0.5, False] == thresholds[0.9, False] == pytest.approx(0.2 * 0.7, abs=0.02)
+    assert thresholds[0.5, True] < thresholds[0.9, True] - 0.1
