@@ -97,6 +97,31 @@ def plot_reliability(bins: Sequence[Mapping[str, float]], path: str | os.PathLik
         lower.set(xlabel="confidence", ylabel="share of pairs")
 
 
+def plot_roc_curves(
+    curves: Sequence[tuple[Sequence[float], Sequence[float]]], path: str | os.PathLike[str], *, title: str
+) -> None:
+    """Plot curves of right against wrong acceptance, each thin, and their mean as a thick line.
+
+    Args:
+        curves: For each draw the shares of sentences outside of the inventory that are accepted, from 0 to 1, and of
+            those inside, as `roc.evaluation.rejection.roc_curve` gives them.
+        path: PNG file to write.
+        title: The title.
+    """
+    if not curves:
+        raise ValueError("There are no curves to plot: give at least one.")
+    grid = np.linspace(0, 1, 101)
+    with _plot(path, 4.8, 4.8) as axes:
+        for outside, inside in curves:
+            axes.plot(outside, inside, color=entity_color(0), linewidth=0.6, alpha=0.35)
+        mean = np.mean([np.interp(grid, outside, inside) for outside, inside in curves], axis=0)
+        axes.plot([0, *grid], [0, *mean], color=entity_color(0), linewidth=2, label="mean of the draws")
+        axes.plot([0, 1], [0, 1], color=MUTED, linestyle="--", label="by chance")
+        axes.set(xlabel="accepted of the sentences outside", ylabel="accepted of the sentences inside", title=title)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.legend(loc="lower right", frameon=False)
+
+
 def plot_scores_by_share(
     scores: Mapping[str, Mapping[float, Sequence[float]]], path: str | os.PathLike[str], *, score: str
 ) -> None:

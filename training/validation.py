@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from transformers.utils import CONFIG_NAME
 
-from roc.evaluation.calibration import calibrate, predict_by_label
+from roc.evaluation.calibration import calibrate
 from roc.evaluation.predictions import Predictions, predict_relations, score_predictions
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -74,11 +74,9 @@ class Validator:
         for samples in self.data.val_sets:
             samples.features = None
         saved = self._among_validating(self._saved_model(trained))
-        predictions, by_label = self._predict(saved), None
-        # where training has read the labels, they do not stand in for words that it has not read
-        if self.config.model.head == "retrieval" and self.config.described_by == "descriptions":
-            by_label = Predictions.joined(self._predict(saved, predict_by_label))
-        report = calibrate(saved, Predictions.joined(predictions), by_label)
+        predictions = self._predict(saved)
+        unseen = all(source.settings.eval_relations for source in self.data.sources)
+        report = calibrate(saved, Predictions.joined(predictions), unseen=unseen)
         if self.accelerator.is_main_process:
             saved.config.replace_relations(self.data.training.relations, self.data.training.none_relation)
             with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
@@ -93,11 +91,11 @@ class Validator:
         relations, none_relation = validating.relations, validating.none_relation
         return model.with_relations(relations, self.processor, none_relation=none_relation)
 
-    def _predict(self, model: RocModel, predict: Callable[..., Predictions] = predict_relations) -> list[Predictions]:
+    def _predict(self, model: RocModel) -> list[Predictions]:
         """Predict the pairs of each source, among its own relations."""
         options: dict[str, Any] = {"batch_size": self.config.eval_batch_size, "accelerator": self.accelerator}
         return [
-            predict(model, self.processor, samples, among=set(source.validated_names), **options)
+            predict_relations(model, self.processor, samples, among=set(source.validated_names), **options)
             for source, samples in zip(self.data.sources, self.data.val_sets)
         ]
 

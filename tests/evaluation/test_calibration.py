@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-from tiny import NONE_RELATION, RELATIONS, tiny_model, tiny_processor
+from tiny import RELATIONS, tiny_model, tiny_processor
 from torch import Tensor
 from torch.nn import functional
 
-import roc.evaluation.calibration
 from roc.evaluation.calibration import (
     calibrate,
     expected_calibration_error,
     fit_temperature,
-    predict_by_label,
+    fit_threshold,
     reliability,
 )
+from roc.evaluation.drawn import draw_inventories, even_f1
 from roc.evaluation.predictions import Predictions
 from roc.modeling_decisions_roc import HARD_PENALTY, relation_probabilities
-from roc.relations_bank_roc import descriptions_of
 
 NAMES = [relation["name"] for relation in RELATIONS]
 
@@ -105,21 +102,31 @@ def test_too_few_pairs_leave_the_model_as_it_is_and_the_log_says_so(
 ) -> None:
     model = tiny_model(tiny_processor())
     predictions = predictions_of(*(own[:num_pairs] for own in sampled(3.0)))
-    report = calibrate(model, predictions, predictions)
+    report = calibrate(model, predictions)
     assert model.config.probability_temperature == report["probability_temperature"] == 1
     assert model.config.none_threshold is None
     assert report["num_pairs"] == num_pairs
-    assert "abstention" not in report
+    assert "drawn_inventories" not in report
     assert f"{num_pairs} validation pairs are too few to calibrate" in caplog.text
 
 
-@pytest.mark.parametrize(("num_unrelated", "is_fitted"), [(0, False), (9, False), (10, True), (30, True), (31, False)])
-def test_a_threshold_needs_pairs_of_both_kinds(num_unrelated: int, is_fitted: bool) -> None:
+@pytest.mark.parametrize(
+    ("counts", "is_fitted"),
+    [
+        ([0, 40, 0, 0], False),
+        ([9, 31, 0, 0], False),
+        ([10, 30, 0, 0], True),
+        ([31, 9, 0, 0], False),
+        ([0, 31, 9, 0], False),
+        ([0, 30, 10, 0], True),
+        ([0, 10, 10, 9], False),
+    ],
+)
+def test_a_threshold_needs_pairs_of_several_kinds(counts: list[int], is_fitted: bool) -> None:
     model = tiny_model(tiny_processor())
-    logits, _ = sampled(1.0, num_pairs=40)
-    labels = torch.tensor([0] * num_unrelated + [1] * (40 - num_unrelated))
-    predictions = predictions_of(logits, labels)
-    assert ("none_threshold" in calibrate(model, predictions, predictions)) == is_fitted
+    labels = torch.arange(len(NAMES)).repeat_interleave(torch.tensor(counts))
+    report = calibrate(model, predictions_of(sampled(1.0, num_pairs=len(labels))[0], labels))
+    assert ("none_threshold" in report) == ("drawn_inventories" in report) == is_fitted
     assert (model.config.none_threshold is not None) == is_fitted
 
 
@@ -140,7 +147,7 @@ def test_a_threshold_lies_where_both_kinds_of_pairs_are(num_pairs: int, related:
     model = tiny_model(tiny_processor())
     cosines, labels = cosines_of(num_pairs, related, unrelated, spread=0.1)
     predictions = predictions_of(cosines / model.temperature, labels)
-    calibrate(model, predictions, predictions)
+    calibrate(model, predictions, unseen=True)
     if related > unrelated:
         assert unrelated < model.config.none_threshold < related
     else:  # rejecting by the cosine does harm: at best few are
@@ -174,46 +181,40 @@ def test_calibration_mends_probabilities_and_leaves_decisions() -> None:
 
 
 def test_the_threshold_separates_what_can_be_separated() -> None:
-    """Cosines above 0.6 have a relation; the description of "none" says nothing."""
+    """Cosines above 0.6 belong to a pair's own relation; the description of "none" says nothing."""
     model = tiny_model(tiny_processor())
     generator = torch.Generator().manual_seed(0)
-    cosines = torch.zeros(400, len(NAMES))
+    cosines = torch.full((400, len(NAMES)), 0.5)
     labels = torch.randint(0, len(NAMES), (400,), generator=generator)
     for row, label in zip(cosines, labels.tolist()):
-        row[label or 1] = 0.5 if label == 0 else 0.7
+        row[0] = 0.0
+        row[label or 1] = 0.7 if label else 0.5
     cosines += 0.05 * torch.rand(cosines.shape, generator=generator)
-    predictions = predictions_of(cosines / model.temperature, labels)
-    report = calibrate(model, predictions, predictions)
+    report = calibrate(model, predictions_of(cosines / model.temperature, labels), unseen=True)
     assert 0.54 < model.config.none_threshold <= 0.7
     assert report["none_threshold"] == model.config.none_threshold
-    worth = {way: report["abstention"][way]["micro_f1"] for way in ("described", "threshold", "both")}
-    assert worth["threshold"] == worth["both"] == 1
-    assert worth["described"] < 0.95
+    worth = report["drawn_inventories"]
+    assert worth["auc"] == worth["micro_f1"]["threshold"] == 1
+    assert worth["micro_f1"]["never"] == worth["micro_f1"]["described"] < 0.7
 
 
-def test_where_the_description_of_none_is_right_it_is_kept() -> None:
+def test_where_the_description_of_none_is_right_it_says_so() -> None:
     model = tiny_model(tiny_processor())
-    labels = torch.arange(400) % len(NAMES)
+    labels = torch.arange(400) % 2  # one relation, so that none is left out
     cosines = 0.1 * functional.one_hot(labels, len(NAMES)).float()
-    cosines += (
-        torch.rand(400, 1, generator=torch.Generator().manual_seed(0)) - 0.5
-    )  # of the pair, whatever its relation
-    predictions = predictions_of(cosines / model.temperature, labels)
-    worth = calibrate(model, predictions, predictions)["abstention"]
-    assert worth["described"]["micro_f1"] == worth["both"]["micro_f1"] == 1
-    assert worth["threshold"]["micro_f1"] < 0.9
+    # of the pair, whatever its relation
+    cosines += torch.rand(400, 1, generator=torch.Generator().manual_seed(0)) - 0.5
+    report = calibrate(model, predictions_of(cosines / model.temperature, labels), unseen=True)
+    worth = report["drawn_inventories"]["micro_f1"]
+    assert worth["described"] == 1
+    assert worth["threshold"] < 0.9
 
 
 @pytest.mark.parametrize("head", ["retrieval", "classification"])
-def test_without_unrelated_pairs_there_is_no_threshold(head: str) -> None:
+def test_only_a_model_that_retrieves_gets_a_threshold(head: str) -> None:
     model = tiny_model(tiny_processor(), head=head)
-    logits, labels = sampled(1.0, num_pairs=100)
-    if head == "retrieval":
-        labels = labels.clamp(min=1)
-    predictions = predictions_of(logits, labels)
-    report = calibrate(model, predictions, predictions if head == "retrieval" else None)
-    assert model.config.none_threshold is None
-    assert "abstention" not in report
+    report = calibrate(model, predictions_of(*sampled(1.0, num_pairs=100)))
+    assert (model.config.none_threshold is not None) == ("drawn_inventories" in report) == (head == "retrieval")
 
 
 def test_worth_is_measured_on_pairs_that_did_not_choose() -> None:
@@ -221,61 +222,73 @@ def test_worth_is_measured_on_pairs_that_did_not_choose() -> None:
     model = tiny_model(tiny_processor())
     generator = torch.Generator().manual_seed(1)
     logits = torch.rand(60, len(NAMES), generator=generator) / model.temperature
-    labels = torch.randint(0, len(NAMES), (60,), generator=generator)
-    predictions = predictions_of(logits, labels)
-    assert NONE_RELATION in predictions.expected
-    reports = [calibrate(model, predictions, predictions, seed=seed) for seed in range(8)]
-    worth = [report["abstention"]["threshold"]["micro_f1"] for report in reports]
+    predictions = predictions_of(logits, torch.randint(0, len(NAMES), (60,), generator=generator))
+    worth, chosen = [], []
+    for seed in range(8):
+        report = calibrate(model, predictions, unseen=True, seed=seed)
+        worth.append(report["drawn_inventories"]["micro_f1"]["threshold"])
+        draws = draw_inventories(model, predictions, size=1, num_draws=50, seed=seed)
+        chosen.append(max(even_f1(own, own.best >= t) for own in draws[:1] for t in own.best.tolist()))
     assert len(set(worth)) > 2  # the halves differ, so what they choose does
+    assert max(worth) < min(chosen)
 
 
-def test_the_threshold_is_chosen_for_unseen_wording() -> None:
-    """Relations are nearer to their pairs in the wording that training has read."""
+def open_world() -> Predictions:
+    """Pairs of twelve relations, of which half of the pairs lie near their own and not far from one other.
+
+    In the whole inventory that other one never wins, so that any low threshold is right; where a pair's own relation is
+    left out, it is the nearest.
+    """
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(1200) % 12
+    cosines = 0.05 * torch.randn(1200, 12, generator=generator)
+    cosines[range(1200), labels] += 0.6
+    cosines[range(1200), (labels + 1 + torch.arange(1200) // 12 % 11) % 12] += 0.35
+    names = [f"relation {number}" for number in range(12)]
+    expected = [names[number] for number in labels.tolist()]
+    return Predictions([*map(str, range(1200))], expected, expected, cosines)
+
+
+def test_a_threshold_from_draws_tells_inventories_apart_that_one_from_the_whole_inventory_does_not() -> None:
+    processor, predictions = tiny_processor(vision=False), open_world()
+    model = tiny_model(processor, vision=False)
+    model.set_relations(
+        [{"name": name, "descriptions": [name]} for name in dict.fromkeys(predictions.expected)], processor
+    )
+    predictions = Predictions(
+        predictions.row_ids, predictions.expected, predictions.predicted, predictions.logits / model.temperature
+    )
+    report = calibrate(model, predictions, unseen=True)
+    whole = fit_threshold(draw_inventories(model, predictions, size=12, num_draws=1, seed=0), unseen=True)
+    others = draw_inventories(model, predictions, size=5, num_draws=10, seed=7)
+    drawn_f1, whole_f1 = (
+        sum(even_f1(own, own.best >= threshold) for own in others) / len(others)
+        for threshold in (report["none_threshold"], whole)
+    )
+    assert drawn_f1 > 0.95 > 0.75 > whole_f1
+    assert "described" not in report["drawn_inventories"]["micro_f1"]
+
+
+def test_what_is_chosen_depends_on_the_seed_alone() -> None:
     model = tiny_model(tiny_processor())
-    labels = torch.arange(400) % len(NAMES)
-    noise = 0.01 * torch.rand(400, len(NAMES), generator=torch.Generator().manual_seed(0))
-    near, far = (
-        (height * functional.one_hot(labels, len(NAMES)) + noise).masked_fill(labels[:, None] == 0, 0.1)
-        for height in (0.8, 0.3)
-    )
-    seen, unseen = (predictions_of(cosines / model.temperature, labels) for cosines in (near, far))
-    report = calibrate(model, seen, unseen)
-    assert 0.1 < model.config.none_threshold < 0.31
-    assert report["abstention_by_label"]["threshold"]["micro_f1"] == 1
-    assert report["abstention_by_label"]["never"]["micro_f1"] < 0.9
+    predictions = predictions_of(*sampled(1.0, num_pairs=200))
+    first, again, other = (calibrate(model, predictions, unseen=True, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first["drawn_inventories"] != other["drawn_inventories"]
 
 
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The descriptions of the relations that a model is asked to predict."""
-    texts: list[str] = []
-    monkeypatch.setattr(
-        roc.evaluation.calibration,
-        "predict_relations",
-        lambda model, *_, **__: texts.extend(descriptions_of(model.config.relations)) or "predictions",
-    )
-    return texts
-
-
-def test_labels_that_share_their_last_part_are_read_as_different_texts(read: list[str]) -> None:
-    """As the two `alternate_names` of MNRE and MORE."""
-    processor = tiny_processor(vision=False)
-    model = tiny_model(processor, vision=False)
-    names = ["/per/per/alternate_names", "/org/org/alternate_names"]
-    model.set_relations([{"name": name, "descriptions": ["other names"]} for name in names], processor)
-    predict_by_label(model, processor, [])
-    assert read == ["per per alternate names", "org org alternate names"]
-
-
-def test_predictions_by_label_read_labels_and_give_the_model_its_own_descriptions_back(
-    read: list[str],
-) -> None:
-    processor = tiny_processor(vision=False)
-    model = tiny_model(processor, vision=False)
-    before = copy.deepcopy(model.state_dict()), copy.deepcopy(model.config.relations), model.config.none_relation
-    assert predict_by_label(model, processor, []) == "predictions"
-    assert read == ["None", "per per couple", "per loc place of birth", "per misc holds"]
-    after = model.state_dict(), model.config.relations, model.config.none_relation
-    assert before[1:] == after[1:]
-    for name, tensor in before[0].items():
-        torch.testing.assert_close(after[0][name], tensor)
+def test_the_threshold_of_relations_that_training_has_seen_does_not_depend_on_how_near_their_pairs_are() -> None:
+    """Pairs are nearer to seen relations than to those that a user writes, which must not be rejected therefore."""
+    model = tiny_model(tiny_processor())
+    labels = torch.arange(600) % len(NAMES)
+    noise = torch.rand(600, len(NAMES), generator=torch.Generator().manual_seed(0))
+    thresholds = {}
+    for nearness in (0.5, 0.9):
+        cosines = noise.clone().masked_fill(functional.one_hot(labels, len(NAMES)).bool() & (labels > 0)[:, None], 2)
+        cosines = torch.where(cosines == 2, nearness, 0.2 * noise)
+        predictions = predictions_of(cosines / model.temperature, labels)
+        for unseen in (False, True):
+            calibrate(model, predictions, unseen=unseen)
+            thresholds[nearness, unseen] = model.config.none_threshold
+    assert thresholds[0.5, False] == thresholds[0.9, False] == pytest.approx(0.2 * 0.7, abs=0.02)
+    assert thresholds[0.5, True] < thresholds[0.9, True] - 0.1

@@ -37,6 +37,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "space/app.py": [],
     "studies/__main__.py": ["studies/mnre_ablations.yaml"],
     "relations/describe.py": ["--output", "a.yaml", "--model", "m"],
+    "evaluation/rejection.py": ["--model", "a", "--dataset", "jsonl", "--data_dir", "b", "--relations", "c.yaml"],
     "publishing/small_checkpoints.py": ["--model", "a", "--output_dir", "b"],
     "publishing/space_folder.py": ["--output_dir", "a", "--model", "user/roc"],
     **{f"dataset_scripts/{name}.py": DATA for name in BUILDERS},
