@@ -1,1 +1,1 @@
-"""Variants of a run compared over seeds: `python -m roc.studies STUDY.yaml`; nothing imports it."""
+"""Several runs compared: variants over seeds (`python -m roc.studies`), unseen relations, unseen data sets."""

@@ -31,7 +31,7 @@ from roc.evaluation.scoring import relation_scores
 from roc.messages_roc import did_you_mean
 from roc.relations.files import RelationInventory, read_relation_file
 from roc.studies.plan import StudyRun
-from roc.studies.runs import read_result, refuse_changed, run_all
+from roc.studies.runs import Scorings, read_result, refuse_changed, run_all
 from roc.support.files import atomic_write
 from roc.support.markdown import code, prose, table
 from roc.support.programs import run_program, shows_progress
@@ -179,7 +179,9 @@ def _train(runs: Mapping[str, StudyRun], options: argparse.Namespace) -> dict[st
     """Train what has not finished; return what failed, with its reason."""
     if not options.overwrite:
         refuse_changed([*runs.values()])
-    missing = [(run, {}) for run in runs.values() if read_result(run, {}).metrics is None]
+    missing: list[tuple[StudyRun, Scorings]] = [
+        (run, {}) for run in runs.values() if read_result(run, {}).metrics is None
+    ]
     failed = {}
     with closing(run_all(missing, jobs=options.jobs, resume=not options.overwrite)) as running:
         for result in tqdm(running, total=len(missing), unit="run", disable=not shows_progress()):
