@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 from recorded_processes import record
-from tiny import tiny_processor
+from tiny import RELATIONS, tiny_processor
 from tiny_runs import NAMES, VISION, arguments, line, weights, write_inputs, write_lines
 
 import roc.train
@@ -192,6 +192,44 @@ def test_two_processes_train_and_score_as_one_with_the_same_global_batch(
 def test_sharded_weights_train_as_whole_ones(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """FSDP on the CPU. Batches without a picture meet batches with one, and parameters are unused on one process."""
     compare("fsdp.yaml", inputs, tmp_path, capsys, average_decay=0.9, early_stopping_patience=2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_state")
+def test_two_processes_train_on_several_sources_as_one(inputs: Path, tmp_path: Path) -> None:
+    reworded = [{**own, "descriptions": [f"{text} today" for text in own["descriptions"]]} for own in RELATIONS]
+    content = {"version": 1, "language": "en", "none_relation": "None", "relations": reworded}
+    (tmp_path / "reworded.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    sources = [
+        {
+            "name": name,
+            "dataset": "jsonl",
+            "data_dir": str(inputs / "data"),
+            "relations": str(file),
+            "train_share": share,
+        }
+        for name, file, share in (("a", inputs / "relations.yaml", 1.0), ("b", tmp_path / "reworded.yaml", 0.5))
+    ]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"sources": sources}), encoding="utf-8")
+
+    def options(name: str, **settings: Any) -> list[str]:
+        given, _ = program_arguments(inputs, tmp_path / name, source_temperature=3, max_resemblance=0.9, **settings)
+        place = given.index("--relations")
+        return [str(tmp_path / "run.yaml"), *given[:place], *given[place + 2 :]]
+
+    done = launch(CONFIGS / "cpu_two_processes.yaml", roc.train.__file__, options("two"), tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    AcceleratorState._reset_state(True)
+    assert roc.train.main(options("one", batch_size=4)) == 0
+    two, one = (Finished([], [], "", tmp_path / name).metrics for name in ("two", "one"))
+    assert two["val"] == one["val"]
+    assert two["val"]["sources"].keys() == {"a", "b"}
+    for own, expected in zip(two["history"], one["history"], strict=True):
+        assert own["val"] == expected["val"]
+        assert own["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    models = [weights(tmp_path / name / "model") for name in ("two", "one")]
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(tensor, models[1][name], rtol=0, atol=1e-3, msg=name)
 
 
 @pytest.mark.slow
