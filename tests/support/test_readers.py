@@ -16,12 +16,15 @@ from safetensors.torch import save_file
 from tiny import tiny_model, tiny_processor
 
 from roc.configuration_roc import RocConfig
+from roc.dataset_scripts.auditing.rows import AuditedRow
+from roc.dataset_scripts.auditing.side_inputs import read_side_inputs
 from roc.dataset_scripts.crossre import parse_sentence
 from roc.dataset_scripts.exporting.marker import MARKER, read_marker
 from roc.dataset_scripts.fewrel import read_relations
 from roc.dataset_scripts.joint import JointBuilder
 from roc.dataset_scripts.jsonl import parse_line
 from roc.dataset_scripts.more import read_captions, read_labels
+from roc.dataset_scripts.schema import text_entity
 from roc.dataset_scripts.webnlg import WebnlgBuilder
 from roc.inference.posts import load_model
 from roc.messages_roc import parse_json, quote
@@ -105,6 +108,11 @@ def bank(content: bytes, folder: Path) -> Any:
     return read_bank(folder / "bank", feature_dim=4, entity_types=["person"])
 
 
+def side_inputs(file: Path) -> Any:
+    entities = text_entity("ann met bob", 0, 3), text_entity("ann met bob", 8, 11)
+    return read_side_inputs(file, [AuditedRow("train", 0, "train-0", "ann met bob", *entities, "None")])
+
+
 YAML_READERS: dict[str, Callable[[bytes, Path], Any]] = {
     "relation_file": from_file(read_relation_file, "relations.yaml"),
     "drafts": from_file(load_drafts, "relations.yaml"),
@@ -119,6 +127,7 @@ JSON_READERS: dict[str, Callable[[bytes, Path], Any]] = {
     "crossre": lambda content, _: parse_sentence(content.decode("latin-1"), "id", where="ai-train.json:1"),
     "labels": from_file(read_labels, "rel2id.json"),
     "captions": from_file(read_captions, "caption_dict.json"),
+    "side_inputs": from_file(side_inputs, "crops.json"),
     "marker": from_file(lambda file: read_marker(file.parent), MARKER),
     "bank": bank,
     "configuration": from_file(lambda file: load_model(str(file.parent)), "config.json"),
