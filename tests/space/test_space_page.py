@@ -58,7 +58,7 @@ def test_the_model_is_named_on_the_command_line_by_the_environment_or_by_the_pag
 
 def test_every_example_is_answered_by_every_kind_of_model(shared: SharedModel) -> None:
     examples = interface.load_examples([], reads_images=shared.processor.reads_images)
-    assert len(examples) == (6 if shared.processor.reads_images else 5)
+    assert len(examples) == (9 if shared.processor.reads_images else 8)
     for example in examples:
         text, picture, entities, pair, *_ = interface._fill(example)
         asked = (text, picture, entities["value"], pair["value"], rows_of_relations(shared.relations))
@@ -68,7 +68,7 @@ def test_every_example_is_answered_by_every_kind_of_model(shared: SharedModel) -
         assert "roc-words" in explanation
 
 
-@pytest.mark.parametrize("name", ["synthetic", "mnre"])
+@pytest.mark.parametrize("name", ["synthetic", "mnre", "everyday"])
 def test_each_released_inventory_has_its_own_examples(name: str) -> None:
     relations = read_relation_file(f"relations/{name}.yaml").names
     examples = interface.load_examples(relations, reads_images=True)
