@@ -52,6 +52,11 @@ def joint_labels(folder: Path) -> set[str]:
     return {relation["type"] for text in texts for relation in text["relations"]}
 
 
+def webnlg_labels(folder: Path) -> set[str]:
+    texts = [text for path in folder.glob("*.json") for text in json.loads(path.read_text(encoding="utf-8"))]
+    return {label for text in texts for _, label, _ in text["triple_list"]}
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "labels_of", "none_relation"),
     [
@@ -59,6 +64,7 @@ def joint_labels(folder: Path) -> set[str]:
         ("semeval", "semeval2010_8", semeval_labels, "Other"),
         ("scierc", "scierc", joint_labels, "none"),
         ("conll04", "conll04", joint_labels, "none"),
+        ("webnlg", "webnlg", webnlg_labels, "none"),
     ],
 )
 def test_a_file_holds_exactly_the_labels_of_its_data_set_and_none(
