@@ -22,6 +22,7 @@ from jinja2 import Environment, StrictUndefined
 from transformers.utils import CONFIG_NAME
 
 from roc.configuration_roc import CUSTOM_PIPELINES
+from roc.dataset_scripts.loading import BUILDERS
 from roc.evaluation.calibration import MIN_PAIRS
 from roc.inference.posts import load_model
 from roc.pipeline_roc import RocPipeline
@@ -33,7 +34,9 @@ from roc.support.resources import PACKAGE_ROOT
 TEMPLATE = PACKAGE_ROOT / "model_card.md"
 CARD = "README.md"
 (TASK,) = CUSTOM_PIPELINES
-TITLES = {"mnre": "MNRE", "more": "MORE", "fewrel": "FewRel", "jsonl": "JSON lines of the trainer"}
+DESCRIBED = ("crossre", "semeval", "webnlg")  # data sets of which a card says what their builders do
+TITLES = {name: BUILDERS[name].TITLE for name in ("mnre", "more", "fewrel", *DESCRIBED)}
+TITLES |= {"jsonl": "JSON lines of the trainer", "joint": "joint JSON of the trainer"}
 TITLES |= {"synthetic": "ROC's generated picture-text set", "scenes": "ROC's generated scenes"}
 LICENSE = "apache-2.0"  # of code and weights, as the Hub names it
 TOP_K = 2  # relations that the example prints for its pair
@@ -64,7 +67,7 @@ OTHER_EXAMPLES = [
 ENVIRONMENT = Environment(undefined=StrictUndefined)
 ENVIRONMENT.filters |= {"prose": prose, "code": code, "fence": fence, "public": public, "mean": mean, "stdev": stdev}
 ENVIRONMENT.globals |= {"task": TASK, "top_k": TOP_K, "score_names": SCORES, "license": LICENSE}
-ENVIRONMENT.globals |= {"min_pairs": MIN_PAIRS}
+ENVIRONMENT.globals |= {"min_pairs": MIN_PAIRS, "described": {name: BUILDERS[name] for name in DESCRIBED}}
 ENVIRONMENT.filters["json"] = partial(json.dumps, ensure_ascii=False)
 ENVIRONMENT.filters["number"] = "{:,.0f}".format
 ENVIRONMENT.filters["percent"] = lambda share: f"{100 * share:.1f}"
@@ -221,7 +224,7 @@ def _card_data(
     return ModelCardData(
         library_name="transformers",
         license=LICENSE,
-        language=None if run.settings["dataset"] == "jsonl" else "en",
+        language=None if run.settings["dataset"] in ("jsonl", "joint") else "en",
         pipeline_tag="visual-question-answering" if sees_pictures else "text-classification",
         tags=[tag for tag, applies in tags.items() if applies],
         base_model=run.base_models or None,

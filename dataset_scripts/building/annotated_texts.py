@@ -6,10 +6,10 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.schema import text_entity
@@ -25,6 +25,7 @@ LEFT_OUT = {
     "repeated_entities": "entities at the place of another one",
     "repeated_relations": "relations stated twice for one pair",
     "relations_to_itself": "relations of an entity to itself",
+    "contradicted_pairs": "unrelated pairs that another copy of their text relates",
 }
 
 
@@ -67,20 +68,30 @@ class AnnotatedTextsBuilder(RocDatasetBuilder):
     def read_split(self, split: str) -> Iterator[RawRow]:
         """Yield the rows of each text of one split, and count and report what makes none."""
         counts = self.split_counts[split]
-        for text in self.read_texts(split):
-            rows = list(pair_rows(text, counts))
+        texts = list(self.read_texts(split))
+        related = {
+            (text.text, *sorted((text.spans[head], text.spans[tail])))
+            for text in texts
+            for head, tail, _ in text.relations
+        }
+        for text in texts:
+            rows = list(pair_rows(text, counts, related))
             counts.update(texts=1, texts_without_rows=not rows)
             yield from rows
         if left_out := [f"{counts[key]} {words}" for key, words in self.LEFT_OUT.items() if counts[key]]:
             logger.warning("%s, split %s: left out %s.", self.NAME, split, ", ".join(left_out))
 
 
-def pair_rows(text: AnnotatedText, counts: Counter[str]) -> Iterator[RawRow]:
+def pair_rows(
+    text: AnnotatedText, counts: Counter[str], related_anywhere: Collection[tuple[Any, ...]] = ()
+) -> Iterator[RawRow]:
     """Yield a row for each relation of a text, and one for each two entities without one.
 
     Args:
         text: The text.
         counts: Gets the numbers of what is left out, under the keys of `LEFT_OUT`.
+        related_anywhere: Text and places of the pairs that some text relates: a text may be there twice, and be
+            annotated in two ways.
 
     Raises:
         TypeError: If the name of a relation is no string.
@@ -91,6 +102,9 @@ def pair_rows(text: AnnotatedText, counts: Counter[str]) -> Iterator[RawRow]:
     related = _by_pair(text, places, counts)
     number = 0
     for pair in combinations(range(len(places)), 2):
+        if pair not in related and (text.text, *(places[position] for position in pair)) in related_anywhere:
+            counts["contradicted_pairs"] += 1
+            continue
         for triple in sorted(related.get(pair, ())) or [(*pair, NO_RELATION)]:
             row_id = f"{text.text_id}-{number:04d}"
             head, tail = triple[:2] if pair in related or _is_even(row_id) else reversed(pair)

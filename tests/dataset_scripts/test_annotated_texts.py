@@ -72,6 +72,15 @@ def test_what_is_left_out_is_counted() -> None:
     assert counts == {"repeated_entities": 1, "repeated_relations": 1, "relations_to_itself": 1}
 
 
+def test_a_pair_that_another_copy_of_its_text_relates_is_not_unrelated() -> None:
+    counts: Counter[str] = Counter()
+    text = AnnotatedText("train-1", TEXT, (BOB, ANN, CEM), [], "train.json:1")
+    related = {(TEXT, ANN, BOB), ("Ann", ANN, CEM)}
+    rows = [raw.row for raw in pair_rows(text, counts, related)]
+    assert [{row["head"]["name"], row["tail"]["name"]} for row in rows] == [{"Ann", "Cem"}, {"Bob", "Cem"}]
+    assert +counts == {"contradicted_pairs": 1}
+
+
 def test_overlapping_entities_are_two() -> None:
     rows, _ = rows_of(spans=((0, 11), (8, 11)))
     assert {row["head"]["name"] for row in rows} | {row["tail"]["name"] for row in rows} == {"Ann met Bob", "Bob"}

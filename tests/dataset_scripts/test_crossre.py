@@ -9,21 +9,15 @@ from typing import Any
 
 import datasets
 import pytest
+from raw_sets import CROSSRE_SENTENCE
 
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.crossre import CrossreBuilder, parse_sentence
 from roc.dataset_scripts.loading import load_dataset_splits
 
-SENTENCE = {
-    "doc_key": "ai-train-1",
-    "sentence": ["Ada", "Byron", "used", "Lisp", "in", "Rome"],
-    "ner": [[3, 3, "programlang"], [0, 1, "researcher"], [5, 5, "location"]],
-    "relations": [[0, 1, 3, 3, "usage", "", False, False], [0, 1, 3, 3, "related-to", "x", True, False]],
-}
-
 
 def line(**changes: Any) -> str:
-    return json.dumps(SENTENCE | changes)
+    return json.dumps(CROSSRE_SENTENCE | changes)
 
 
 @pytest.fixture
@@ -123,10 +117,19 @@ def test_the_real_files_have_their_published_counts(roc_data: Path) -> None:
     texts = {split: own["texts"] for split, own in builder.split_counts.items()}
     assert texts == {"train": 668, "val": 2151}
     assert {split: own.total() - own["none"] for split, own in counts.items()} == {"train": 2391, "val": 8198}
-    assert {split: own["none"] for split, own in counts.items()} == {"train": 7227, "val": 26_140}
+    assert {split: own["none"] for split, own in counts.items()} == {"train": 7222, "val": 26_140}
     assert {len(own) for own in counts.values()} == {18}
-    assert [builder.split_counts["train"][key] for key in ("repeated_relations", "relations_to_itself")] == [2, 1]
+    left_out = ("repeated_relations", "relations_to_itself", "contradicted_pairs")
+    assert [builder.split_counts["train"][key] for key in left_out] == [2, 1, 5]
     for own in rows.values():
-        pairs = Counter((row["id"][:-5], *sorted((row["head"]["start"], row["tail"]["start"]))) for row in own)
-        alone = [row for row in own if row["relation"] == "none"]
-        assert {pairs[row["id"][:-5], *sorted((row["head"]["start"], row["tail"]["start"]))] for row in alone} == {1}
+        relations: dict[Any, set[str]] = {}
+        for row in own:
+            pair = (row["text"], *sorted((row[role]["start"], row[role]["end"]) for role in ("head", "tail")))
+            relations.setdefault(pair, set()).add(row["relation"])
+        assert all(own == {"none"} for own in relations.values() if "none" in own)
+
+
+def test_a_sentence_that_is_annotated_twice_makes_no_unrelated_pair_of_what_one_of_them_relates(raw: Path) -> None:
+    (raw / "news-train.json").write_text(f"{line()}\n{line(relations=[])}\n")
+    rows = load(raw, parts=["news"])["train"].to_list()
+    assert [row["relation"] for row in rows] == ["related-to", "usage", "none", "none", "none", "none"]

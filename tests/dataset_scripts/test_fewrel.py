@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import pytest
+from raw_sets import FEWREL_LINE
 
 from roc.dataset_scripts import wikidata
 from roc.dataset_scripts.fewrel import FewrelBuilder, to_row
@@ -146,8 +147,6 @@ def test_the_real_validation_set_has_its_published_counts(roc_data: Path, tmp_pa
 
 # --- the compact file ------------------------------------------------------------------------------------------------
 
-COMPACT = {"relation": "P26", "text": "marie wed pierre .", "head": [0, 5], "tail": [10, 16]}
-
 
 def write_compact(folder: Path, *lines: Any, name: str = "fewrel80.jsonl.gz") -> Path:
     folder.mkdir(exist_ok=True)
@@ -158,7 +157,7 @@ def write_compact(folder: Path, *lines: Any, name: str = "fewrel80.jsonl.gz") ->
 
 @pytest.mark.parametrize("name", ["fewrel80.jsonl.gz", "fewrel80.jsonl"])
 def test_the_compact_file_is_the_training_split(name: str, tmp_path: Path) -> None:
-    lines = [COMPACT, COMPACT | {"relation": "P25"}, COMPACT | {"head": [10, 16], "tail": [0, 5]}]
+    lines = [FEWREL_LINE, FEWREL_LINE | {"relation": "P25"}, FEWREL_LINE | {"head": [10, 16], "tail": [0, 5]}]
     built = load(write_compact(tmp_path / "raw", *lines, name=name))
     assert list(built) == ["train"]
     rows = built["train"]
@@ -172,22 +171,22 @@ def test_the_compact_file_is_the_training_split(name: str, tmp_path: Path) -> No
     [
         ("[1]", "gz:2: a line must be a JSON object"),
         ("{", "gz:2: .*Write one JSON object a line"),
-        (COMPACT | {"texts": ""}, "gz:2: unknown key 'texts'. Did you mean 'text'"),
+        (FEWREL_LINE | {"texts": ""}, "gz:2: unknown key 'texts'. Did you mean 'text'"),
         ({"text": "a"}, "gz:2: missing"),
-        (COMPACT | {"text": 1}, "gz:2: 'text' and 'relation' must be strings"),
-        (COMPACT | {"head": [0]}, r"gz:2: 'head' must be \[start, end\] in characters"),
-        (COMPACT | {"tail": [0, 99]}, r"gz:2: 'tail': the span \(0, 99\) lies outside the text"),
-        (COMPACT | {"tail": ["0", 5]}, "gz:2: 'tail': start and end must be integers"),
-        (COMPACT | {"tail": [0, 5]}, "'head' and 'tail' are the same entity"),
+        (FEWREL_LINE | {"text": 1}, "gz:2: 'text' and 'relation' must be strings"),
+        (FEWREL_LINE | {"head": [0]}, r"gz:2: 'head' must be \[start, end\] in characters"),
+        (FEWREL_LINE | {"tail": [0, 99]}, r"gz:2: 'tail': the span \(0, 99\) lies outside the text"),
+        (FEWREL_LINE | {"tail": ["0", 5]}, "gz:2: 'tail': start and end must be integers"),
+        (FEWREL_LINE | {"tail": [0, 5]}, "'head' and 'tail' are the same entity"),
     ],
 )
 def test_a_malformed_line_of_the_compact_file_is_named(line: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
-        load(write_compact(tmp_path / "raw", COMPACT, line))
+        load(write_compact(tmp_path / "raw", FEWREL_LINE, line))
 
 
 def test_a_packed_file_that_is_cut_short_or_not_packed_is_refused(tmp_path: Path) -> None:
-    file = write_compact(tmp_path / "raw", COMPACT) / "fewrel80.jsonl.gz"
+    file = write_compact(tmp_path / "raw", FEWREL_LINE) / "fewrel80.jsonl.gz"
     content = file.read_bytes()
     for broken in (content[:-9], b"not packed", content[:10] + b"\xff" * 20):
         file.write_bytes(broken)
@@ -196,7 +195,7 @@ def test_a_packed_file_that_is_cut_short_or_not_packed_is_refused(tmp_path: Path
 
 
 def test_published_files_beside_the_compact_one_are_refused(raw: Path) -> None:
-    write_compact(raw, COMPACT)
+    write_compact(raw, FEWREL_LINE)
     with pytest.raises(ValueError, match=r"train_wiki\.json, val_wiki\.json have the same sentences"):
         load(raw)
 

@@ -9,17 +9,12 @@ from typing import Any
 
 import datasets
 import pytest
+from raw_sets import SEMEVAL_SENTENCE
 
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.semeval import LABELS, SemevalBuilder
 
-SENTENCE = {
-    "token": ["the", "storm", "broke", "roof", "tiles", "."],
-    "h": {"name": "storm", "pos": [1, 2]},
-    "t": {"name": "roof tiles", "pos": [3, 5]},
-    "relation": "Cause-Effect(e1,e2)",
-}
 OFFICIAL = """8001\t"The <e1>storm</e1> broke <e2>roof tiles</e2>, he said: "look"."
 Cause-Effect(e1,e2)
 Comment: a made sentence.
@@ -45,8 +40,8 @@ def write(folder: Path, name: str, *sentences: Any) -> Path:
 
 def test_the_head_is_the_first_in_the_text_whatever_the_label_says(tmp_path: Path) -> None:
     labels = ["Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Other"]
-    raw = write(tmp_path / "raw", "train.txt", *(SENTENCE | {"relation": label} for label in labels))
-    write(raw, "dev.txt", SENTENCE)
+    raw = write(tmp_path / "raw", "train.txt", *(SEMEVAL_SENTENCE | {"relation": label} for label in labels))
+    write(raw, "dev.txt", SEMEVAL_SENTENCE)
     built = load(raw)
     assert list(built) == ["train", "val"]
     rows = built["train"].to_list()
@@ -76,7 +71,7 @@ def test_the_official_form_is_read(tmp_path: Path) -> None:
             r"txt:2: there is no relation .* Did you mean 'Cause-Effect\(e1,e2\)'",
         ),
         ({"relation": 1}, r"train\.txt:2: there is no relation 1"),
-        ({"h": SENTENCE["t"], "t": SENTENCE["h"]}, r"train\.txt:2: 't' comes before 'h' in the text"),
+        ({"h": SEMEVAL_SENTENCE["t"], "t": SEMEVAL_SENTENCE["h"]}, r"train\.txt:2: 't' comes before 'h' in the text"),
         ({"t": {"name": "x", "pos": [3, 9]}}, r"train\.txt:2: 't': the span \(3, 9\) lies outside the text"),
         ({"t": {"name": "x"}}, r"train\.txt:2: 't' must be a dict with the keys 'name' and 'pos'"),
         ({"token": []}, r"train\.txt:2: 'tokens' must be a list"),
@@ -84,7 +79,7 @@ def test_the_official_form_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_malformed_line_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", "train.txt", SENTENCE, SENTENCE | changes)
+    raw = write(tmp_path / "raw", "train.txt", SEMEVAL_SENTENCE, SEMEVAL_SENTENCE | changes)
     with pytest.raises((ValueError, TypeError), match=message):
         load(raw)
 
@@ -105,14 +100,14 @@ def test_a_malformed_official_file_is_named(content: str, message: str, tmp_path
 
 
 def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", "train.txt", SENTENCE)
+    raw = write(tmp_path / "raw", "train.txt", SEMEVAL_SENTENCE)
     (raw / "TRAIN_FILE.TXT").write_text(OFFICIAL, encoding="utf-8")
     with pytest.raises(ValueError, match="Several files that differ could be the split 'train'"):
         load(raw)
 
 
 def test_the_card_names_source_and_licence(tmp_path: Path) -> None:
-    raw, output = write(tmp_path / "raw", "train.txt", SENTENCE), tmp_path / "built"
+    raw, output = write(tmp_path / "raw", "train.txt", SEMEVAL_SENTENCE), tmp_path / "built"
     assert main(SemevalBuilder, ["--data_dir", str(raw), "--output_dir", str(output)]) == 0
     card = (output / "README.md").read_text(encoding="utf-8")
     assert "`cc-by-3.0`" in card

@@ -9,20 +9,11 @@ from typing import Any
 
 import datasets
 import pytest
+from raw_sets import WEBNLG_TEXT, WEBNLG_TRIPLES
 
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.dataset_scripts.webnlg import WebnlgBuilder, check_text, find_places
-
-TEXT = "Turmania lies in Upper Asparia , near Zet . The capital of Asparia is Zet ."
-TRIPLES = [
-    ["Turmania", "isPartOf", "Upper Asparia"],
-    ["Asparia", "region", "Upper Asparia"],
-    ["Asparia", "capital", "Zet"],
-    ["Turmania", "near", "Zett"],
-    ["Turmania", "is", "Turmania"],
-    ["Turmania", "abbreviation", "."],
-]
 
 
 def write(folder: Path, *texts: Any, split: str = "train") -> Path:
@@ -38,12 +29,12 @@ def load(raw: Path, **options: Any) -> datasets.DatasetDict:
 def test_triples_whose_names_have_one_place_become_rows_and_the_others_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    raw = write(tmp_path / "raw", {"text": TEXT, "triple_list": TRIPLES})
+    raw = write(tmp_path / "raw", {"text": WEBNLG_TEXT, "triple_list": WEBNLG_TRIPLES})
     rows = load(raw)["train"].to_list()
     assert [row["relation"] for row in rows] == ["isPartOf", "none", "region"]
     assert (rows[0]["head"]["name"], rows[0]["tail"]["name"]) == ("Turmania", "Upper Asparia")
     assert {rows[1]["head"]["name"], rows[1]["tail"]["name"]} == {"Turmania", "Asparia"}
-    assert rows[2]["head"]["start"] == TEXT.rindex("Asparia")
+    assert rows[2]["head"]["start"] == WEBNLG_TEXT.rindex("Asparia")
     assert (
         "left out 1 relations of an entity to itself, 2 triples with a name that has no place of its own in the text, "
         "1 triples with a name that has several places" in caplog.text
@@ -52,9 +43,9 @@ def test_triples_whose_names_have_one_place_become_rows_and_the_others_are_count
 
 def test_a_place_within_a_longer_name_does_not_count() -> None:
     names = ["Asparia", "Upper Asparia", "Zet", "Upper Asparia", "A"]
-    places = find_places(TEXT, names)
+    places = find_places(WEBNLG_TEXT, names)
     assert list(places) == ["Asparia", "Upper Asparia", "Zet", "A"]
-    assert [TEXT[slice(*places[name][0])] for name in names[:2]] == names[:2]
+    assert [WEBNLG_TEXT[slice(*places[name][0])] for name in names[:2]] == names[:2]
     assert [len(own) for own in places.values()] == [1, 1, 2, 0]
     assert find_places("Upper Asparia", ["Asparia", "Upper Asparia"])["Asparia"] == []
 
@@ -84,7 +75,7 @@ def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_card_names_the_licence_and_counts_what_is_left_out(tmp_path: Path) -> None:
-    raw, output = write(tmp_path / "raw", {"text": TEXT, "triple_list": TRIPLES}), tmp_path / "built"
+    raw, output = write(tmp_path / "raw", {"text": WEBNLG_TEXT, "triple_list": WEBNLG_TRIPLES}), tmp_path / "built"
     assert main(WebnlgBuilder, ["--data_dir", str(raw), "--output_dir", str(output)]) == 0
     card = (output / "README.md").read_text(encoding="utf-8")
     assert "`cc-by-nc-sa-4.0`" in card

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from raw_sets import CROSSRE_SENTENCE
 from tiny import RELATIONS, tiny_model, tiny_picture, tiny_processor, tiny_tokenizer
 from transformers import BertConfig, BertModel
 
@@ -322,6 +323,19 @@ def test_scores_are_one_json_line_and_predictions_a_file(scored: Run, model: str
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [(row["id"], row["relation"]) for row in rows] == [(f"row-{i}", name) for i, name in enumerate(NAMES)]
     assert len({row["predicted"] for row in rows}) == 1
+
+
+def test_parts_of_a_data_set_are_scored_alone(scored: Run, model: str, tmp_path: Path) -> None:
+    for domain in ("ai", "news"):
+        relations = [[0, 1, 3, 3, NAMES[1], "", False, False]]
+        sentence = CROSSRE_SENTENCE | {"ner": [[0, 1, "x"], [3, 3, "y"]], "relations": relations}
+        (tmp_path / f"{domain}-dev.json").write_text(json.dumps(sentence), encoding="utf-8")
+    for parts, expected in (([], 2), (["--parts", "news"], 1)):
+        code, scores, _ = scored(model, str(tmp_path), "--dataset", "crossre", *parts)
+        assert (code, scores["n"]) == (0, expected)
+    code, _, errors = scored(model, str(tmp_path), "--dataset", "crossre", "--parts", "newss")
+    assert code == 1
+    assert "Did you mean 'news'?" in errors
 
 
 def test_a_relation_that_the_model_does_not_know_is_named(scored: Run, model: str, tmp_path: Path) -> None:

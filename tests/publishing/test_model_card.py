@@ -305,6 +305,10 @@ def test_an_example_that_cannot_be_shown_is_refused(
         ("mnre", ["MNRE states no licence", "**Leak.**", "Tweets carry the biases"], ["MORE"]),
         ("more", ["stay their publishers'", "News carries the biases"], ["MNRE", "Tweets"]),
         ("fewrel", ["sentences of Wikipedia"], ["MNRE", "Tweets"]),
+        ("crossre", ["six domains", "Licence of the data: `gpl-3.0`"], ["MNRE", "Tweets", "trainer's own"]),
+        ("semeval", ["two nominals", "`cc-by-3.0`"], ["MNRE", "trainer's own"]),
+        ("webnlg", ["triples of DBpedia", "`cc-by-nc-sa-4.0`"], ["MNRE", "trainer's own"]),
+        ("joint", ["read as `joint`", "ask who published"], ["MNRE", "SciERC"]),
         ("synthetic", ["say nothing about real", "picture alone decides"], ["MNRE", "biases of their writers"]),
         ("scenes", ["say nothing about real"], ["MNRE", "picture alone decides"]),
         ("jsonl", ["read as `jsonl`", "ask who published"], ["MNRE", "Leak", "Tweets"]),
@@ -317,7 +321,7 @@ def test_a_card_speaks_of_its_own_data_set(
     written = write_model_card(hub, [hub], repo_id="user/roc-tiny").read_text(encoding="utf-8")
     assert [text for text in said if text not in written] == []
     assert [text for text in unsaid if text in written] == []
-    assert front_matter(written).get("language") == (None if dataset == "jsonl" else "en")
+    assert front_matter(written).get("language") == (None if dataset in ("jsonl", "joint") else "en")
 
 
 def test_what_the_publisher_knows_of_the_data_is_told(made: Made, hub: Path) -> None:
