@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -78,15 +78,13 @@ def _protocol(options: argparse.Namespace, settings: Sequence[str]) -> dict[str,
     inventory = check_recipe(base, splits, options.recipe)
     jobs = 1 if options.dry_run else _num_jobs(options.jobs, len(splits))
     if jobs > 1 and base.num_threads is None:
-        given = given | {"num_threads": max(1, available_cores() // jobs)}
-    planned = [
-        _plan(split, inventory, load_run_config(options.recipe, given), output_dir, watch=options.published_habit)
-        for split in splits
-    ]
+        base = dataclasses.replace(base, num_threads=max(1, available_cores() // jobs))
+    planned = [_plan(split, inventory, base, output_dir, watch=options.published_habit) for split in splits]
     if not options.overwrite:
         refuse_changed([run for run, _ in planned])
     results = {run.variant: read_result(run, own) for run, own in planned}
     missing = [(run, own) for run, own in planned if results[run.variant].metrics is None]
+    logger.info("%d of %d splits have finished already; %d jobs", len(planned) - len(missing), len(planned), jobs)
     if options.dry_run:
         for run, own in missing:
             commands = [train_command(run), *(score_command(run, given) for given in own.values())]
@@ -94,24 +92,22 @@ def _protocol(options: argparse.Namespace, settings: Sequence[str]) -> dict[str,
         return {"dry_run": True, "finished": len(planned) - len(missing), "to_run": len(missing)}
     from roc.studies.untrained import untrained_scores  # here: PyTorch takes seconds
 
-    encoder = options.untrained or base.text_model
-    untrained = untrained_scores(base, encoder, inventory, {own.name: own.test for own in splits}, output_dir)
-    logger.info("%d of %d splits have finished already; %d jobs", len(planned) - len(missing), len(planned), jobs)
-
-    def report() -> dict[str, Any]:
-        summary = summarise(options.recipe, splits, results, untrained)
-        write_results(summary, output_dir)
-        return summary
-
+    encoder, unseen = options.untrained or base.text_model, {own.name: own.test for own in splits}
+    untrained = untrained_scores(base, encoder, inventory, unseen, output_dir)
     with closing(run_all(missing, jobs=jobs, resume=not options.overwrite)) as running:
         for result in tqdm(running, total=len(missing), unit="split", disable=not shows_progress()):
             results[result.run.variant] = result
-            report()
+            write_results(summarise(options.recipe, splits, results, untrained), output_dir)
             _log(result)
-    summary = report()
+    summary = summarise(options.recipe, splits, results, untrained)
+    write_results(summary, output_dir)
     draw_results(summary, output_dir)
+    return {"output_dir": str(output_dir), **_in_short(summary)}
+
+
+def _in_short(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the command prints: how many splits have finished and failed, and the means of the macro-F1."""
     return {
-        "output_dir": str(output_dir),
         "finished": sum("trained" in own["scores"] for own in summary["splits"]),
         "failed": sum(own["failure"] is not None for own in summary["splits"]),
         "macro_f1": {
