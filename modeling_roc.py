@@ -357,6 +357,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
         relation_input_ids: Tensor | None = None,
         relation_attention_mask: Tensor | None = None,
         negative_features: Tensor | None = None,
+        competitors: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **unused: Any,
@@ -370,6 +371,8 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
             relation_attention_mask: See `get_relation_features`.
             negative_features: `(num_negatives, feature_dim)`, features of descriptions that hold for no pair, as
                 `encode_descriptions` gives them. Only the loss reads them.
+            competitors: `(batch, pairs, relations)` bool, the relations with which the loss compares a pair besides its
+                own; None for all.
             labels: `(batch, pairs)` int64, index of the relation, -100 for padding.
             num_items_in_batch: See `retrieval_loss`.
             **unused: What the processor adds for its caller, such as `pair_mask` and `truncated`.
@@ -391,19 +394,21 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
             marker_mask=marker_mask,
             whole_batch=whole_batch,
         )
-        return self._score(
-            inputs, (relation_input_ids, relation_attention_mask), labels, negative_features, num_items_in_batch
-        )
+        descriptions, compared = (relation_input_ids, relation_attention_mask), (competitors, negative_features)
+        return self._score(inputs, descriptions, labels, compared, num_items_in_batch)
 
     def _score(
         self,
         inputs: PairInputs,
         descriptions: tuple[Tensor | None, Tensor | None],
         labels: Tensor | None,
-        negative_features: Tensor | None,
+        compared: tuple[Tensor | None, Tensor | None],
         num_items_in_batch: Tensor | int | None,
     ) -> RocOutput:
-        """Score what `forward` was given; `descriptions` are its relation tokens and their mask."""
+        """Score what `forward` was given; `descriptions` are its relation tokens and their mask.
+
+        `compared` are its `competitors` and `negative_features`.
+        """
         if self.training:
             inputs, labels = corrupt_inputs(inputs, labels, self.config)
         vectors, start = self._pair_vectors(inputs)
@@ -412,7 +417,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
             output = RocOutput(logits=self.classifier(vectors).float(), pair_embeds=vectors)
         else:
             output = self._retrieve(vectors, start, *descriptions)
-        loss = None if labels is None else self._loss(output, labels, negative_features, num_items_in_batch)
+        loss = None if labels is None else self._loss(output, labels, compared, num_items_in_batch)
         logits = constrain_types(
             output.logits, self.config, entity_type_ids=inputs.entity_type_ids, pair_index=inputs.pair_index
         )
@@ -435,10 +440,17 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
         return RocOutput(logits=logits, pair_embeds=pair_embeds, relation_embeds=relation_embeds)
 
     def _loss(
-        self, output: Any, labels: Tensor, negative_features: Tensor | None, num_items_in_batch: Tensor | int | None
+        self,
+        output: Any,
+        labels: Tensor,
+        compared: tuple[Tensor | None, Tensor | None],
+        num_items_in_batch: Tensor | int | None,
     ) -> Tensor:
         """Compute the loss before `type_constraints`; relation dropout and label smoothing are for training."""
-        logits = output.logits
+        logits, (competitors, negative_features) = output.logits, compared
+        if competitors is not None:
+            is_own = competitors.scatter(-1, labels.clamp(min=0)[..., None], True)  # whatever has become of the label
+            logits = logits.masked_fill(~is_own, -torch.inf)
         if self.training and self.config.relation_dropout:
             logits, labels = drop_relations(logits, labels, self.config.relation_dropout)
         if negative_features is not None:

@@ -122,9 +122,9 @@ def retrieval_loss(
     label ids it is the softmax cross-entropy, which the classification head uses as well.
 
     Args:
-        logits: `(..., num_relations)`, cosine / temperature.
+        logits: `(..., num_relations)`, cosine / temperature; -inf for a relation with which a pair is not compared.
         labels: `(...)` int64, index of the relation, -100 where there is none to learn.
-        label_smoothing: Share of the target that is spread over all relations, in [0, 1).
+        label_smoothing: Share of the target that is spread over all relations that are compared, in [0, 1).
         num_items_in_batch: Number of labels to divide the sum by; None for the number of the batch's own labels. With
             the number of all accumulated batches, every pair of theirs weighs alike.
 
@@ -134,13 +134,13 @@ def retrieval_loss(
     Source:
         van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (2018), equation 4.
     """
-    total = functional.cross_entropy(
-        logits.flatten(0, -2).float(),
-        labels.flatten(),
-        ignore_index=NO_LABEL,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
+    logits, labels = logits.flatten(0, -2).float(), labels.flatten()
+    total = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
+    if label_smoothing:  # PyTorch's own would be infinite where a relation is not compared
+        is_compared = logits > -torch.inf
+        log_probabilities = logits.log_softmax(dim=-1).masked_fill(~is_compared, 0)
+        spread = -(log_probabilities.sum(dim=-1) / is_compared.sum(dim=-1))[labels != NO_LABEL].sum()
+        total = (1 - label_smoothing) * total + label_smoothing * spread
     if num_items_in_batch is None:
         num_items_in_batch = (labels != NO_LABEL).sum().clamp(min=1)
     return total / num_items_in_batch

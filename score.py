@@ -56,7 +56,9 @@ def _score(options: argparse.Namespace) -> dict[str, Any]:
     }
     with accelerator.local_main_process_first():  # the others find its work in the cache
         split = (options.dataset, options.data_dir, options.split)
-        samples = load_split(model, processor, *split, **policies, use_image=options.use_image, only=unseen)
+        samples = load_split(
+            model, processor, *split, **policies, use_image=options.use_image, only=unseen, parts=options.parts
+        )
     predictions = predict_relations(model, processor, samples, batch_size=options.batch_size, accelerator=accelerator)
     accelerator.end_training()
     if not accelerator.is_main_process:
@@ -113,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, choices=DATASETS, help="which builder")
     add("--data_dir", required=True, help="folder of the raw files, or of what a builder wrote")
     add("--split", default="val", help="which split")
+    add("--parts", nargs="+", metavar="PART", help="parts of it, such as CrossRE's domains (default: all)")
     policy = "where a picture is missing: stop, drop the row, or go on without (default: as the training run did)"
     add("--missing_images", choices=get_args(MissingImages), help=policy)
     unreadable = "where the model cannot read a row: stop, or count it as answered with no relation (default: likewise)"

@@ -21,6 +21,7 @@ from roc.processing_roc import RocProcessor
 from roc.relations.files import read_relation_file
 from roc.samples.grouping import GroupedSamples
 from roc.training.building import unrelated_descriptions
+from roc.training.settings import DEFAULTS
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -33,9 +34,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             dict.fromkeys(r["descriptions"][0] for r in read_relation_file(options.relations).relations)
         )
     figures: dict[str, Any] = {"benchmark": "larger_inventory", "own": _scores(model, processor, samples)}
-    own = model.config.relation_names
+    own, limit = model.config.relation_names, DEFAULTS["max_resemblance"]
     for name, descriptions in sets.items():
-        unrelated = [*unrelated_descriptions(descriptions, processor, model)][: options.num_relations]
+        unrelated = [*unrelated_descriptions(descriptions, processor, model, max_resemblance=limit)][
+            : options.num_relations
+        ]
         model.add_relations([{"name": f"unrelated: {text}", "descriptions": [text]} for text in unrelated], processor)
         figures[name] = {"num_unrelated": len(unrelated), **_scores(model, processor, samples)}
         model.subset_relations(own)

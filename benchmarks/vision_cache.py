@@ -34,6 +34,7 @@ from roc.support.machine import choose_precision
 from roc.training.building import build_model, build_processor
 from roc.training.loop import TrainingRun
 from roc.training.settings import RunConfig, load_run_config
+from roc.training.sources import RunData, Source
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -115,14 +116,16 @@ def training_run(config: RunConfig, samples: GroupedSamples) -> TrainingRun:
     accelerator = Accelerator(mixed_precision=choose_precision(config.mixed_precision))
     inventory, processor = read_relation_file(str(config.relations)), build_processor(config)
     model = build_model(config, processor, inventory)
-    return TrainingRun(config, accelerator, processor, model, inventory, samples, samples)
+    [settings] = config.data_sources
+    data = RunData([Source(settings, inventory)], [samples], [samples])
+    return TrainingRun(config, accelerator, processor, model, data)
 
 
 def four_texts_of_one_picture(run: TrainingRun, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Make a batch of four texts that all have the first one's picture."""
     by_text = {row["text"]: {**row, "image": rows[0]["image"]} for row in rows}
     samples = grouped(list(by_text.values()), 4)
-    _, batch = SampleCollator(run.processor, run.inventory.names)([samples[number] for number in range(4)])
+    _, batch = SampleCollator(run.processor, run.data.training.names)([samples[number] for number in range(4)])
     return batch.to(run.accelerator.device)
 
 

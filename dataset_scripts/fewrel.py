@@ -4,6 +4,10 @@ Reads the published JSON files: `{relation: [{"tokens": [...], "h": [name, id, [
 `h` and `t` list the token positions of each mention of an entity; the first mention is taken. Relations are Wikidata
 properties (`P26`); `python -m roc.dataset_scripts.wikidata` makes their relation file.
 
+A folder may have the public sentences in one compact file instead, `fewrel80.jsonl.gz` or unpacked: a line is
+`{"relation": "P26", "text": "...", "head": [0, 3], "tail": [10, 14]}` with half-open character offsets. All of it is
+the split `train`; which relations are for training, for validation and unseen is said by the protocol that reads it.
+
 Source: Han et al., "FewRel: A Large-Scale Supervised Few-Shot Relation Classification Dataset with State-of-the-Art
 Evaluation", EMNLP 2018, https://github.com/thunlp/FewRel.
 """
@@ -11,19 +15,29 @@ Evaluation", EMNLP 2018, https://github.com/thunlp/FewRel.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.building.command_line import main
-from roc.dataset_scripts.building.raw_files import check_tokens, token_offsets
-from roc.dataset_scripts.schema import Entity, Row, text_entity
+from roc.dataset_scripts.building.raw_files import (
+    check_tokens,
+    find_only_file,
+    parse_object,
+    read_lines,
+    token_offsets,
+)
+from roc.dataset_scripts.schema import Entity, Row, check_keys, text_entity
 from roc.messages_roc import quote
+from roc.processing_entities_roc import check_span
 from roc.support.reading import read_json
 
 FILE_NAMES = {"train": "train_wiki.json", "val": "val_wiki.json"}  # the test file is not public
+COMPACT_NAMES = ("fewrel80.jsonl.gz", "fewrel80.jsonl")
 KEYS = ("tokens", "h", "t")
+COMPACT_KEYS = ("relation", "text", "head", "tail")
 
 
 class FewrelBuilder(RocDatasetBuilder):
@@ -36,13 +50,23 @@ class FewrelBuilder(RocDatasetBuilder):
 [FewRel](https://github.com/thunlp/FewRel) (Han et al., EMNLP 2018)."""
 
     def find_splits(self) -> dict[str, list[Path]]:
-        """Find the file of each split."""
+        """Find the file of each split; `ValueError` if the folder has both the published files and the compact one."""
         paths = {split: self.raw_dir / name for split, name in FILE_NAMES.items()}
-        return {split: [path] for split, path in paths.items() if path.is_file()}
+        found = {split: [path] for split, path in paths.items() if path.is_file()}
+        compact = find_only_file(self.raw_dir, COMPACT_NAMES, "the compact file")
+        if compact is not None and found:
+            raise ValueError(
+                f"{self.raw_dir}: {compact.name} and {', '.join(path.name for [path] in found.values())} have the same "
+                "sentences. Keep the compact file in a folder of its own."
+            )
+        return found if compact is None else {"train": [compact]}
 
     def read_split(self, split: str) -> Iterator[RawRow]:
         """Read the sentences of one split, relation by relation."""
         [path] = self.split_files[split]
+        if path.name in COMPACT_NAMES:
+            yield from read_compact(path, split)
+            return
         for relation, instances in read_relations(path).items():
             for number, instance in enumerate(instances):
                 where = f"{path.name}: {relation}, sentence {number}"
@@ -55,6 +79,33 @@ def read_relations(path: Path) -> dict[str, list[Any]]:
     if not isinstance(content, dict) or not all(isinstance(sentences, list) for sentences in content.values()):
         raise ValueError(f"{path}: expected a mapping of relations to lists of sentences.")
     return content
+
+
+def read_compact(path: Path, split: str) -> Iterator[RawRow]:
+    """Read the sentences of the compact file, each numbered within its relation.
+
+    Raises:
+        ValueError: If a line is not JSON, has other keys, or a span lies outside its text.
+        TypeError: If a value has the wrong type.
+    """
+    numbers: Counter[str] = Counter()
+    for _, where, line in read_lines(path):
+        data = parse_object(line, where)
+        check_keys(data, COMPACT_KEYS, where=where)
+        text, relation = data["text"], data["relation"]
+        if not isinstance(text, str) or not isinstance(relation, str):
+            raise TypeError(f"{where}: 'text' and 'relation' must be strings, got {quote(text)} and {quote(relation)}.")
+        entities = {role: _compact_entity(data[role], text, f"{where}: {role!r}") for role in ("head", "tail")}
+        row_id = f"{split}-{relation}-{numbers[relation]:04d}"
+        numbers[relation] += 1
+        yield RawRow({"id": row_id, "text": text, "image": None, **entities, "relation": relation}, where)
+
+
+def _compact_entity(raw: Any, text: str, where: str) -> Entity:
+    if not isinstance(raw, list) or len(raw) != 2:
+        raise ValueError(f"{where} must be [start, end] in characters, got {quote(raw)}.")
+    start, end = raw
+    return text_entity(text, *check_span(start, end, len(text), where))
 
 
 def to_row(instance: Any, relation: str, row_id: str, *, where: str) -> Row:

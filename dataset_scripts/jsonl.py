@@ -27,10 +27,10 @@ from typing import Any
 
 from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.building.command_line import main
-from roc.dataset_scripts.building.raw_files import check_tokens, read_lines, token_offsets
+from roc.dataset_scripts.building.raw_files import check_tokens, parse_object, read_lines, token_offsets
 from roc.dataset_scripts.exporting.marker import NO_LICENSE
 from roc.dataset_scripts.schema import ENTITY_KEYS, SPLITS, Entity, Row, check_keys, object_entity, text_entity
-from roc.messages_roc import parse_json, quote, shorten
+from roc.messages_roc import quote, shorten
 from roc.processing_entities_roc import check_box, check_span, check_type
 from roc.processing_typing_roc import ENTITY_TYPES, Span
 
@@ -90,12 +90,7 @@ def parse_line(line: str, line_id: str, *, where: str) -> list[Row]:
             path that leaves the folder.
         TypeError: If a value has the wrong type.
     """
-    try:
-        data = parse_json(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error} The line is {quote(line, 80)}. Write one JSON object a line.") from error
-    if not isinstance(data, dict):
-        raise TypeError(f"{where}: a line must be a JSON object, got {quote(line, 80)}.")
+    data = parse_object(line, where)
     is_group = "entities" in data or "relations" in data
     check_keys(data, GROUP_KEYS if is_group else ROW_KEYS, where=where, optional=SHARED_KEYS)
     text, offsets = _text_and_offsets(data, where)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from roc.dataset_scripts.building.builder import MissingImages
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.evaluation.zero_shot import restrict_rows
-from roc.modeling_decisions_roc import NO_RELATION, decide_relations
+from roc.modeling_decisions_roc import HARD_PENALTY, NO_RELATION, decide_relations
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.samples.batching import LengthBucketBatchSampler, SampleCollator
@@ -39,6 +39,13 @@ class Predictions:
     logits: Tensor = field(compare=False)  # (pairs, relations), on the CPU
     unreadable: list[UnreadableRow] = field(default_factory=list)  # the split's other rows
 
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Join predictions of one model about several splits."""
+        lists = ("row_ids", "expected", "predicted", "unreadable")
+        joined: dict[str, Any] = {name: [*itertools.chain(*(getattr(own, name) for own in parts))] for name in lists}
+        return cls(**joined, logits=torch.cat([own.logits for own in parts]))
+
 
 def load_split(
     model: RocModel,
@@ -51,13 +58,14 @@ def load_split(
     unreadable_rows: UnreadablePolicy = "stop",
     use_image: bool = True,
     only: Collection[str] = (),
+    parts: Sequence[str] | None = None,
 ) -> GroupedSamples:
     """Load the samples of a split for a model.
 
     Args:
         model: The model; pictures are left out where it reads none.
         processor: Its processor, whose typer types entities without a type.
-        dataset: See `load_dataset_splits`, as for `data_dir`, `split` and `missing_images`.
+        dataset: See `load_dataset_splits`, as for `data_dir`, `split`, `missing_images` and `parts`.
         data_dir: Folder of the raw files, or of what a builder wrote.
         split: Name of the split.
         missing_images: What to do where a picture is missing.
@@ -65,6 +73,7 @@ def load_split(
             and go on.
         use_image: Whether the model is shown pictures.
         only: Relations whose rows are kept; empty for all.
+        parts: Some of the parts of a data set that has parts.
 
     Raises:
         ValueError: If the model lacks the relation of a row or cannot read it, no row is kept, or as
@@ -72,7 +81,9 @@ def load_split(
         FileNotFoundError: If the folder, the split or a picture is not there.
     """
     typer, where = processor.entity_typer, f"{data_dir}, split {split}"
-    splits = load_dataset_splits(dataset, data_dir, splits=[split], missing_images=missing_images, entity_typer=typer)
+    splits = load_dataset_splits(
+        dataset, data_dir, splits=[split], missing_images=missing_images, entity_typer=typer, parts=parts
+    )
     rows = restrict_rows(splits[split], only, where=where) if only else splits[split]
     samples = GroupedSamples(rows, use_image=use_image and model.config.vision_config is not None)
     check_relations_known(samples, model.config.relation_names, where)
@@ -89,6 +100,7 @@ def predict_relations(
     *,
     batch_size: int = 64,
     accelerator: Accelerator | None = None,
+    among: Collection[str] = (),
 ) -> Predictions:
     """Rank the relations of every pair, in the model's own precision, so that training and scoring agree.
 
@@ -99,6 +111,7 @@ def predict_relations(
         batch_size: Samples per forward pass.
         accelerator: What the processes share that divide the batches among them. All of them call this, and get all
             predictions. None where this process works alone.
+        among: Relations that may be predicted, the others being ruled out as `type_constraints` do; empty for all.
     """
     model.eval()
     lengths = [sample.approximate_length for sample in samples.samples]
@@ -112,6 +125,9 @@ def predict_relations(
         logits.append(model(**batch).logits[batch["pair_mask"].bool()])
     rows = torch.tensor(_rows_of(samples, batches), dtype=torch.long, device=model.device)
     in_order = _gather_in_order(rows, torch.cat(logits), accelerator)
+    if among:
+        is_other = torch.tensor([name not in among for name in model.config.relation_names], device=model.device)
+        in_order = in_order - HARD_PENALTY * is_other
     decided = decide_relations(in_order, model.config, temperature=model.temperature).tolist()
     names = dict(enumerate(model.config.relation_names)) | {NO_RELATION: ABSTAINED}
     return Predictions(

@@ -22,6 +22,8 @@ from jinja2 import Environment, StrictUndefined
 from transformers.utils import CONFIG_NAME
 
 from roc.configuration_roc import CUSTOM_PIPELINES
+from roc.dataset_scripts.exporting.marker import NO_LICENSE
+from roc.dataset_scripts.loading import BUILDERS
 from roc.evaluation.calibration import MIN_PAIRS
 from roc.inference.posts import load_model
 from roc.pipeline_roc import RocPipeline
@@ -33,7 +35,7 @@ from roc.support.resources import PACKAGE_ROOT
 TEMPLATE = PACKAGE_ROOT / "model_card.md"
 CARD = "README.md"
 (TASK,) = CUSTOM_PIPELINES
-TITLES = {"mnre": "MNRE", "more": "MORE", "fewrel": "FewRel", "jsonl": "JSON lines of the trainer"}
+TITLES = {name: builder.TITLE for name, builder in BUILDERS.items()} | {"jsonl": "JSON lines of the trainer"}
 TITLES |= {"synthetic": "ROC's generated picture-text set", "scenes": "ROC's generated scenes"}
 LICENSE = "apache-2.0"  # of code and weights, as the Hub names it
 TOP_K = 2  # relations that the example prints for its pair
@@ -64,7 +66,7 @@ OTHER_EXAMPLES = [
 ENVIRONMENT = Environment(undefined=StrictUndefined)
 ENVIRONMENT.filters |= {"prose": prose, "code": code, "fence": fence, "public": public, "mean": mean, "stdev": stdev}
 ENVIRONMENT.globals |= {"task": TASK, "top_k": TOP_K, "score_names": SCORES, "license": LICENSE}
-ENVIRONMENT.globals |= {"min_pairs": MIN_PAIRS}
+ENVIRONMENT.globals |= {"min_pairs": MIN_PAIRS, "builders": BUILDERS, "no_license": NO_LICENSE}
 ENVIRONMENT.filters["json"] = partial(json.dumps, ensure_ascii=False)
 ENVIRONMENT.filters["number"] = "{:,.0f}".format
 ENVIRONMENT.filters["percent"] = lambda share: f"{100 * share:.1f}"
@@ -113,7 +115,7 @@ def write_model_card(
     left_out = _encoders_left_out(folder)
     tests = read_test_scores(test_scores, records, model.config.relation_names)
     robust = None if robustness is None else read_robustness(robustness, records[0])
-    posts = _posts(folder, examples, records[0].settings["dataset"], sees_pictures=bool(model.config.vision_config))
+    posts = _posts(folder, examples, records[0].datasets, sees_pictures=bool(model.config.vision_config))
     pipe = RocPipeline(model=model, processor=processor)
     shown = [(post, pipe(_with_picture(post, folder), top_k=TOP_K)) for post in posts]
     data = _card_data(records[0], tests[0], model.config, dataset_id=dataset_id, has_code=not left_out)
@@ -172,12 +174,13 @@ def _encoders_left_out(folder: Path) -> dict[str, Any]:
 
 
 def _posts(
-    folder: Path, examples: Sequence[Mapping[str, Any]] | None, dataset: str, *, sees_pictures: bool
+    folder: Path, examples: Sequence[Mapping[str, Any]] | None, names: Sequence[str], *, sees_pictures: bool
 ) -> list[dict[str, Any]]:
     """Return the examples, with their pictures in the folder, or without pictures for a model that sees none."""
     if examples is not None and not examples:
         raise ValueError("A card shows one example at least. Give one, or None for those that suit the data set.")
-    posts = [dict(post) for post in (EXAMPLES.get(dataset, OTHER_EXAMPLES) if examples is None else examples)]
+    suitable = EXAMPLES.get(names[0], OTHER_EXAMPLES) if len(names) == 1 else OTHER_EXAMPLES
+    posts = [dict(post) for post in (suitable if examples is None else examples)]
     for post in posts:
         if not {"text", "head", "tail"} <= post.keys() <= {"text", "head", "tail", "image"}:
             raise ValueError(f"An example has the keys text, head, tail, and image or not; given {sorted(post)}.")
@@ -221,7 +224,7 @@ def _card_data(
     return ModelCardData(
         library_name="transformers",
         license=LICENSE,
-        language=None if run.settings["dataset"] == "jsonl" else "en",
+        language=None if "jsonl" in run.datasets else "en",
         pipeline_tag="visual-question-answering" if sees_pictures else "text-classification",
         tags=[tag for tag, applies in tags.items() if applies],
         base_model=run.base_models or None,
@@ -234,13 +237,13 @@ def _card_data(
 
 def _eval_results(run: RunRecord, test: Mapping[str, Any] | None, dataset_id: str | None) -> list[EvalResult]:
     """Return the published weights' scores, validation and test apart."""
-    dataset, kinds = run.settings["dataset"], {"micro_f1": "f1", "macro_f1": "f1"}  # as the Hub names metrics
+    names, kinds = run.datasets, {"micro_f1": "f1", "macro_f1": "f1"}  # as the Hub names metrics
     return [
         EvalResult(
             task_type="relation-extraction",
             task_name="Multimodal relation extraction",
-            dataset_type=dataset_id or dataset,
-            dataset_name=TITLES.get(dataset, dataset),
+            dataset_type=dataset_id or "+".join(names),
+            dataset_name=", ".join(TITLES.get(name, name) for name in names),
             dataset_split=split,
             metric_type=kinds.get(name, name),
             metric_name=f"{label} ({split})",

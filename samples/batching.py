@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import BatchFeature
@@ -24,12 +25,21 @@ class SampleCollator:
         relations: Names of the relations, in the order of the logits; None for batches without labels.
         type_noise: Probability that a typed text entity gets another type or none.
         seed: The noise depends on it, the sample and the epoch only: not on who makes the batch, and when.
+        competitors: `(sources, relations, relations)` bool, with which relations a pair of a source that has a relation
+            is compared; the batch then has its pairs' rows as `competitors`. None where all relations compete.
     """
 
     def __init__(
-        self, processor: RocProcessor, relations: Sequence[str] | None, *, type_noise: float = 0.0, seed: int = 0
+        self,
+        processor: RocProcessor,
+        relations: Sequence[str] | None,
+        *,
+        type_noise: float = 0.0,
+        seed: int = 0,
+        competitors: Tensor | None = None,
     ) -> None:
         self._processor, self._type_noise = processor, type_noise
+        self._competitors = competitors
         self._seed, self._epoch = seed, 0
         self._index = None if relations is None else {name: i for i, name in enumerate(relations)}
 
@@ -59,12 +69,20 @@ class SampleCollator:
             pictures_left_out=True,
             entities=[self._entities(sample) for sample in samples],
             pairs=[sample.pairs for sample in samples],
-            labels=None
-            if self._index is None
-            else [list(map(self._label, own.relations, own.row_ids)) for own in samples],
+            labels=None if self._index is None else [self._labels(sample) for sample in samples],
             where=[f"row {sample.row_ids[0]!r}" for sample in samples],
         )
+        if self._competitors is not None:
+            num_relations = self._competitors.shape[-1]
+            rows = batch["labels"]  # of the table of all sources, one below the other
+            batch["competitors"] = self._competitors.flatten(0, 1)[rows.clamp(min=0)]
+            batch["labels"] = torch.where(rows == NO_LABEL, rows, rows % num_relations)
         return [row_id for sample in samples for row_id in sample.row_ids], batch
+
+    def _labels(self, sample: Sample) -> list[int]:
+        """Number the relations of a sample's pairs; with competitors, as rows of the tables of all sources."""
+        first = 0 if self._competitors is None else sample.source * self._competitors.shape[-1]
+        return [first + self._label(*given) for given in zip(sample.relations, sample.row_ids)]
 
     def _entities(self, sample: Sample) -> list[Entity]:
         if not self._type_noise:
@@ -97,18 +115,29 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
         batch_size: Samples per batch; the last one may be smaller.
         seed: The order depends on it and on the epoch only.
         shuffle: Whether to shuffle; without it batches go from short to long.
+        sources: The number of the source that each sample comes from; None for one source.
+        temperature: How evenly sources are drawn, see `draw_samples`.
         pool_size: How many batches' worth of shuffled samples are sorted together. Larger pads less, smaller mixes
             more; 32 is our choice.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, *, seed: int = 0, shuffle: bool = True, pool_size: int = 32
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        sources: Sequence[int] | None = None,
+        temperature: float = 1.0,
+        pool_size: int = 32,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is out of range: give a number >= 1.")
         self.batch_size, self._pool = batch_size, pool_size * batch_size
         self._lengths, self._shuffle = lengths, shuffle
         self._seed, self._epoch = seed, 0
+        self._sources, self._temperature = sources, temperature
 
     def __len__(self) -> int:
         return -(-len(self._lengths) // self.batch_size)
@@ -119,6 +148,8 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         order = list(range(len(self._lengths)))
+        if self._sources is not None:
+            order = draw_samples(self._sources, self._temperature, seed=self._seed, epoch=self._epoch)
         generator = random.Random(f"{self._seed}-{self._epoch}")
         if self._shuffle:
             generator.shuffle(order)
@@ -128,6 +159,49 @@ class LengthBucketBatchSampler(Sampler[list[int]]):
         if self._shuffle:
             generator.shuffle(batches)
         return iter(batches)
+
+
+def draw_samples(sources: Sequence[int], temperature: float, *, seed: int, epoch: int) -> list[int]:
+    """Draw an epoch's samples from several sources: as many as there are, with shares that a temperature evens out.
+
+    A source of n samples gets a share proportional to `n ** (1 / temperature)`. Its samples come round after round,
+    each round in another order, and an epoch goes on where the one before has stopped: over the epochs all samples of
+    a source are seen equally often, whether an epoch has room for some of them or for several rounds.
+
+    Args:
+        sources: The number of the source that each sample comes from.
+        temperature: 1 draws every sample once an epoch; the higher, the more alike are the shares.
+        seed: The draw depends on it and on the epoch only.
+        epoch: The number of the epoch, from 0.
+
+    Returns:
+        Numbers of samples, source by source.
+
+    Source:
+        Devlin et al., multilingual BERT (2019), and Arivazhagan et al., "Massively Multilingual Neural Machine
+        Translation in the Wild" (2019), section 4.1, who draw languages like this.
+    """
+    members: dict[int, list[int]] = {}
+    for number, source in enumerate(sources):
+        members.setdefault(source, []).append(number)
+    counts = _shares({source: len(own) ** (1 / temperature) for source, own in members.items()}, len(sources))
+    drawn = []
+    for source, own in members.items():
+        for place in range(epoch * counts[source], (epoch + 1) * counts[source]):
+            round_number, number = divmod(place, len(own))
+            if number == 0 or place == epoch * counts[source]:
+                order = random.Random(f"{seed}-{source}-{round_number}").sample(own, len(own))
+            drawn.append(order[number])
+    return drawn
+
+
+def _shares(weights: dict[int, float], total: int) -> dict[int, int]:
+    """Share out a whole number by weight; what rounding down leaves goes to the largest remainders."""
+    exact = {key: total * weight / sum(weights.values()) for key, weight in weights.items()}
+    shares = {key: int(value + 1e-9) for key, value in exact.items()}
+    for key in sorted(exact, key=lambda key: shares[key] - exact[key])[: total - sum(shares.values())]:
+        shares[key] += 1
+    return shares
 
 
 class ProcessShares(Sampler[list[int]]):

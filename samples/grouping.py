@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ class Sample:
     relations: list[str] = field(default_factory=list)  # name of the relation of each pair
     row_ids: list[str] = field(default_factory=list)  # id of the row that each pair comes from
     image_digest: bytes | None = None  # SHA-256 of the picture's file; None where there is none
+    source: int = 0  # number of the set that it comes from, where several were joined
 
     @property
     def approximate_length(self) -> int:
@@ -56,6 +59,35 @@ class GroupedSamples(Dataset[tuple[Sample, bytes | Tensor | None]]):
         self.features: Mapping[bytes, Tensor] | None = None  # of pictures by their digest, to be given in their place
         self.samples = self._group(rows.remove_columns(["image"]))
         self.unreadable: list[UnreadableRow] = []  # rows that are in no sample; see `roc.samples.reading`
+
+    @classmethod
+    def joined(cls, sets: Sequence[GroupedSamples]) -> GroupedSamples:
+        """Join sets of samples, which stay as they are; `Sample.source` tells from which set each comes.
+
+        Joining a single set gives that set.
+        """
+        if len(sets) == 1:
+            return sets[0]
+        joined = copy.copy(sets[0])
+        joined._images = datasets.concatenate_datasets([own._images for own in sets])
+        starts = itertools.accumulate((len(own._images) for own in sets), initial=0)
+        joined.samples = [
+            replace(sample, source=number, image_row=None if sample.image_row is None else start + sample.image_row)
+            for number, (own, start) in enumerate(zip(sets, starts))
+            for sample in own.samples
+        ]
+        joined.unreadable = [row for own in sets for row in own.unreadable]
+        return joined
+
+    def rename(self, relations: Mapping[str, str], *, prefix: str) -> None:
+        """Give relations other names, where they have one, and put a prefix before the ids of rows."""
+        for sample in self.samples:
+            sample.relations = [relations.get(name, name) for name in sample.relations]
+            sample.row_ids = [prefix + row_id for row_id in sample.row_ids]
+        self.unreadable = [
+            replace(row, row_id=prefix + row.row_id, relation=relations.get(row.relation, row.relation))
+            for row in self.unreadable
+        ]
 
     def __len__(self) -> int:
         return len(self.samples)

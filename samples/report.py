@@ -16,7 +16,7 @@ from roc.processing_images_roc import identify_image
 from roc.processing_roc import RocProcessor
 from roc.samples.findings import list_findings, name_of
 from roc.samples.grouping import GroupedSamples, Sample, UnreadableRow
-from roc.samples.reading import UnreadablePolicy, count_tokens, settle_unreadable
+from roc.samples.reading import count_tokens
 
 SHOWN = 5  # entries of a list that is printed
 KINDS = ("text-text", "text-object", "object-object")
@@ -47,11 +47,7 @@ class SplitReport:
 
 
 def report_data(
-    train_set: GroupedSamples,
-    val_set: GroupedSamples,
-    processor: RocProcessor,
-    relations: Sequence[Mapping[str, Any]],
-    unreadable_rows: UnreadablePolicy = "stop",
+    train_set: GroupedSamples, val_set: GroupedSamples, processor: RocProcessor, relations: Sequence[Mapping[str, Any]]
 ) -> None:
     """Look at every text and at the head of every picture file, and print what there is to know to stderr.
 
@@ -59,16 +55,10 @@ def report_data(
         train_set: The training samples, after `roc.samples.reading.leave_out_unreadable`.
         val_set: The validation samples, likewise.
         processor: The model's processor.
-        relations: The relations, as in `RocConfig`.
-        unreadable_rows: What the run does about rows that it cannot read.
-
-    Raises:
-        ValueError: If there are rows that it cannot read and must not skip; what is known of the others is printed
-            before.
+        relations: The relations that training sees, as in `RocConfig`.
     """
     train, val = report_on_split(train_set, processor), report_on_split(val_set, processor)
     print(format_report(train, val, relations=relations, max_length=processor.max_length), file=sys.stderr)
-    settle_unreadable({"training": train_set, "validation": val_set}, unreadable_rows)
 
 
 def report_on_split(samples: GroupedSamples, processor: RocProcessor) -> SplitReport:
@@ -84,7 +74,7 @@ def format_report(
     splits = {"training": train, "validation": val}
     counts = [_counts(report, max_length) for report in splits.values()]
     pairs = [report.relations for report in splits.values()]
-    names = [relation["name"] for relation in relations]
+    names = dict.fromkeys([*(relation["name"] for relation in relations), *sorted(pairs[1])])  # some only validate
     parts = [
         _table([("", *splits), *((label, *(own[label] for own in counts)) for label in counts[0])]),
         _table([("pairs of", *splits), *((name, *(own[name] for own in pairs)) for name in names)]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import datasets
 
@@ -22,11 +22,27 @@ def split_rows(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, 
     """
     parts: tuple[list[int], list[int]] = ([], [])
     for number, text in enumerate(rows["text"][:]):
-        value = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-        parts[value < share * 2**64].append(number)
+        parts[_is_in_share(text, share)].append(number)
     if not all(parts):
         raise ValueError(f"{len(rows)} rows are too few to take a share of {share} of their texts for validation.")
     return rows.select(parts[0]), rows.select(parts[1])
+
+
+def split_relations(
+    rows: datasets.Dataset, relations: Collection[str], none_relation: str | None, share: float
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Part the rows of one split in two; the second part gets those of some relations.
+
+    Rows without a relation are parted by their texts, as `split_rows` does, because both parts need some.
+    """
+    parts: tuple[list[int], list[int]] = ([], [])
+    for number, (text, relation) in enumerate(zip(rows["text"][:], rows["relation"][:])):
+        parts[_is_in_share(text, share) if relation == none_relation else relation in relations].append(number)
+    return rows.select(parts[0]), rows.select(parts[1])
+
+
+def _is_in_share(text: str, share: float) -> bool:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") < share * 2**64
 
 
 def sample_rows(rows: datasets.Dataset, share: float, *, seed: int = 0) -> datasets.Dataset:

@@ -118,6 +118,9 @@ def effective_settings(config: RunConfig) -> dict[str, Any]:
     for name in sorted(FILE_SETTINGS):
         if settings[name] is not None:
             settings[f"content of {name}"] = hashlib.sha256(find_file(settings[name]).read_bytes()).hexdigest()
+    for own in config.data_sources if config.sources is not None else ():
+        content = find_file(str(own.relations)).read_bytes()
+        settings[f"content of relations of {own.name}"] = hashlib.sha256(content).hexdigest()
     return settings
 
 

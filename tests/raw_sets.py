@@ -33,6 +33,49 @@ MORE_RELATIONS = {
 }
 MORE_LABELS = ["none", *(f"/{types}/{name}" for types, names in MORE_RELATIONS.items() for name in names)]
 
+# One line, sentence or text of each set without pictures.
+FEWREL_LINE: dict[str, Any] = {"relation": "P26", "text": "marie wed pierre .", "head": [0, 5], "tail": [10, 16]}
+
+CROSSRE_SENTENCE: dict[str, Any] = {
+    "doc_key": "ai-train-1",
+    "sentence": ["Ada", "Byron", "used", "Lisp", "in", "Rome"],
+    "ner": [[3, 3, "programlang"], [0, 1, "researcher"], [5, 5, "location"]],
+    "relations": [[0, 1, 3, 3, "usage", "", False, False], [0, 1, 3, 3, "related-to", "x", True, False]],
+}
+
+SEMEVAL_SENTENCE: dict[str, Any] = {
+    "token": ["the", "storm", "broke", "roof", "tiles", "."],
+    "h": {"name": "storm", "pos": [1, 2]},
+    "t": {"name": "roof tiles", "pos": [3, 5]},
+    "relation": "Cause-Effect(e1,e2)",
+}
+
+JOINT_TOKENS = ["Ann", "Lee", "of", "Acme", "met", "Bob"]
+JOINT_ENTITIES = [{"type": "Org", "start": 3, "end": 4}, {"type": "Peop", "start": 0, "end": 2}]
+JOINT_TAGS = ["B-Peop", "L-Peop", "O", "U-Org", "O", "U-Peop"]
+JOINT_LISTED: dict[str, Any] = {
+    "tokens": JOINT_TOKENS,
+    "entities": JOINT_ENTITIES,
+    "relations": [{"type": "Work_For", "head": 1, "tail": 0}],
+    "orig_id": 7,
+}
+JOINT_TAGGED: dict[str, Any] = {
+    "tokens": JOINT_TOKENS,
+    "tags": JOINT_TAGS,
+    "relations": [{"type": "Work_For", "head": 0, "tail": 1}],
+    "orig_id": "a",
+}
+
+WEBNLG_TEXT = "Turmania lies in Upper Asparia , near Zet . The capital of Asparia is Zet ."
+WEBNLG_TRIPLES = [
+    ["Turmania", "isPartOf", "Upper Asparia"],
+    ["Asparia", "region", "Upper Asparia"],
+    ["Asparia", "capital", "Zet"],
+    ["Turmania", "near", "Zett"],
+    ["Turmania", "is", "Turmania"],
+    ["Turmania", "abbreviation", "."],
+]
+
 
 def mnre_instance(**changes: Any) -> dict[str, Any]:
     made = {

@@ -21,14 +21,30 @@ from hostile import as_json, edited_bytes, edited_lines, mutated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from posts import POSTS, halves
-from raw_sets import mnre_instance, more_instance, write_more
+from raw_sets import (
+    CROSSRE_SENTENCE,
+    FEWREL_LINE,
+    JOINT_LISTED,
+    JOINT_TAGGED,
+    SEMEVAL_SENTENCE,
+    WEBNLG_TEXT,
+    WEBNLG_TRIPLES,
+    mnre_instance,
+    more_instance,
+    write_more,
+)
 from tiny import RELATIONS, picture_bytes, save_tiny, tiny_model, tiny_processor
 from tiny_runs import line
 
 import roc.register  # noqa: F401  (Transformers knows ROC)
+from roc.dataset_scripts.crossre import CrossreBuilder
+from roc.dataset_scripts.fewrel import FewrelBuilder
+from roc.dataset_scripts.joint import JointBuilder
 from roc.dataset_scripts.jsonl import JsonlBuilder
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.more import MoreBuilder
+from roc.dataset_scripts.semeval import SemevalBuilder
+from roc.dataset_scripts.webnlg import WebnlgBuilder
 from roc.handler import EndpointHandler
 from roc.pipeline_roc import RocPipeline
 from roc.processing_images_roc import open_image
@@ -199,7 +215,7 @@ def test_pictures(request: pytest.FixtureRequest) -> None:
 
 def built(folder: Path, builder: Callable[..., Any]) -> Any:
     """Read a folder's raw files as a builder does, and encode what it accepts as training does."""
-    rows = answered(lambda: builder(folder)._rows, "train", "val", "rel2id", also=(FileNotFoundError,))
+    rows = answered(lambda: builder(folder)._rows, "train", "val", "rel2id", "fewrel80", also=(FileNotFoundError,))
     for own in (rows or {}).values():
         for raw, picture in own:
             entities = [{key: raw.row[role].get(key) for key in ENTITY_KEYS} for role in ("head", "tail")]
@@ -249,6 +265,31 @@ def test_rows_of_published_sets(source: str, tmp_path: Path, request: pytest.Fix
         built(tmp_path, builder)
 
     fuzzed(request, ask, few=100)
+
+
+TEXT_SETS: dict[str, tuple[Callable[..., Any], str, dict[str, Any]]] = {
+    "fewrel": (FewrelBuilder, "fewrel80.jsonl", FEWREL_LINE),
+    "crossre": (CrossreBuilder, "ai-train.json", CROSSRE_SENTENCE),
+    "semeval": (SemevalBuilder, "train.txt", SEMEVAL_SENTENCE),
+    "joint": (JointBuilder, "train.json", JOINT_LISTED),
+    "joint_tags": (JointBuilder, "train.json", JOINT_TAGGED),
+    "webnlg": (WebnlgBuilder, "train.json", {"text": WEBNLG_TEXT, "triple_list": WEBNLG_TRIPLES}),
+}
+
+
+@pytest.mark.parametrize("source", TEXT_SETS)
+def test_rows_of_text_sets(source: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    builder, name, sample = TEXT_SETS[source]
+    is_list = builder in (JointBuilder, WebnlgBuilder)
+
+    def ask(chance: random.Random) -> None:
+        texts = [as_json(mutated(chance, sample) if chance.random() < 0.7 else sample) for _ in range(2)]
+        content = f"[{', '.join(texts)}]" if is_list else "\n".join(texts)
+        content = edited_lines(chance, content) if chance.random() < 0.2 else content
+        (tmp_path / name).write_bytes(content.encode(errors="surrogatepass"))
+        built(tmp_path, builder)
+
+    fuzzed(request, ask, few=60)
 
 
 def test_relation_files(tmp_path: Path, request: pytest.FixtureRequest) -> None:

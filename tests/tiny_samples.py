@@ -17,8 +17,10 @@ from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relations.files import RelationInventory
 from roc.samples.grouping import GroupedSamples
+from roc.training.building import load_samples
 from roc.training.loop import TrainingRun
 from roc.training.settings import RunConfig
+from roc.training.sources import RunData, Source
 
 
 def row(row_id: str, text: str, head: str, tail: str, relation: str, image: bytes | None = None) -> dict[str, Any]:
@@ -60,7 +62,21 @@ def training_run(model: RocModel, processor: RocProcessor, rows: Sequence[Any] =
     """A run on the given rows, its model in evaluation mode, so that nothing in it is random."""
     section = ModelSettings(head=model.config.head)
     config = RunConfig(**{"batch_size": 2, "mixed_precision": "no", "model": section, **settings})
-    samples = grouped(rows)
-    inventory = RelationInventory(RELATIONS, "None")
     accelerator = Accelerator(mixed_precision="no", cpu=True)
-    return TrainingRun(config, accelerator, processor, model.eval(), inventory, samples, samples)
+    return TrainingRun(config, accelerator, processor, model.eval(), run_data(grouped(rows)))
+
+
+def run_data(samples: GroupedSamples) -> RunData:
+    """The data of a run that trains and validates on the same samples."""
+    return RunData([tiny_source(RunConfig())], [samples], [samples])
+
+
+def tiny_source(config: RunConfig) -> Source:
+    """The only data set of a run, whose relations are `RELATIONS`."""
+    [settings] = config.data_sources
+    return Source(settings, RelationInventory(RELATIONS, "None"))
+
+
+def load_tiny(config: RunConfig, processor: RocProcessor) -> tuple[GroupedSamples, GroupedSamples]:
+    """Load the samples to train on and to validate on, whose relations are `RELATIONS`."""
+    return load_samples(config, tiny_source(config), processor)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase, ViTImageProcessorPil
 
 from roc.dataset_scripts.loading import load_dataset_splits
@@ -20,33 +19,58 @@ from roc.modeling_backbones_roc import check_encoder, most_tokens, resolve_model
 from roc.modeling_roc import RocModel
 from roc.modeling_vision_roc import picture_size
 from roc.processing_roc import RocProcessor
-from roc.relations.files import RelationInventory
+from roc.relations.files import RelationInventory, read_relation_file
 from roc.relations_bank_roc import descriptions_of
 from roc.samples.grouping import GroupedSamples
 from roc.samples.reading import leave_out_unreadable, settle_unreadable
-from roc.samples.splitting import check_relations_known, sample_rows, split_rows, swap_none_pairs
+from roc.samples.splitting import (
+    check_relations_known,
+    sample_rows,
+    split_relations,
+    split_rows,
+    swap_none_pairs,
+)
 from roc.training.adapters import add_lora, freeze_lower_layers
+from roc.training.competitors import resemblances
 from roc.training.settings import RunConfig
+from roc.training.sources import RunData, Source
 
-MAX_RESEMBLANCE = 0.4  # cosine of two descriptions in the description encoder; chosen on MNRE
 
-
-def load_samples(
-    config: RunConfig, inventory: RelationInventory, processor: RocProcessor, *, held_out: Collection[str] = ()
-) -> tuple[GroupedSamples, GroupedSamples]:
-    """Load and group the training and the validation samples, without rows of relations that are held out.
+def load_data(config: RunConfig, sources: Sequence[Source], processor: RocProcessor) -> RunData:
+    """Load and group the training and the validation samples of a run.
 
     Rows that the processor cannot encode are left out and listed in `GroupedSamples.unreadable`. A dry run stops for
     them only when it has reported on the others (`roc.samples.report`).
 
     Raises:
-        ValueError: If a row's relation is neither in the inventory nor held out, or the model cannot read a row and
-            `unreadable_rows` does not skip it.
+        ValueError: If a row's relation is not in the inventory, or the model cannot read a row and `unreadable_rows`
+            does not skip it.
     """
+    splits = [load_samples(config, source, processor) for source in sources]
+    data = RunData(sources, *zip(*splits))
+    if not (config.dry_run and all(samples.samples for both in splits for samples in both)):
+        settle_unreadable(data.splits, config.unreadable_rows)
+    for source, both in zip(sources, splits):
+        for samples in both if len(sources) > 1 else ():
+            samples.rename(source.names, prefix=f"{source.name}: ")
+    return data
+
+
+def load_samples(config: RunConfig, source: Source, processor: RocProcessor) -> tuple[GroupedSamples, GroupedSamples]:
+    """Load a source's samples to train on and to validate on, each without the rows that the processor cannot encode.
+
+    Raises:
+        ValueError: If a row's relation is not in the source's inventory.
+    """
+    training, validating = source.training, source.validating
+    known = set(source.inventory.names)
     both = []
-    for name, rows in zip((config.train_split, config.val_split), _load_rows(config)):
-        where = f"{config.data_dir}, split {name}"
-        kept = restrict_rows(rows, set(rows["relation"][:]) - set(held_out), where=where)
+    for split, rows, inventory in zip(
+        (source.settings.train_split, source.settings.val_split), _load_rows(config, source), (training, validating)
+    ):
+        where = f"{source.settings.data_dir}, split {split}"
+        # a relation that is in no inventory stays, to be named
+        kept = restrict_rows(rows, set(rows["relation"][:]) - (known - set(inventory.names)), where=where)
         both.append(GroupedSamples(kept, use_image=config.sees_pictures))
         check_relations_known(both[-1], inventory.names, where)
     train_set, val_set = both
@@ -54,26 +78,29 @@ def load_samples(
         train_set.samples = train_set.samples[: config.max_train_samples]
     for samples in both:
         leave_out_unreadable(samples, processor)
-    if not (config.dry_run and train_set.samples and val_set.samples):
-        settle_unreadable({"training": train_set, "validation": val_set}, config.unreadable_rows)
-    if config.swap_none_pairs and inventory.none_relation is not None:
-        swap_none_pairs(train_set, inventory.none_relation, seed=config.seed)
+    if config.swap_none_pairs and training.none_relation is not None:
+        swap_none_pairs(train_set, training.none_relation, seed=config.seed)
     return train_set, val_set
 
 
-def _load_rows(config: RunConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
+def _load_rows(config: RunConfig, source: Source) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Load the rows to train on and to validate on: two splits, or two parts of one."""
+    own = source.settings
     splits = load_dataset_splits(
-        config.dataset,
-        config.data_dir,
-        splits=list(dict.fromkeys([config.train_split, config.val_split])),
+        own.dataset,
+        own.data_dir,
+        splits=list(dict.fromkeys([own.train_split, own.val_split])),
         missing_images=config.missing_images,
         entity_typer=config.entity_typer,
+        parts=own.parts,
     )
-    train_rows, val_rows = splits[config.train_split], splits[config.val_split]
-    if config.train_split == config.val_split:
-        train_rows, val_rows = split_rows(train_rows, config.val_share)
-    return sample_rows(train_rows, config.train_share, seed=config.seed), val_rows
+    train_rows, val_rows = splits[own.train_split], splits[own.val_split]
+    if own.train_split == own.val_split and own.eval_relations:
+        none_relation = source.inventory.none_relation
+        train_rows, val_rows = split_relations(train_rows, own.eval_relations, none_relation, own.val_share)
+    elif own.train_split == own.val_split:
+        train_rows, val_rows = split_rows(train_rows, own.val_share)
+    return sample_rows(train_rows, own.train_share, seed=config.seed), val_rows
 
 
 def build_processor(config: RunConfig) -> RocProcessor:
@@ -220,6 +247,13 @@ def _fit_lengths(config: RunConfig, processor: RocProcessor, model: RocModel) ->
     processor.max_description_length = min([processor.max_description_length, *(own for own in limits if own)])
 
 
+def read_negatives(config: RunConfig) -> RelationInventory | None:
+    """Read the relations that hold for no pair, where the run has any."""
+    if config.negative_relations is None:
+        return None
+    return read_relation_file(config.negative_relations, entity_types=config.model.entity_types)
+
+
 def encode_negatives(
     config: RunConfig, processor: RocProcessor, model: RocModel, negatives: RelationInventory | None
 ) -> Tensor | None:
@@ -237,19 +271,21 @@ def encode_negatives(
         return None
     if config.model.head != "retrieval" or config.share_description_encoder:
         raise ValueError("negative_relations needs --head retrieval and a frozen description encoder. Leave one out.")
-    kept = unrelated_descriptions(descriptions_of(negatives.relations), processor, model)
+    texts = descriptions_of(negatives.relations)
+    kept = unrelated_descriptions(texts, processor, model, max_resemblance=config.max_resemblance)
     if not kept:
         raise ValueError(
             f"negative_relations={config.negative_relations!r}: every description resembles one of "
-            f"{shorten(str(model.config.relation_names))}. Name a file with relations that are farther from them."
+            f"{shorten(str(model.config.relation_names))}. Name a file with relations that are farther from them, or "
+            f"raise --max_resemblance ({config.max_resemblance})."
         )
     return torch.stack([*kept.values()])
 
 
-def unrelated_descriptions(texts: Sequence[str], processor: RocProcessor, model: RocModel) -> dict[str, Tensor]:
-    """Return the descriptions that resemble none of a model's own, each with its features `(feature_dim,)`."""
+def unrelated_descriptions(
+    texts: Sequence[str], processor: RocProcessor, model: RocModel, *, max_resemblance: float
+) -> dict[str, Tensor]:
+    """Return the descriptions that resemble no relation of a model, each with its features `(feature_dim,)`."""
     encoded = model.encode_texts(texts, processor)
-    features = torch.stack([encoded[text] for text in texts])
-    own = functional.normalize(model.relation_bank.features, dim=-1)
-    resemblance = (functional.normalize(features, dim=-1) @ own.T).amax(dim=-1).tolist()
-    return {text: encoded[text] for text, cosine in zip(texts, resemblance) if cosine < MAX_RESEMBLANCE}
+    nearest = resemblances(torch.stack([encoded[text] for text in texts]), model).amax(dim=-1).tolist()
+    return {text: encoded[text] for text, cosine in zip(texts, nearest) if cosine < max_resemblance}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import itertools
 import json
 import logging
@@ -12,37 +10,38 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers.utils import CONFIG_NAME
 
-from roc.evaluation.calibration import calibrate
-from roc.evaluation.predictions import Predictions, predict_relations, score_predictions
-from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
+from roc.evaluation.predictions import Predictions
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relations.files import RelationInventory, read_relation_file
 from roc.relations_bank_roc import descriptions_of
 from roc.samples.batching import LengthBucketBatchSampler, ProcessShares, SampleCollator
-from roc.samples.grouping import GroupedSamples
-from roc.samples.reading import count_unreadable
+from roc.samples.reading import count_unreadable, settle_unreadable
 from roc.samples.report import format_batch, report_data
 from roc.samples.vision_cache import use_vision_cache
-from roc.support.files import atomic_write
 from roc.support.machine import choose_precision, set_num_threads
 from roc.support.programs import shows_progress
-from roc.training.adapters import without_adapter
-from roc.training.building import build_model, build_processor, check_encoders, encode_negatives, load_samples
+from roc.training.building import (
+    build_model,
+    build_processor,
+    check_encoders,
+    encode_negatives,
+    load_data,
+    read_negatives,
+)
 from roc.training.checkpoints import Checkpoints, find_checkpoint
+from roc.training.competitors import Competitors, find_competitors
 from roc.training.learner import Learner
 from roc.training.processes import disk_errors_explained, memory_errors_explained, start_accelerator
 from roc.training.run_folder import (
+    RESEMBLANCES_FILE,
     check_output_dir,
     count_parameters,
     draw_plots,
@@ -52,65 +51,13 @@ from roc.training.run_folder import (
     write_metrics,
 )
 from roc.training.settings import RunConfig
+from roc.training.sources import RunData, choose_sources
 from roc.training.starting import load_start
 from roc.training.state import describe_run
 from roc.training.tracking import check_trackers, track_epoch, track_result, track_step, tracked
+from roc.training.validation import Validator
 
 logger = logging.getLogger("roc.training.loop")
-
-
-@dataclass
-class Validator:
-    """Scores and calibrates a model on the validation split. All processes call its methods together."""
-
-    config: RunConfig
-    accelerator: Accelerator
-    processor: RocProcessor
-    inventory: RelationInventory
-    samples: GroupedSamples
-
-    def score(self, model: RocModel) -> dict[str, Any]:
-        """Score a model in training; where it learns to read descriptions, they are encoded anew."""
-        none_relation = self.inventory.none_relation
-        if self.config.model.head == "retrieval" and self.config.share_description_encoder:
-            model.set_relations(self.inventory.relations, self.processor, none_relation=none_relation)
-        advice = f"Lower --eval_batch_size ({self.config.eval_batch_size}), with which --resume auto can go on."
-        with memory_errors_explained("in validation", advice):
-            predictions = self._predict(model)
-        return score_predictions(predictions, none_relation)
-
-    def calibrate(self, trained: RocModel) -> tuple[Predictions, dict[str, Any]]:
-        """Calibrate the model in the run's folder, on pictures as `score.py` reads them.
-
-        Processes that may not see the folder copy the model that was `trained`, and get its weights sent.
-
-        Returns:
-            The predictions of the saved model, and what `roc.evaluation.calibration.calibrate` reports.
-        """
-        self.samples.features = None
-        saved = self._saved_model(trained)
-        predictions = self._predict(saved)
-        report = calibrate(saved, predictions)
-        if self.accelerator.is_main_process:
-            with atomic_write(Path(self.config.output_dir) / CONFIG_NAME) as file:
-                file.write(saved.config.to_json_string())
-        return predictions, report
-
-    def _predict(self, model: RocModel) -> Predictions:
-        options: dict[str, Any] = {"batch_size": self.config.eval_batch_size, "accelerator": self.accelerator}
-        return predict_relations(model, self.processor, self.samples, **options)
-
-    def _saved_model(self, trained: RocModel) -> RocModel:
-        """Load the model of the run's folder on the main process, and send its weights to the others."""
-        if self.accelerator.is_main_process:
-            saved = RocModel.from_pretrained(self.config.output_dir, dtype=torch.float32)
-        elif self.config.merge_adapter:
-            saved = without_adapter(trained, merge=True)
-        else:
-            saved = copy.deepcopy(trained)
-        saved = saved.to(self.accelerator.device)
-        broadcast(saved.state_dict())
-        return saved
 
 
 @dataclass(frozen=True)
@@ -119,7 +66,7 @@ class Parts:
 
     step: Callable[[Learner, list[Any]], float] = Learner.step
     validate: Callable[[Validator, RocModel], dict[str, Any]] = Validator.score
-    calibrate: Callable[[Validator, RocModel], tuple[Predictions, dict[str, Any]]] = Validator.calibrate
+    calibrate: Callable[[Validator, RocModel], tuple[list[Predictions], dict[str, Any]]] = Validator.calibrate
     draw: Callable[..., None] = draw_plots
 
 
@@ -150,22 +97,25 @@ def _train(config: RunConfig, parts: Parts | None) -> dict[str, Any]:
     accelerator = start_accelerator(choose_precision(config.mixed_precision))
     check_encoders(config)
     start = load_start(config)
-    inventory, held_out, negatives = _choose_relations(config, None if start is None else start.model)
+    sources = choose_sources(config, None if start is None else start.model)
+    negatives = read_negatives(config)
     processor = build_processor(config) if start is None else start.processor
     with accelerator.local_main_process_first():  # the others find its work in the cache
-        train_set, val_set = splits = load_samples(config, inventory, processor, held_out=held_out)
-    model = build_model(config, processor, inventory, None if start is None else start.model)
+        data = load_data(config, sources, processor)
+    model = build_model(config, processor, data.training, None if start is None else start.model)
     encoded_negatives = encode_negatives(config, processor, model, negatives)
+    competitors = find_competitors(data, model, max_resemblance=config.max_resemblance)
     record = None if start is None else start.record
-    described = describe_run(config, accelerator, model, inventory, negatives, splits, start=record)
+    described = describe_run(config, accelerator, model, data, negatives, start=record)
     if resumed is not None:
         resumed.check_same_run(described)
     if config.vision_cache is not None and not config.dry_run:  # a dry run writes nothing
         options = {"batch_size": config.eval_batch_size, "num_workers": config.num_workers}
+        splits = [data.train_set, *data.val_sets]
         use_vision_cache(config.vision_cache, model, processor, splits, accelerator, **options)
     if accelerator.process_index:  # the same weights as on the others, but dropout of its own
         set_seed(config.seed, device_specific=True)
-    run = TrainingRun(config, accelerator, processor, model, inventory, train_set, val_set, encoded_negatives, parts)
+    run = TrainingRun(config, accelerator, processor, model, data, encoded_negatives, competitors, parts)
     run.start = record
     if config.dry_run:
         result = run.dry_run()
@@ -174,28 +124,6 @@ def _train(config: RunConfig, parts: Parts | None) -> dict[str, Any]:
             result = run.run(Checkpoints(config, accelerator, described, resumed))
     accelerator.end_training()
     return result if accelerator.is_main_process else {}  # one JSON line, whatever the number of processes
-
-
-def _choose_relations(
-    config: RunConfig, start: RocModel | None
-) -> tuple[RelationInventory, list[str], RelationInventory | None]:
-    """Return the relations to train on, the names of those that are held out, and those that hold for no pair.
-
-    Without a relation file they are those of the model that the run starts from.
-    """
-    load = functools.partial(read_relation_file, entity_types=config.model.entity_types)
-    if config.relations is not None:
-        inventory = load(config.relations)
-    else:
-        assert start is not None
-        inventory = RelationInventory(list(start.config.relations), start.config.none_relation)
-    if config.described_by == "labels":
-        inventory = inventory.described_by_labels()
-    held_out = unseen_relations(
-        inventory, held_out_relations=config.held_out_relations, num_unseen=config.num_unseen, seed=config.seed
-    )
-    negatives = None if config.negative_relations is None else load(config.negative_relations)
-    return restrict_inventory(inventory, set(inventory.names) - set(held_out)), held_out, negatives
 
 
 class TrainingRun:
@@ -210,21 +138,32 @@ class TrainingRun:
         accelerator: Accelerator,
         processor: RocProcessor,
         model: RocModel,
-        inventory: RelationInventory,
-        train_set: GroupedSamples,
-        val_set: GroupedSamples,
+        data: RunData,
         negatives: torch.Tensor | None = None,
+        competitors: Competitors | None = None,
         parts: Parts | None = None,
     ) -> None:
-        self.config, self.accelerator, self.processor, self.inventory = config, accelerator, processor, inventory
-        self.train_set, self.parts = train_set, parts or Parts()
-        self.validator = Validator(config, accelerator, processor, inventory, val_set)
-        lengths = [sample.approximate_length for sample in train_set.samples]
+        self.config, self.accelerator, self.processor, self.data = config, accelerator, processor, data
+        self.competitors, self.parts = competitors, parts or Parts()
+        self.validator = Validator(config, accelerator, processor, data)
+        lengths = [sample.approximate_length for sample in data.train_set.samples]
         index, num_processes = accelerator.process_index, accelerator.num_processes
-        self.sampler = LengthBucketBatchSampler(lengths, config.batch_size * num_processes, seed=config.seed)
-        self.collator = SampleCollator(processor, inventory.names, type_noise=config.type_noise, seed=config.seed)
+        self.sampler = LengthBucketBatchSampler(
+            lengths,
+            config.batch_size * num_processes,
+            seed=config.seed,
+            sources=None if competitors is None else [sample.source for sample in data.train_set.samples],
+            temperature=config.source_temperature,
+        )
+        self.collator = SampleCollator(
+            processor,
+            data.training.names,
+            type_noise=config.type_noise,
+            seed=config.seed,
+            competitors=None if competitors is None else competitors.table,
+        )
         self.loader = DataLoader(
-            train_set,
+            data.train_set,
             batch_sampler=ProcessShares(self.sampler, process_index=index, num_processes=num_processes),
             collate_fn=self.collator,
             num_workers=config.num_workers,
@@ -252,36 +191,48 @@ class TrainingRun:
                 self._run_epoch(len(progress.history) + 1, checkpoints.after_step)
                 checkpoints.after_epoch()
         predictions, progress.calibration = self.parts.calibrate(self.validator, self.learner.plain_model)
-        progress.best_val = score_predictions(predictions, self.inventory.none_relation)
+        progress.best_val = self.validator.scores_of(predictions)
         self._note_time()
         track_result(self.accelerator, progress.best_val, step=progress.step)
         if self.accelerator.is_main_process:
-            splits = {"train": self.train_set, "val": self.validator.samples}
-            unreadable = {name: count_unreadable(samples) for name, samples in splits.items()}
+            unreadable = {"train": count_unreadable(self.data.train_set), "val": count_unreadable(self.data.val_set)}
             write_metrics(output_dir, progress, self.learner.plain_model, unreadable_rows=unreadable)
-            self.parts.draw(output_dir, progress, predictions, self.inventory.names)
+            self.parts.draw(output_dir, progress, Predictions.joined(predictions), self.data.validating.names)
         checkpoints.remove()
         return {"output_dir": output_dir, "val": without_details(progress.best_val)}
 
     def dry_run(self) -> dict[str, Any]:
         """Report on the data, do one optimizer step and write nothing; return counts and the loss."""
-        processor, relations, val_set = self.processor, self.inventory.names, self.validator.samples
+        processor, data, relations = self.processor, self.data, self.data.training.names
         if self.accelerator.is_main_process:
-            report_data(self.train_set, val_set, processor, self.inventory.relations, self.config.unreadable_rows)
+            self._report()
         self.learner.model.train()
         batches = next(self.steps(epoch=0))
         if self.accelerator.is_main_process:
             row_ids, batch = batches[0]
-            first = format_batch(row_ids, batch, self.train_set.samples, processor, relations)
+            first = format_batch(row_ids, batch, data.train_set.samples, processor, relations)
             print(f"\n{first}", file=sys.stderr)
         return {
             "dry_run": True,
-            "num_samples": len(self.train_set),
-            "num_val_samples": len(val_set),
+            "num_samples": len(data.train_set),
+            "num_val_samples": len(data.val_set),
             "num_relations": len(relations),
             "total_steps": self.total_steps,
             "loss": self.parts.step(self.learner, batches),
         }
+
+    def _report(self) -> None:
+        """Print what there is to know of each source, and of the relations of different sources that are alike."""
+        data = self.data
+        for source, train_set, val_set in zip(data.sources, data.train_sets, data.val_sets):
+            if source.name:
+                print(f"\nsource {source.name}:\n", file=sys.stderr)
+            known = set(source.trained_names)
+            relations = [relation for relation in data.training.relations if relation["name"] in known]
+            report_data(train_set, val_set, self.processor, relations)
+        settle_unreadable(data.splits, self.config.unreadable_rows)
+        if self.competitors is not None:
+            print(f"\n{self.competitors.summary()}\n{self.competitors.to_yaml()}", file=sys.stderr)
 
     def _leave_start(self) -> None:
         """Log what the model scores that the run starts from, and forget the threshold that was chosen for it."""
@@ -375,7 +326,7 @@ class TrainingRun:
             progress.best_epoch, progress.best_val = epoch, val
             if self.accelerator.is_main_process:
                 with disk_errors_explained(f"The model of epoch {epoch}"):
-                    save_run(self.config, model, self.processor, start=self.start)
+                    save_run(self.config, model, self.processor, start=self.start, competitors=self.competitors)
 
     def _is_over(self) -> bool:
         history, patience = self.progress.history, self.config.early_stopping_patience
@@ -391,12 +342,12 @@ class TrainingRun:
         """Return what the model gets besides each batch."""
         config, device = self.config, self.accelerator.device
         inputs = {} if negatives is None else {"negative_features": negatives.to(device)}
-        if self.accelerator.is_fsdp2 and model.vision_model is not None and self.train_set.features is None:
+        if self.accelerator.is_fsdp2 and model.vision_model is not None and self.data.train_set.features is None:
             # a picture of no sample: with FSDP all processes run the vision encoder, or none does
             size = self.processor.image_processor.size
             inputs["pixel_values"] = torch.zeros(1, 3, size["height"], size["width"], device=device)
         if config.model.head == "retrieval" and config.share_description_encoder:  # read again at every step
-            tokens = self.processor.tokenize_descriptions(descriptions_of(self.inventory.relations)).to(device)
+            tokens = self.processor.tokenize_descriptions(descriptions_of(self.data.training.relations)).to(device)
             inputs |= {"relation_" + name: tensor for name, tensor in tokens.items()}
         return inputs
 
@@ -408,8 +359,10 @@ class TrainingRun:
 
     def _log_start(self) -> None:
         accelerator, counts = self.accelerator, count_parameters(self.learner.plain_model)
+        if self.competitors is not None:
+            logger.info("%s; %s in the run's folder has all", self.competitors.summary(), RESEMBLANCES_FILE)
         logger.info(
-            f"{len(self.train_set)} samples, {self.total_steps} steps in {self.num_epochs} epochs on "
+            f"{len(self.data.train_set)} samples, {self.total_steps} steps in {self.num_epochs} epochs on "
             f"{accelerator.num_processes} processes, {accelerator.mixed_precision} precision, "
             f"{counts['trainable_parameters'] / 1e6:.1f} M trainable parameters of {counts['parameters'] / 1e6:.1f} M"
         )

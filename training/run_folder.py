@@ -31,10 +31,12 @@ from roc.support.programs import is_main_process
 from roc.support.resources import PACKAGE_ROOT
 from roc.training.adapters import save_model
 from roc.training.checkpoints import checkpoint_folder, list_checkpoints
+from roc.training.competitors import Competitors
 from roc.training.settings import ENVIRONMENT_FILE, METRICS_FILE, RUN_FILE, RunConfig
 from roc.training.starting import RECORD
 from roc.training.state import Progress
 
+RESEMBLANCES_FILE = "resemblances.yaml"  # in the folder of a run of several sources
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "pillow")
 
 logger = logging.getLogger("roc.training.run_folder")
@@ -140,15 +142,25 @@ def _commit() -> str | None:
 
 
 def save_run(
-    config: RunConfig, model: RocModel, processor: RocProcessor, *, start: Mapping[str, Any] | None = None
+    config: RunConfig,
+    model: RocModel,
+    processor: RocProcessor,
+    *,
+    start: Mapping[str, Any] | None = None,
+    competitors: Competitors | None = None,
 ) -> None:
-    """Write the run's folder as of the best epoch so far: all of it, or nothing. `environment` describes `start`."""
+    """Write the run's folder as of the best epoch so far: all of it, or nothing.
+
+    `environment` describes `start`; `competitors` are those of a run of several sources.
+    """
     with swap_folder(config.output_dir) as folder:
         save_model(model, folder, merge_adapter=config.merge_adapter)
         processor.save_pretrained(folder)
         # the run as such: whether it replaced something, or was interrupted, is not part of it
         settings = dataclasses.replace(config, overwrite=False, resume=None)
         (folder / RUN_FILE).write_text(settings.to_yaml(), encoding="utf-8")
+        if competitors is not None:
+            (folder / RESEMBLANCES_FILE).write_text(competitors.to_yaml(), encoding="utf-8")
         (folder / ENVIRONMENT_FILE).write_text(
             json.dumps(environment(config, start), indent=2) + "\n", encoding="utf-8"
         )
@@ -183,7 +195,7 @@ def draw_plots(folder: str, progress: Progress, predictions: Predictions, relati
         logger.warning("no plots: %s", error)
 
 
-def without_details(scores: dict[str, Any]) -> dict[str, Any]:
+def without_details(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the scores of each relation."""
     return {name: value for name, value in scores.items() if name != "per_relation"}
 

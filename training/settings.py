@@ -25,28 +25,56 @@ from roc.training.starting import settings_from_start
 
 METRICS_FILE = "metrics.json"  # in that folder, when the run has ended
 
+DatasetName = Literal["mnre", "more", "fewrel", "crossre", "semeval", "joint", "webnlg", "jsonl", "synthetic", "scenes"]
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Settings of one training run; each field says what it means.
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The settings of a data set: those of the run, or of one of its `sources`.
 
     Besides its range a field may say `effect=False` (it changes nothing that a run learns), `local=True` (it is where
     this machine keeps something) and `file=True` (it names a file, of which the content counts).
+    """
+
+    dataset: DatasetName = setting("jsonl", "Builder of the data.")
+    data_dir: str = setting("data", "Folder of the raw files, or of what a builder wrote.", local=True)
+    parts: list[str] | None = setting(None, "Parts of the data set to use, such as CrossRE's domains; null for all.")
+    relations: str | None = setting(
+        "relations/mnre.yaml", "Relation file; with `start_from` null keeps that model's.", file=True
+    )
+    train_split: str = setting("train", "Split to train on.")
+    val_split: str = setting("val", "Split that chooses the best epoch. Never the test split.")
+    val_share: float = setting(0.1, "Share of a split that validates, if both are one.", more_than=0, less_than=1)
+    held_out_relations: list[str] | None = setting(None, "Relations that training does not see; null for none.")
+    eval_relations: list[str] | None = setting(
+        None,
+        "Relations that training does not see and that alone validate: they choose epoch, probabilities and threshold; "
+        "null to validate on the relations of training.",
+    )
+    train_share: float = setting(1.0, "Share of each relation's training rows to use.", more_than=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(DataSettings):
+    """The settings of one of a run's `sources`, or of the only data set of a run."""
+
+    name: str = setting("", "Its name in logs and scores; empty where the run has no `sources`.")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class RunConfig(DataSettings):
+    """Settings of one training run; each field says what it means.
 
     Raises:
         ValueError: If a number is out of range, or settings contradict each other.
     """
 
     output_dir: str = setting("outputs/run", "Folder of the model and the run's records; made anew.", effect=False)
-    dataset: Literal["mnre", "more", "fewrel", "jsonl", "synthetic", "scenes"] = setting(
-        "jsonl", "Builder of the data."
-    )
-    data_dir: str = setting("data", "Folder of the raw files, or of what a builder wrote.", local=True)
     start_from: str | None = setting(
         None, "Trained ROC model to train further, a folder or a Hub id; null to start from pretrained encoders."
-    )
-    relations: str | None = setting(
-        "relations/mnre.yaml", "Relation file; with `start_from` null keeps that model's.", file=True
     )
     described_by: Literal["descriptions", "labels"] = setting(
         "descriptions", "Describe relations by that file's `descriptions` or, for comparison, by their names alone."
@@ -62,12 +90,24 @@ class RunConfig:
         "What to do before the first step where the model cannot read a row (entities too far apart, too many objects, "
         "a broken picture): stop, or leave it out and count it; in validation it counts as not found.",
     )
-    train_split: str = setting("train", "Split to train on.")
-    val_split: str = setting("val", "Split that chooses the best epoch. Never the test split.")
-    val_share: float = setting(0.1, "Share of a split that validates, if both are one.", more_than=0, less_than=1)
-    held_out_relations: list[str] | None = setting(None, "Relations that training does not see; null for none.")
-    num_unseen: int = setting(0, "How many relations to hold out instead, drawn by `seed`.", at_least=0)
-    train_share: float = setting(1.0, "Share of each relation's training rows to use.", more_than=0, at_most=1)
+    sources: list[dict[str, Any]] | None = setting(
+        None,
+        "Several data sets to train on at once, in a file alone: a list of mappings with `name`, `dataset`, `data_dir` "
+        "(relative to the run's `data_dir`), `relations` and what else a data set's settings are; null for one.",
+    )
+    source_temperature: float = setting(
+        1.0, "A source of n samples gets a share of n ** (1 / source_temperature) of each epoch's.", at_least=1
+    )
+    max_resemblance: float = setting(
+        0.4,
+        "Relations are no negatives of a pair where their descriptions have at least this cosine, in the description "
+        "encoder before training, with those of its relation: other sources' and `negative_relations`.",
+        at_least=-1,
+        at_most=1,
+    )
+    num_unseen: int = setting(
+        0, "How many relations to hold out, drawn by `seed`, in place of `held_out_relations`.", at_least=0
+    )
     max_train_samples: int | None = setting(None, "Use only so many samples, the first; null for all.", at_least=1)
     swap_none_pairs: bool = setting(False, "Turn half of the training pairs without a relation around.")
     text_model: str | None = setting(
@@ -149,10 +189,43 @@ class RunConfig:
             if is_wrong:
                 raise ValueError(message)
 
+    @property
+    def data_sources(self) -> list[SourceConfig]:
+        """The data sets of the run, at least one.
+
+        Raises:
+            ValueError: If `sources` are none, or contradict the settings of the run's own data set.
+        """
+        own = {name: getattr(self, name) for name in DataSettings.__dataclass_fields__}
+        if self.sources is None:
+            return [SourceConfig(**own)]
+        of_one = [name for name in (*NOT_SHARED, "num_unseen") if getattr(self, name) not in (DEFAULTS[name], None)]
+        if of_one:
+            raise ValueError(
+                f"sources and {', '.join(of_one)}: a run has several data sets or one of its own. Write these settings "
+                "under each source (--num_unseen as held_out_relations), or leave sources out."
+            )
+        found = [_source(given, own) for given in self.sources]
+        names = [source.name for source in found]
+        if not found or len(set(names)) < len(names):
+            raise ValueError(
+                f"sources is a list of at least one, each with a name of its own; given the names {names}."
+            )
+        return found
+
     def _contradictions(self) -> list[tuple[bool, str]]:
         """Return what contradicts each other: whether it is so here, and what to say then."""
-        trackers, adapted = self.trackers or [], self.lora_rank is not None
+        trackers, adapted, sources = self.trackers or [], self.lora_rank is not None, self.data_sources
+        on_test = [own for own in sources if "test" in (own.train_split, own.val_split)]
         return [
+            (
+                self.sources is not None and self.model.head != "retrieval",
+                f"sources with head={self.model.head!r}: they are compared by descriptions. Take --head retrieval.",
+            ),
+            (
+                self.sources is None and self.source_temperature != 1,
+                f"source_temperature={self.source_temperature} is for a run with sources. Leave it out.",
+            ),
             (
                 self.model.pair_representation == "sentence" and self.markers != "pair",
                 f"pair_representation='sentence' with markers={self.markers!r}: all pairs of a text would be the same. "
@@ -167,6 +240,11 @@ class RunConfig:
                 self.freeze_text_layers is not None and self.markers_like is not None,
                 f"freeze_text_layers={self.freeze_text_layers} freezes the markers' embeddings too: all would stay "
                 f"copies of markers_like={self.markers_like!r}. Leave one out.",
+            ),
+            (
+                bool(self.eval_relations) and self.model.head != "retrieval",  # sources need that head anyway
+                f"eval_relations={self.eval_relations} with head={self.model.head!r}: a classifier cannot answer about "
+                "relations that training does not see. Leave it out, or take --head retrieval.",
             ),
             (self.merge_adapter and not adapted, "merge_adapter needs an adapter: give a lora_rank, or leave it out."),
             (
@@ -184,9 +262,9 @@ class RunConfig:
                 f"trackers={trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each at most once.",
             ),
             (
-                "test" in (self.train_split, self.val_split),
-                f"train_split={self.train_split!r}, val_split={self.val_split!r}: nothing is ever trained or chosen on "
-                "the test split. Choose others, such as 'train' and 'val'.",
+                bool(on_test),
+                "".join(f"train_split={own.train_split!r}, val_split={own.val_split!r}: " for own in on_test[:1])
+                + "nothing is ever trained or chosen on the test split. Choose others, such as 'train' and 'val'.",
             ),
         ]
 
@@ -208,9 +286,30 @@ def settings_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+SOURCE_FIELDS = {own.name: own for own in fields(SourceConfig)}
+NEEDED_OF_SOURCE = ("name", "dataset", "data_dir", "relations")
+# what a source has of its own; of other settings it takes the run's where it gives none
+NOT_SHARED = ("dataset", "parts", "relations", "held_out_relations", "eval_relations")
 RUN_FIELDS = {own.name: own for own in fields(RunConfig) if own.name != "model"}
 MODEL_FIELDS = {own.name: own for own in fields(ModelSettings)}  # no name is in both
 DEFAULTS = settings_by_name(dataclasses.asdict(RunConfig()))
+
+
+def _source(given: Mapping[str, Any], of_run: Mapping[str, Any]) -> SourceConfig:
+    """Check the settings of a source; those that all data sets of a run may share are by default the run's."""
+    where = f"source {quote(given.get('name', given))}"
+    for key in given:
+        if key not in SOURCE_FIELDS:
+            near = did_you_mean(str(key), SOURCE_FIELDS)
+            raise ValueError(f"{where} has no setting {quote(key)}.{near} It takes {', '.join(SOURCE_FIELDS)}.")
+    if missing := [name for name in NEEDED_OF_SOURCE if not given.get(name)]:
+        raise ValueError(f"{where} needs {', '.join(missing)}.")
+    try:
+        own = {name: _checked(name, value, SOURCE_FIELDS) for name, value in given.items()}
+        own["data_dir"] = str(Path(of_run["data_dir"]) / own["data_dir"])
+        return SourceConfig(**{name: value for name, value in of_run.items() if name not in NOT_SHARED} | own)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _marked(mark: str, value: bool) -> frozenset[str]:

@@ -126,7 +126,7 @@ def load_start(config: RunConfig) -> Start | None:
     for field, value in asdict(config.model).items():
         setattr(model_config, field, value)
     model_config.probability_temperature = 1.0  # as long as the run has not calibrated it
-    if config.relations is not None:
+    if config.relations is not None or config.sources is not None:
         model_config.none_threshold = None
     model = RocModel.from_pretrained(name, config=model_config, dtype=torch.float32)
     if has_adapter(model):
@@ -266,10 +266,17 @@ def _record(start: str) -> dict[str, Any]:
         "name": start,
         "revision": None if Path(start).is_dir() else file.parent.name,  # .../snapshots/COMMIT/config.json
         "sha256": {path.name: sha256_of_file(path) for path in files},
-        "dataset": run["dataset"] if isinstance(run.get("dataset"), str) else None,
+        "dataset": _data_of(run),
         "base_revisions": revisions if isinstance(revisions, dict) else {},
         RECORD: _earlier(environment.get(RECORD)),
     }
+
+
+def _data_of(run: Mapping[str, Any]) -> str | None:
+    """Return the names of the data that a run was trained on; None where they are not recorded."""
+    sources = run.get("sources")
+    recorded = [own for own in sources if isinstance(own, Mapping)] if isinstance(sources, list) else [run]
+    return ", ".join(dict.fromkeys(own["dataset"] for own in recorded if isinstance(own.get("dataset"), str))) or None
 
 
 def _earlier(record: Any, depth: int = 1) -> dict[str, Any] | None:

@@ -27,8 +27,8 @@ from torch.distributed.checkpoint.state_dict import (
 from roc.messages_roc import quote
 from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory
-from roc.samples.grouping import GroupedSamples
 from roc.training.settings import FILE_SETTINGS, LOCAL_SETTINGS, RunConfig, settings_by_name
+from roc.training.sources import RunData
 
 # Settings that a run may go on with changed: those without effect, and those of which what they come to on this machine
 # is compared: the content of paths, and the precision.
@@ -219,32 +219,32 @@ def describe_run(
     config: RunConfig,
     accelerator: Accelerator,
     model: RocModel,
-    inventory: RelationInventory,
+    data: RunData,
     negatives: RelationInventory | None,
-    splits: Sequence[GroupedSamples],
     *,
     start: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Describe what decides a run's result: two runs with the same description are the same run.
 
     It has `settings` by name, and `contents`, the SHA-256 of what settings merely name. `negatives` are the relations
-    that hold for no pair, `splits` the training and the validation samples, `start` the record of the model that the
-    run starts from.
+    that hold for no pair, `start` is the record of the model that the run starts from.
     """
     settings = settings_by_name(dataclasses.asdict(config))
-    settings = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
+    settings["sources"] = None if config.sources is None else [dataclasses.asdict(own) for own in config.data_sources]
+    for own in [settings, *(settings["sources"] or ())]:
+        for name in MAY_CHANGE & own.keys():
+            del own[name]
     settings |= {
         "mixed_precision": accelerator.mixed_precision,
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
         "vision_cache is used": config.vision_cache is not None,
     }
-    training, validation = (map(repr, split.samples) for split in splits)
     frozen = {name: own.detach().cpu() for name, own in model.named_parameters() if not own.requires_grad}
     contents = {
-        "training samples": _digest(training),
-        "validation samples": _digest(validation),
-        "relations": _digest([repr(inventory)]),
+        "training samples": _digest(map(repr, data.train_set.samples)),
+        "validation samples": _digest(map(repr, data.val_set.samples)),
+        "relations": _digest([repr(data.training), repr(data.validating)]),
         "negative relations": _digest([repr(negatives)]),
         "frozen weights": _digest(
             part

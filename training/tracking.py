@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker, TrackioTracker
 from huggingface_hub import constants
 
+from roc.training.run_folder import without_details
 from roc.training.settings import RunConfig, settings_by_name
 
 PROJECT = "roc"
@@ -70,16 +71,23 @@ def track_step(accelerator: Accelerator, *, step: int, loss: float, learning_rat
 
 def track_epoch(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
     """Add the record of a validated epoch to the curves of validation."""
-    scores = {f"val/{name}": score for name, score in record["val"].items()}
+    scores = {f"val/{name}": score for name, score in _flat(record["val"]).items()}
     accelerator.log({**scores, "train/samples_per_second": record["samples_per_second"]}, step=record["step"])
 
 
 def track_result(accelerator: Accelerator, scores: Mapping[str, Any], *, step: int) -> None:
     """Add the final table: the scores of the saved model, altogether and per relation."""
     for tracker in accelerator.trackers:
-        final = {f"final/{name}": score for name, score in scores.items() if name != "per_relation"}
+        final = {f"final/{name}": score for name, score in _flat(without_details(scores)).items()}
         rows = [{"relation": name, **values} for name, values in scores["per_relation"].items()]
         tracker.log_table(final, rows, step)
+
+
+def _flat(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the scores of each source names like the others': `SOURCE/micro_f1`."""
+    by_source = scores.get("sources", {})
+    flat = {f"{source}/{name}": score for source, own in by_source.items() for name, score in own.items()}
+    return {name: score for name, score in scores.items() if name != "sources"} | flat
 
 
 class _TensorBoard(TensorBoardTracker):

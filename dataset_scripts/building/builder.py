@@ -64,6 +64,7 @@ class RocDatasetBuilder(ABC):
             `"no_image"` keeps it without a picture (and drops it if one of its entities is an object in the picture).
         entity_typer: A typer, or the name of one, for text entities without a type; None leaves them untyped.
         cache_dir: Where built datasets are kept; None for the default of `datasets`.
+        parts: Some of the builder's `PARTS`, such as domains; None for those that exist.
 
     Raises:
         FileNotFoundError: If `data_dir` or a split is not there, or a picture is missing and the policy is `"error"`.
@@ -78,6 +79,7 @@ class RocDatasetBuilder(ABC):
     LEAK_NOTE: ClassVar[str] = ""
     PICTURES_HINT: ClassVar[str] = "Put the pictures there."
     FLAGS: ClassVar[Mapping[str, str]] = {}  # further yes/no arguments of the builder, with their help
+    PARTS: ClassVar[Sequence[str]] = ()  # of which some can be read alone
     VERSION: ClassVar[str] = "1.0.0"
 
     def __init__(
@@ -88,8 +90,11 @@ class RocDatasetBuilder(ABC):
         missing_images: MissingImages = "error",
         entity_typer: str | EntityTyper | None = None,
         cache_dir: str | Path | None = None,
+        parts: Sequence[str] | None = None,
     ) -> None:
         check_missing_images(missing_images)
+        check_parts(self.NAME, parts, self.PARTS)
+        self.parts = None if parts is None else [part for part in self.PARTS if part in parts]
         self.raw_dir = Path(data_dir).expanduser().resolve()
         if not self.raw_dir.is_dir():
             raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder. Give the folder of the raw files.")
@@ -168,7 +173,8 @@ class RocDatasetBuilder(ABC):
         )
 
     def _options(self) -> dict[str, Any]:
-        named = {"missing_images": self.missing_images, "entity_typer": _typer_name(self._entity_typer)}
+        named: dict[str, Any] = {"missing_images": self.missing_images, "entity_typer": _typer_name(self._entity_typer)}
+        named |= {"parts": self.parts} if self.PARTS else {}
         return named | {flag: getattr(self, flag) for flag in self.FLAGS}
 
     def _select_splits(self, wanted: Sequence[str] | None) -> dict[str, list[Path]]:
@@ -285,6 +291,18 @@ def check_missing_images(missing_images: str) -> None:
             f"missing_images must be one of {list(allowed)}, got {missing_images!r}."
             f"{did_you_mean(str(missing_images), allowed)}"
         )
+
+
+def check_parts(name: str, parts: Sequence[str] | None, allowed: Sequence[str]) -> None:
+    """Raise a `ValueError` if a data set of that name has no such parts, or none are named."""
+    if parts is None:
+        return
+    if not allowed:
+        raise ValueError(f"The data set {name!r} has no parts, but parts={quote(list(parts))} are asked for.")
+    unknown = [part for part in parts if part not in allowed]
+    if isinstance(parts, str) or not parts or unknown:
+        hint = did_you_mean(str(unknown[0]), allowed) if unknown and not isinstance(parts, str) else ""
+        raise ValueError(f"parts must list some of {list(allowed)}, got {quote(parts)}.{hint}")
 
 
 def _is_there(path: Path) -> bool:

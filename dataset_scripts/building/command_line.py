@@ -55,6 +55,9 @@ def _parser(builder_class: type[RocDatasetBuilder]) -> argparse.ArgumentParser:
         "--missing_images", choices=get_args(MissingImages), default="error", help="if a row's picture is not there"
     )
     parser.add_argument("--entity_typer", help="'spacy' or a token-classification model; default: leave types null")
+    if builder_class.PARTS:
+        about = f"some of {', '.join(builder_class.PARTS)} (default: those that exist)"
+        parser.add_argument("--parts", nargs="+", metavar="PART", help=about)
     for flag, about in builder_class.FLAGS.items():
         parser.add_argument(f"--{flag}", action=argparse.BooleanOptionalAction, default=False, help=about)
     return parser

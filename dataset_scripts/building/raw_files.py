@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from roc.messages_roc import quote
+from roc.messages_roc import on_one_line, parse_json, quote
 from roc.processing_images_roc import DECODING_ERRORS, identify_image, open_image
 from roc.processing_typing_roc import Span
 
@@ -33,19 +35,46 @@ def check_picture(path: Path, where: str) -> None:
 def read_lines(path: Path) -> Iterator[tuple[int, str, str]]:
     """Yield number from 1, `file name:number` and text of each line of a UTF-8 file that is not blank.
 
+    A file whose name ends in `.gz` is unpacked.
+
     Raises:
-        ValueError: If a line is not UTF-8.
+        ValueError: If a line is not UTF-8, or the file cannot be unpacked.
     """
     # Opened as bytes: text mode would also end lines at a lone carriage return, and could not name the broken line.
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path.name}:{number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: the line is not UTF-8 ({error}). Save the file as UTF-8.") from error
-            if text:
-                yield number, where, text
+    number = 0
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                where = f"{path.name}:{number}"
+                if text := _decode(line, where, is_first=number == 1):
+                    yield number, where, text
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"{path.name}: cannot be unpacked after line {number} ({on_one_line(error, 100)}). Get the file anew."
+            ) from error
+
+
+def _decode(line: bytes, where: str, *, is_first: bool) -> str:
+    try:
+        return line.decode("utf-8-sig" if is_first else "utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: the line is not UTF-8 ({error}). Save the file as UTF-8.") from error
+
+
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """Parse a line that holds one JSON object.
+
+    Raises:
+        ValueError: If the line is not JSON.
+        TypeError: If it is no object.
+    """
+    try:
+        data = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error} The line is {quote(line, 80)}. Write one JSON object a line.") from error
+    if not isinstance(data, dict):
+        raise TypeError(f"{where}: a line must be a JSON object, got {quote(line, 80)}.")
+    return data
 
 
 def check_tokens(tokens: Any, where: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+from raw_sets import FEWREL_LINE
 
 from roc.dataset_scripts import wikidata
-from roc.dataset_scripts.fewrel import to_row
+from roc.dataset_scripts.fewrel import FewrelBuilder, to_row
 from roc.dataset_scripts.loading import load_dataset_splits
 from roc.relations.files import read_relation_file
 
@@ -140,3 +143,66 @@ def test_the_real_validation_set_has_its_published_counts(roc_data: Path, tmp_pa
     names = rows["relation"][:]
     assert {names.count(name) for name in set(names)} == {700}
     assert len(set(names)) == 16
+
+
+# --- the compact file ------------------------------------------------------------------------------------------------
+
+
+def write_compact(folder: Path, *lines: Any, name: str = "fewrel80.jsonl.gz") -> Path:
+    folder.mkdir(exist_ok=True)
+    content = "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines).encode()
+    (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["fewrel80.jsonl.gz", "fewrel80.jsonl"])
+def test_the_compact_file_is_the_training_split(name: str, tmp_path: Path) -> None:
+    lines = [FEWREL_LINE, FEWREL_LINE | {"relation": "P25"}, FEWREL_LINE | {"head": [10, 16], "tail": [0, 5]}]
+    built = load(write_compact(tmp_path / "raw", *lines, name=name))
+    assert list(built) == ["train"]
+    rows = built["train"]
+    assert rows["id"][:] == ["train-P26-0000", "train-P25-0000", "train-P26-0001"]
+    assert rows["relation"][:] == ["P26", "P25", "P26"]
+    assert [row["name"] for row in rows["head"]] == ["marie", "marie", "pierre"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1]", "gz:2: a line must be a JSON object"),
+        ("{", "gz:2: .*Write one JSON object a line"),
+        (FEWREL_LINE | {"texts": ""}, "gz:2: unknown key 'texts'. Did you mean 'text'"),
+        ({"text": "a"}, "gz:2: missing"),
+        (FEWREL_LINE | {"text": 1}, "gz:2: 'text' and 'relation' must be strings"),
+        (FEWREL_LINE | {"head": [0]}, r"gz:2: 'head' must be \[start, end\] in characters"),
+        (FEWREL_LINE | {"tail": [0, 99]}, r"gz:2: 'tail': the span \(0, 99\) lies outside the text"),
+        (FEWREL_LINE | {"tail": ["0", 5]}, "gz:2: 'tail': start and end must be integers"),
+        (FEWREL_LINE | {"tail": [0, 5]}, "'head' and 'tail' are the same entity"),
+    ],
+)
+def test_a_malformed_line_of_the_compact_file_is_named(line: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        load(write_compact(tmp_path / "raw", FEWREL_LINE, line))
+
+
+def test_a_packed_file_that_is_cut_short_or_not_packed_is_refused(tmp_path: Path) -> None:
+    file = write_compact(tmp_path / "raw", FEWREL_LINE) / "fewrel80.jsonl.gz"
+    content = file.read_bytes()
+    for broken in (content[:-9], b"not packed", content[:10] + b"\xff" * 20):
+        file.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"fewrel80\.jsonl\.gz: cannot be unpacked after line [01] "):
+            load(file.parent)
+
+
+def test_published_files_beside_the_compact_one_are_refused(raw: Path) -> None:
+    write_compact(raw, FEWREL_LINE)
+    with pytest.raises(ValueError, match=r"train_wiki\.json, val_wiki\.json have the same sentences"):
+        load(raw)
+
+
+def test_the_real_compact_file_has_its_published_counts(roc_data: Path) -> None:
+    builder = FewrelBuilder(roc_data / "fewrel80")
+    counts = Counter(raw.row["relation"] for raw, _ in builder._rows["train"])
+    assert len(counts) == 80
+    assert counts.total() == 55_979
+    assert set(counts.values()) <= {696, 697, 699, 700}

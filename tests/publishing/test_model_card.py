@@ -157,6 +157,33 @@ def test_the_whole_card_is_as_expected(card: str) -> None:
     assert re.fullmatch(pattern, card), card
 
 
+def test_a_run_of_several_sources_lists_each_with_its_licence_and_scores(made: Made, hub: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(made.runs[0], tmp_path / "run")
+    settings = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
+    names = {"encyclopedia": "fewrel", "domains": "crossre", "nominals": "semeval"}
+    settings["source_temperature"] = 2.0
+    settings["sources"] = [
+        {"name": name, "dataset": kind, "data_dir": f"/home/someone/{kind}", "relations": f"relations/{kind}.yaml"}
+        for name, kind in names.items()
+    ]
+    (run / RUN_FILE).write_text(yaml.safe_dump(settings), encoding="utf-8")
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    scores = dict.fromkeys(SCORES, 0.125) | {"n": 7}
+    metrics["val"]["sources"] = dict.fromkeys(names, scores)
+    (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    written = write_model_card(hub, [run], repo_id="user/roc-tiny").read_text(encoding="utf-8")
+    for name, kind in names.items():
+        assert f"| `{name}` | `{kind}` | `relations: relations/{kind}.yaml` |" in written
+        assert f"| `{name}` | 12.5 | 12.5 | 12.5 | 12.5 | 12.5 | 7 |" in written
+    for licence in ("under the MIT licence", "Licence: gpl-3.0.", "Licence: cc-by-3.0."):
+        assert licence in written
+    assert "n ** (1 / 2.0)" in written
+    assert "someone" not in written
+    assert "has not learnt to say" not in written
+    [result, *_] = front_matter(written)["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "FewRel, CrossRE, SemEval-2010 task 8"
+
+
 def test_the_template_asks_for_nothing_that_it_is_not_given(
     made: Made, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

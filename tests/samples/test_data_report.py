@@ -11,7 +11,7 @@ from tiny_samples import grouped
 
 from roc.dataset_scripts.schema import object_entity, text_entity
 from roc.samples.batching import SampleCollator
-from roc.samples.reading import count_tokens, leave_out_unreadable
+from roc.samples.reading import count_tokens, leave_out_unreadable, settle_unreadable
 from roc.samples.report import format_batch, format_report, report_data, report_on_split
 
 NAMES = [relation["name"] for relation in RELATIONS]
@@ -132,8 +132,9 @@ def test_rows_that_cannot_be_read_stop_the_run_after_the_report(capsys: pytest.C
     message = (
         r"2 of 8 rows of training \(2 entities too far apart .*row 'far': .* row 'farther': .*--unreadable_rows skip"
     )
+    report_data(train, val, processor, RELATIONS)
     with pytest.raises(ValueError, match=message):
-        report_data(train, val, processor, RELATIONS)
+        settle_unreadable({"training": train, "validation": val}, "stop")
     printed = capsys.readouterr().err
     assert "the longest texts of training" in printed
     assert "check: 2 training rows cannot be read by this model" in printed

@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging as transformers_logging
 
 import roc.support.programs
+from roc.dataset_scripts.loading import BUILDERS
 from roc.support.programs import run_program, shows_progress
 from roc.support.resources import PACKAGE_ROOT
 
@@ -39,7 +40,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "evaluation/rejection.py": ["--model", "a", "--dataset", "jsonl", "--data_dir", "b", "--relations", "c.yaml"],
     "publishing/small_checkpoints.py": ["--model", "a", "--output_dir", "b"],
     "publishing/space_folder.py": ["--output_dir", "a", "--model", "user/roc"],
-    **{f"dataset_scripts/{name}.py": DATA for name in ("mnre", "more", "fewrel", "jsonl")},
+    **{f"dataset_scripts/{name}.py": DATA for name in BUILDERS},
     **{f"dataset_scripts/{name}.py": ["--output_dir", "a"] for name in ("synthetic", "scenes")},
     "dataset_scripts/leak_audit.py": ["--data_dir", "a", "--objects", "b", "--split", "val"],
     "dataset_scripts/wikidata.py": ["--data_dir", "a", "--output", "b"],

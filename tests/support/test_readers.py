@@ -16,10 +16,13 @@ from safetensors.torch import save_file
 from tiny import tiny_model, tiny_processor
 
 from roc.configuration_roc import RocConfig
+from roc.dataset_scripts.crossre import parse_sentence
 from roc.dataset_scripts.exporting.marker import MARKER, read_marker
 from roc.dataset_scripts.fewrel import read_relations
+from roc.dataset_scripts.joint import JointBuilder
 from roc.dataset_scripts.jsonl import parse_line
 from roc.dataset_scripts.more import read_captions, read_labels
+from roc.dataset_scripts.webnlg import WebnlgBuilder
 from roc.inference.posts import load_model
 from roc.messages_roc import parse_json, quote
 from roc.processing_roc import RocProcessor
@@ -111,6 +114,9 @@ YAML_READERS: dict[str, Callable[[bytes, Path], Any]] = {
 JSON_READERS: dict[str, Callable[[bytes, Path], Any]] = {
     "row": lambda content, _: parse_line(content.decode("latin-1"), "id", where="train.jsonl:1"),
     "fewrel": from_file(read_relations, "train.json"),
+    "joint": from_file(lambda file: JointBuilder(file.parent), "train.json"),
+    "webnlg": from_file(lambda file: WebnlgBuilder(file.parent), "train.json"),
+    "crossre": lambda content, _: parse_sentence(content.decode("latin-1"), "id", where="ai-train.json:1"),
     "labels": from_file(read_labels, "rel2id.json"),
     "captions": from_file(read_captions, "caption_dict.json"),
     "marker": from_file(lambda file: read_marker(file.parent), MARKER),
@@ -145,7 +151,7 @@ def test_what_is_wrong_is_said_in_one_short_line(reader: str, tmp_path: Path) ->
     wrong = []
     for kind, content in contents.items():
         given = content if isinstance(content, bytes) else content.encode()
-        if reader == "row" and kind == "not_utf8":  # the lines of a file are decoded before
+        if reader in ("row", "crossre") and kind == "not_utf8":  # the lines of a file are decoded before
             continue
         wrong.append(refused(partial(read, given, tmp_path), kind))
     assert [own for own in wrong if own] == []

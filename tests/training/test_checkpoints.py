@@ -38,11 +38,11 @@ from roc.modeling_roc import RocModel
 from roc.samples.batching import SampleCollator
 from roc.training.checkpoints import Checkpoint, checkpoint_folder, find_checkpoint, list_checkpoints
 from roc.training.learner import Learner
-from roc.training.loop import Validator
 from roc.training.processes import memory_errors_explained
 from roc.training.run_folder import own_output_dir
 from roc.training.settings import RunConfig
 from roc.training.state import MAY_CHANGE
+from roc.training.validation import Validator
 
 pytestmark = pytest.mark.usefixtures("fresh_state")
 

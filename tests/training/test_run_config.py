@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from roc.configuration_fields_roc import LIMITS, ModelSettings
+from roc.dataset_scripts.loading import DATASETS
 from roc.support.resources import PACKAGE_ROOT
 from roc.training.settings import (
     DEFAULTS,
@@ -22,6 +23,7 @@ from roc.training.settings import (
     MODEL_FIELDS,
     RUN_FIELDS,
     WITHOUT_EFFECT,
+    DatasetName,
     RunConfig,
     load_run_config,
     parse_command_line,
@@ -52,6 +54,10 @@ def given(name: str, value: Any) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings
+
+
+def test_a_run_can_be_of_every_data_set() -> None:
+    assert set(get_args(DatasetName)) == set(DATASETS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

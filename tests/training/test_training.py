@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from tiny import RELATIONS, tiny_picture, tiny_processor
 from tiny_runs import NAMES, SIZE, VISION, arguments, error_of, everything_under, history, line, main, weights
+from tiny_samples import load_tiny
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -142,7 +143,7 @@ def test_the_trained_model_loads_and_scores_as_reported(finished: Finished, inpu
     assert isinstance(model, RocModel)
     assert [relation["name"] for relation in model.config.relations] == NAMES
     config = RunConfig(data_dir=str(inputs / "data"), output_dir=str(finished.folder))
-    _, val_set = roc.training.building.load_samples(config, RelationInventory(RELATIONS, "None"), processor)
+    _, val_set = load_tiny(config, processor)
     scores = score_predictions(predict_relations(model, processor, val_set), "None")
     assert scores == finished.metrics["val"]
 
@@ -285,7 +286,7 @@ def test_a_model_trained_on_cached_features_scores_as_reported_on_pictures(input
     assert main(arguments(inputs, tmp_path / "model", *cached)) == 0
     model, processor = AutoModel.from_pretrained(tmp_path / "model"), AutoProcessor.from_pretrained(tmp_path / "model")
     config = RunConfig(data_dir=str(inputs / "data"), vision_model=VISION)
-    _, val_set = roc.training.building.load_samples(config, RelationInventory(RELATIONS, "None"), processor)
+    _, val_set = load_tiny(config, processor)
     assert any(isinstance(image, bytes) for _, image in (val_set[number] for number in range(len(val_set))))
     scores = score_predictions(predict_relations(model, processor, val_set), "None")
     assert scores == json.loads((tmp_path / "model" / "metrics.json").read_text(encoding="utf-8"))["val"]
@@ -379,8 +380,7 @@ def test_markers_like_something_that_is_no_token_are_refused(
 
 def test_one_split_can_be_parted_for_training_and_validation(inputs: Path) -> None:
     config = RunConfig(data_dir=str(inputs / "data"), train_split="train", val_split="train", val_share=0.3)
-    inventory, processor = RelationInventory(RELATIONS, "None"), tiny_processor(vision=False)
-    train_set, val_set = roc.training.building.load_samples(config, inventory, processor)
+    train_set, val_set = load_tiny(config, tiny_processor(vision=False))
     texts = [{sample.text for sample in samples.samples} for samples in (train_set, val_set)]
     assert all(texts)
     assert not texts[0] & texts[1]

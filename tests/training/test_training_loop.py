@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import RELATIONS, tiny_model, tiny_processor
 from tiny_runs import NAMES
-from tiny_samples import RED, ROWS, grouped, row, training_run
+from tiny_samples import RED, ROWS, grouped, row, run_data, training_run
 from torch import Tensor, nn
 
 from roc.evaluation.predictions import Predictions, predict_relations, score_predictions
@@ -150,7 +150,7 @@ def test_samples_are_counted_and_not_their_pairs(markers: str, accumulation: int
     run = training_run(tiny_model(processor), processor, gradient_accumulation_steps=accumulation)
     seen: list[int] = []
     record = run.train_epoch(1, lambda: seen.append(run.progress.num_samples))
-    assert len(run.train_set) == 5
+    assert len(run.data.train_set) == 5
     assert sorted(seen) == seen
     assert seen[-1] == run.progress.num_samples == 5
     assert record["samples_per_second"] == pytest.approx(5 / run.progress.seconds)
@@ -235,7 +235,7 @@ def test_a_shared_description_encoder_is_validated_with_what_it_has_learnt() -> 
 def test_validation_reads_the_validation_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = tiny_processor()
     run = training_run(tiny_model(processor), processor)
-    run.validator.samples = grouped(ROWS[:3])
+    run.validator.data = run_data(grouped(ROWS[:3]))
     assert run.validator.score(run.learner.plain_model)["n"] == 3
 
 
