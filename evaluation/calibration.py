@@ -34,7 +34,7 @@ REJECTED = 0.7
 # probability 0.97: that of Laplace's rule of succession, 31 / 32. A thousand pairs move by less than 1 %.
 PRIOR_WIDTH = 0.5  # standard deviation of a normal prior of the temperature's logarithm, whose mean is 0
 PRIOR_PAIRS = 10  # of each kind: the weight of the threshold half-way between the kinds' mean cosines
-COLUMNS = ("best", "is_inside", "is_right")
+COLUMNS = ("best", "is_inside", "is_other", "is_right")
 
 logger = logging.getLogger("roc.evaluation.calibration")
 
@@ -118,7 +118,8 @@ def fit_threshold(draws: Sequence[DrawnInventory], rows: Tensor | None = None, *
         unseen: Whether training has not seen the relations.
     """
     keep = slice(None) if rows is None else rows
-    best, inside, right = (torch.cat([getattr(own, name)[keep] for own in draws]) for name in COLUMNS)
+    best, inside, other, right = (torch.cat([getattr(own, name)[keep] for own in draws]) for name in COLUMNS)
+    best, inside, right = (own[inside | other] for own in (best, inside, right))
     num_inside, num_others = inside.sum().item(), (~inside).sum().item()
     if not num_inside or not num_others:
         return 1.0 if num_others else -1.0
@@ -152,7 +153,7 @@ def _worth(draws: Sequence[DrawnInventory], halves: Tensor, *, unseen: bool) -> 
     }
     if draws[0].none is not None:
         micro_f1["described"] = mean_f1(lambda own, _: own.best >= own.none)
-    areas = [area_under_curve(own.best[own.is_inside], own.best[~own.is_inside]) for own in draws]
+    areas = [area_under_curve(own.best[own.is_inside], own.best[own.is_other]) for own in draws]
     return {"num_draws": len(draws), "unseen": unseen, "auc": mean(areas), "micro_f1": micro_f1}
 
 

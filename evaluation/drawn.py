@@ -12,6 +12,8 @@ from torch import Tensor
 from roc.evaluation.predictions import Predictions
 from roc.modeling_roc import RocModel
 
+RULED_OUT = -10.0  # no cosine, nor one with a soft penalty, is so low; with `HARD_PENALTY` it is lower
+
 
 @dataclass(frozen=True)
 class DrawnInventory:
@@ -22,19 +24,24 @@ class DrawnInventory:
         none: `(pairs,)`, the cosine of "none of these"; None where the model does not describe it.
         is_right: `(pairs,)` bool, whether the nearest of the relations is the pair's own.
         is_inside: `(pairs,)` bool, whether the pair has one of these relations.
-        is_unrelated: `(pairs,)` bool, whether the pair has no relation at all. The others have one that was left out.
+        is_outside: `(pairs,)` bool, whether the pair has a relation that was left out.
+        is_unrelated: `(pairs,)` bool, whether the pair has no relation at all.
+
+    A pair for which every one of these relations is ruled out, by its types or as those of another source, is none of
+    the three: there is nothing to decide.
     """
 
     best: Tensor
     none: Tensor | None
     is_right: Tensor
     is_inside: Tensor
+    is_outside: Tensor
     is_unrelated: Tensor
 
     @property
-    def is_outside(self) -> Tensor:
-        """`(pairs,)` bool, whether the pair has a relation that was left out."""
-        return ~self.is_inside & ~self.is_unrelated
+    def is_other(self) -> Tensor:
+        """`(pairs,)` bool, whether the pair should get none of these relations."""
+        return self.is_outside | self.is_unrelated
 
 
 def draw_inventories(
@@ -60,14 +67,16 @@ def draw_inventories(
 def _seen_with(kept: Sequence[int], cosines: Tensor, expected: Tensor, none: int | None) -> DrawnInventory:
     relations = torch.tensor(kept, dtype=torch.long)
     best, places = cosines[:, relations].max(dim=-1)
-    best = best.clamp(min=-1)  # where type constraints rule out every relation
+    is_asked = best > RULED_OUT
+    is_inside = torch.isin(expected, relations)
     is_unrelated = torch.zeros(len(expected), dtype=torch.bool) if none is None else expected == none
     return DrawnInventory(
         best,
         None if none is None else cosines[:, none],
         relations[places] == expected,
-        torch.isin(expected, relations),
-        is_unrelated,
+        is_asked & is_inside,
+        is_asked & ~is_inside & ~is_unrelated,
+        is_asked & is_unrelated,
     )
 
 
@@ -101,9 +110,9 @@ def even_f1(drawn: DrawnInventory, is_accepted: Tensor, rows: Tensor | None = No
         rows: `(rows,)` int64 or `(pairs,)` bool, the pairs that count; None for all.
     """
     keep = slice(None) if rows is None else rows
-    inside, accepted, right = drawn.is_inside[keep], is_accepted[keep], drawn.is_right[keep]
-    num_inside, num_others = int(inside.sum()), int((~inside).sum())
+    inside, other, accepted = drawn.is_inside[keep], drawn.is_other[keep], is_accepted[keep]
+    num_inside, num_others = int(inside.sum()), int(other.sum())
     weight = num_inside / num_others if num_others else 0.0
-    correct = int((accepted & right).sum())
-    predicted = int((accepted & inside).sum()) + weight * int((accepted & ~inside).sum())
+    correct = int((accepted & inside & drawn.is_right[keep]).sum())
+    predicted = int((accepted & inside).sum()) + weight * int((accepted & other).sum())
     return 2 * correct / (predicted + num_inside) if predicted + num_inside else 0.0

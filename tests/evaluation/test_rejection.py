@@ -19,7 +19,7 @@ from torch import Tensor
 from roc.evaluation.drawn import DrawnInventory, area_under_curve, draw_inventories, even_f1
 from roc.evaluation.predictions import Predictions
 from roc.evaluation.rejection import main, measure_rejection, roc_curve, share_accepted
-from roc.modeling_decisions_roc import NO_RELATION, decide_relations
+from roc.modeling_decisions_roc import HARD_PENALTY, NO_RELATION, decide_relations
 
 NAMES = [relation["name"] for relation in RELATIONS]
 
@@ -57,7 +57,7 @@ def test_even_f1_is_that_of_as_many_pairs_outside_as_inside() -> None:
     is_inside = torch.tensor([True] * 4 + [False] * 2)
     is_right = torch.tensor([True, True, False, True, False, False])
     accepted = torch.tensor([True, True, True, False, True, False])
-    drawn = DrawnInventory(torch.zeros(6), None, is_right, is_inside, torch.zeros(6, dtype=torch.bool))
+    drawn = DrawnInventory(torch.zeros(6), None, is_right, is_inside, ~is_inside, torch.zeros(6, dtype=torch.bool))
     expected, predicted = [1, 1, 2, 1, *[0] * 4], [1, 1, 1, 0, 1, 1, 0, 0]  # the pairs outside twice
     assert even_f1(drawn, accepted) == pytest.approx(f1_score(expected, predicted, labels=[1, 2], average="micro"))
     assert even_f1(drawn, accepted, is_inside) == pytest.approx(4 / 7)
@@ -114,6 +114,7 @@ def test_what_the_data_cannot_tell_is_none() -> None:
         torch.tensor([0.0, 0.5, 0.0]),
         torch.tensor([True, False, False]),
         torch.tensor([True, False, False]),
+        torch.tensor([False, False, True]),
         torch.tensor([False, True, False]),
     )
     measured = measure_rejection([drawn, drawn], model.config)
@@ -121,7 +122,7 @@ def test_what_the_data_cannot_tell_is_none() -> None:
     assert measured["micro_f1"]["mean"] == pytest.approx(2 / 3)  # the third is accepted
     assert measured["unrelated_accepted"] == {"mean": 0, "stdev": 0}
     model.config.none_relation = None
-    everyone = replace(drawn, none=None, is_unrelated=torch.zeros(3, dtype=torch.bool))
+    everyone = replace(drawn, none=None, is_outside=~drawn.is_inside, is_unrelated=~drawn.is_right & drawn.is_right)
     measured = measure_rejection([everyone], model.config)
     assert (measured["micro_f1"], measured["unrelated_accepted"]) == (None, None)
     model.config.none_threshold = 0.15
@@ -174,3 +175,16 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     assert main([*given, *more]) == 1
     assert message in error_of(capsys)
+
+
+def test_pairs_that_all_relations_of_an_inventory_are_ruled_out_for_say_nothing() -> None:
+    """As those of one source where the inventory has relations of another alone."""
+    model = tiny_model(tiny_processor())
+    labels = torch.arange(40) % len(NAMES)
+    ruled_out = (labels[:, None] == 1) != (torch.arange(len(NAMES)) == 1)
+    logits = torch.rand(40, len(NAMES)) - HARD_PENALTY * ruled_out
+    for drawn in draw_inventories(model, predictions_of(logits, labels), size=1, num_draws=8, seed=0):
+        inside, outside, unrelated = (int(own.sum()) for own in (drawn.is_inside, drawn.is_outside, drawn.is_unrelated))
+        is_own_source = bool(drawn.is_inside[1])
+        assert (inside, outside, unrelated) == ((10, 0, 0) if is_own_source else (10, 10, 10))
+        assert drawn.best[drawn.is_other].gt(-1).all()
