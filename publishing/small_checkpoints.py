@@ -58,7 +58,7 @@ def save_small_checkpoint(
     *,
     relations: str | None = None,
     data_note: Path | None = None,
-    **scores: str | None,
+    **scores: Any,
 ) -> dict[str, Any]:
     """Write a run's model without its text encoders, and its model card.
 
