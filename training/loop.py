@@ -150,15 +150,8 @@ class TrainingRun:
         self.config, self.accelerator, self.processor, self.data = config, accelerator, processor, data
         self.competitors, self.parts = competitors, parts or Parts()
         self.validator = Validator(config, accelerator, processor, data)
-        lengths = [sample.approximate_length for sample in data.train_set.samples]
         index, num_processes = accelerator.process_index, accelerator.num_processes
-        self.sampler = LengthBucketBatchSampler(
-            lengths,
-            config.batch_size * num_processes,
-            seed=config.seed,
-            sources=None if competitors is None else [sample.source for sample in data.train_set.samples],
-            temperature=config.source_temperature,
-        )
+        self.sampler = self._new_sampler(num_processes)
         self.collator = SampleCollator(
             processor,
             data.training.names,
@@ -182,6 +175,17 @@ class TrainingRun:
         self.progress = self.learner.progress
         self.start: dict[str, Any] | None = None  # what is recorded of the model that the run starts from
         self._started = time.perf_counter()
+
+    def _new_sampler(self, num_processes: int) -> LengthBucketBatchSampler:
+        """Make what draws the batches of all processes."""
+        config, samples = self.config, self.data.train_set.samples
+        return LengthBucketBatchSampler(
+            [sample.approximate_length for sample in samples],
+            config.batch_size * num_processes,
+            seed=config.seed,
+            sources=None if self.competitors is None else [sample.source for sample in samples],
+            temperature=config.source_temperature,
+        )
 
     def run(self, checkpoints: Checkpoints) -> dict[str, Any]:
         """Train all epochs that are left; return `{"output_dir": ..., "val": {...}}`."""

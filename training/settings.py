@@ -230,17 +230,9 @@ class RunConfig(DataSettings):
 
     def _contradictions(self) -> list[tuple[bool, str]]:
         """Return what contradicts each other: whether it is so here, and what to say then."""
-        trackers, adapted, sources = self.trackers or [], self.lora_rank is not None, self.data_sources
-        on_test = [own for own in sources if "test" in (own.train_split, own.val_split)]
+        trackers, adapted = self.trackers or [], self.lora_rank is not None
         return [
-            (
-                self.sources is not None and self.model.head != "retrieval",
-                f"sources with head={self.model.head!r}: they are compared by descriptions. Take --head retrieval.",
-            ),
-            (
-                self.sources is None and self.source_temperature != 1,
-                f"source_temperature={self.source_temperature} is for a run with sources. Leave it out.",
-            ),
+            *self._contradictions_of_data(),
             (
                 self.model.pair_representation == "sentence" and self.markers != "pair",
                 f"pair_representation='sentence' with markers={self.markers!r}: all pairs of a text would be the same. "
@@ -261,11 +253,6 @@ class RunConfig(DataSettings):
                 f"freeze_text_layers={self.freeze_text_layers} freezes the markers' embeddings too: all would stay "
                 f"copies of markers_like={self.markers_like!r}. Leave one out.",
             ),
-            (
-                bool(self.eval_relations) and self.model.head != "retrieval",  # sources need that head anyway
-                f"eval_relations={self.eval_relations} with head={self.model.head!r}: a classifier cannot answer about "
-                "relations that training does not see. Leave it out, or take --head retrieval.",
-            ),
             (self.merge_adapter and not adapted, "merge_adapter needs an adapter: give a lora_rank, or leave it out."),
             (
                 adapted and self.lora_encoders != "vision" and self.freeze_text_layers is not None,
@@ -280,6 +267,25 @@ class RunConfig(DataSettings):
             (
                 not {"tensorboard", "trackio"}.issuperset(trackers) or len(set(trackers)) < len(trackers),
                 f"trackers={trackers} is not allowed: give a list of 'tensorboard' and 'trackio', each at most once.",
+            ),
+        ]
+
+    def _contradictions_of_data(self) -> list[tuple[bool, str]]:
+        """Return what contradicts each other of data sets and their relations, as `_contradictions` does."""
+        on_test = [own for own in self.data_sources if "test" in (own.train_split, own.val_split)]
+        return [
+            (
+                self.sources is not None and self.model.head != "retrieval",
+                f"sources with head={self.model.head!r}: they are compared by descriptions. Take --head retrieval.",
+            ),
+            (
+                self.sources is None and self.source_temperature != 1,
+                f"source_temperature={self.source_temperature} is for a run with sources. Leave it out.",
+            ),
+            (
+                bool(self.eval_relations) and self.model.head != "retrieval",  # sources need that head anyway
+                f"eval_relations={self.eval_relations} with head={self.model.head!r}: a classifier cannot answer about "
+                "relations that training does not see. Leave it out, or take --head retrieval.",
             ),
             (
                 bool(on_test),
