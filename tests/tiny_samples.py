@@ -16,6 +16,7 @@ from roc.dataset_scripts.schema import object_entity, text_entity
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
 from roc.relations.files import RelationInventory
+from roc.relations_roc import normalise_relations
 from roc.samples.grouping import GroupedSamples
 from roc.training.building import load_samples
 from roc.training.loop import TrainingRun
@@ -60,7 +61,8 @@ def grouped(rows: Sequence[Mapping[str, Any]], **options: Any) -> GroupedSamples
 
 def training_run(model: RocModel, processor: RocProcessor, rows: Sequence[Any] = ROWS, **settings: Any) -> TrainingRun:
     """A run on the given rows, its model in evaluation mode, so that nothing in it is random."""
-    section = ModelSettings(head=model.config.head)
+    own = model.config
+    section = ModelSettings(head=own.head, alignment=own.alignment, entity_weight=own.entity_weight)
     config = RunConfig(**{"batch_size": 2, "mixed_precision": "no", "model": section, **settings})
     accelerator = Accelerator(mixed_precision="no", cpu=True)
     return TrainingRun(config, accelerator, processor, model.eval(), run_data(grouped(rows)))
@@ -74,7 +76,7 @@ def run_data(samples: GroupedSamples) -> RunData:
 def tiny_source(config: RunConfig) -> Source:
     """The only data set of a run, whose relations are `RELATIONS`."""
     [settings] = config.data_sources
-    return Source(settings, RelationInventory(RELATIONS, "None"))
+    return Source(settings, RelationInventory(normalise_relations(RELATIONS, "None"), "None"))
 
 
 def load_tiny(config: RunConfig, processor: RocProcessor) -> tuple[GroupedSamples, GroupedSamples]:

@@ -11,6 +11,7 @@ from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
 from roc.messages_roc import did_you_mean, quote, shorten
 from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory, read_relation_file
+from roc.relations_roc import ENTITY_KEYS
 from roc.samples.grouping import GroupedSamples
 from roc.training.settings import RunConfig, SourceConfig
 
@@ -150,7 +151,8 @@ def name_relations(sources: Sequence[Source]) -> list[Source]:
 def join_relations(inventories: Sequence[tuple[Source, RelationInventory]]) -> RelationInventory:
     """Join relations of several sources, under the names that the model gives them.
 
-    A relation that several have is there once, with the descriptions of all and the types that all allow.
+    A relation that several have is there once, with the descriptions of all, the types that all allow, and what the
+    first that says it says of its head and its tail.
     """
     joined: dict[str, dict[str, Any]] = {}
     none_relation = None
@@ -158,6 +160,7 @@ def join_relations(inventories: Sequence[tuple[Source, RelationInventory]]) -> R
         for relation in inventory.relations:
             name = source.names.get(relation["name"], relation["name"])
             known = joined.setdefault(name, {**relation, "name": name})
+            known |= {key: relation[key] for key in ENTITY_KEYS if key in relation and key not in known}
             known["descriptions"] = [*dict.fromkeys([*known["descriptions"], *relation["descriptions"]])]
             for types in ("head_types", "tail_types"):  # an empty list allows all
                 both = known[types] and relation[types]

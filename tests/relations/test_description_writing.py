@@ -24,6 +24,7 @@ from roc.relations.describe import (
     parse_answer,
     write_descriptions,
 )
+from roc.relations.drafts import without_model_text
 from roc.relations.files import load_drafts, write_relation_file
 from roc.relations.language_model import LanguageModel
 
@@ -222,7 +223,19 @@ def test_a_description_says_where_it_comes_from_and_types_that_were_given_stay(s
     assert provenance["prompt_sha256"] == hashlib.sha256(load_prompt().text.encode()).hexdigest()
     assert provenance["date"] == provenance["date"][:10]
     assert provenance["written"] == ["descriptions", "head_types"]
+    assert "head" not in described
     assert provenance["notes"] == {key: ANSWER[key] for key in ("meaning", "direction", "is_not", "examples")}
+
+
+def test_what_a_person_said_of_head_and_tail_stays_and_is_not_the_models_to_take_out(serve: Any) -> None:
+    _, describe = serve(completion(ANSWER))
+    own = relation("a", head="a person", tail="the employer")
+    described = describe(own, drafts=drafts(own))
+    assert described["descriptions"] == ANSWER["descriptions"]
+    bare = without_model_text(described)
+    for kept in (described, bare):
+        assert (kept["head"], kept["tail"]) == ("a person", "the employer")
+    assert bare["descriptions"] == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------

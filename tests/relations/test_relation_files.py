@@ -45,6 +45,22 @@ def test_a_file_becomes_relations_in_its_order(tmp_path: Path) -> None:
     }
 
 
+ENTITIES = FILE.replace("  head_types", "  head: ' a person '\n  tail: a town or country\n  head_types")
+
+
+def test_what_head_and_tail_are_is_read_and_written_and_gone_where_labels_describe(tmp_path: Path) -> None:
+    path = write(tmp_path, ENTITIES)
+    inventory = read_relation_file(path)
+    assert "head" not in inventory.relations[0]
+    assert (inventory.relations[1]["head"], inventory.relations[1]["tail"]) == ("a person", "a town or country")
+    by_labels = inventory.described_by_labels().relations[1]
+    assert by_labels["descriptions"] == ["per loc place of birth"]
+    assert not {"head", "tail"} & {*by_labels}
+    write_relation_file(tmp_path / "copy.yaml", load_drafts(path))
+    assert read_relation_file(tmp_path / "copy.yaml") == inventory
+    assert load_drafts(tmp_path / "copy.yaml") == load_drafts(path)
+
+
 def test_an_inventory_may_have_no_relation_that_means_none(tmp_path: Path) -> None:
     inventory = read_relation_file(write(tmp_path, "relations: [{name: a, descriptions: about a}]"))
     assert inventory.none_relation is None
@@ -69,6 +85,10 @@ def test_an_inventory_may_have_no_relation_that_means_none(tmp_path: Path) -> No
         (FILE.replace("head_types", "head_type"), "unknown key 'head_type'.*Did you mean 'head_types'?"),
         (FILE.replace("[person]", "[martian]"), "head_types holds 'martian', which is none of"),
         (FILE.replace("name: /per", "names: /per"), "has an unknown key 'names'"),
+        (ENTITIES.replace("' a person '", "' '"), "'/per/loc/place_of_birth': head says in a few words .* given ' '"),
+        (ENTITIES.replace("a town or country", "[town]"), r"tail says in a few words what the tail is, .*\['town'\]"),
+        (ENTITIES.replace("a town or country", "no"), "tail says in a few words .* given False"),
+        (ENTITIES.replace("  tail: ", "  tails: "), "unknown key 'tails'.*Did you mean 'tail'?"),
         (FILE.replace("/per/loc/place_of_birth", '"None"'), "Relation names must differ"),
         (FILE.replace("- The head was born in the tail.", '- ""'), "at least one description and no empty one"),
         ("relations: [", "while parsing a flow"),

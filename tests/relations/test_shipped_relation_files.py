@@ -13,6 +13,7 @@ from roc.relations.files import read_relation_file
 
 RELATIONS = Path(__file__).resolve().parents[2] / "relations"
 MAX_CHARACTERS = 250
+MAX_WORDS = 8  # of what head and tail are
 
 
 @pytest.mark.parametrize("path", sorted(RELATIONS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -22,6 +23,27 @@ def test_each_relation_has_two_descriptions_and_shares_none(path: Path) -> None:
     assert all(len(relation["descriptions"]) >= 2 for relation in relations)
     assert len(every) == len({description.casefold() for description in every})
     assert max(map(len, every)) <= MAX_CHARACTERS
+
+
+@pytest.mark.parametrize("path", sorted(RELATIONS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_relation_says_in_a_few_words_what_head_and_tail_are_as_no_other_says_it(path: Path) -> None:
+    relations = read_relation_file(path).relations
+    both = [(relation["head"], relation["tail"]) for relation in relations]
+    assert len(set(both)) == len(both)
+    assert all(head != tail for head, tail in both)
+    for phrase in (phrase for phrases in both for phrase in phrases):
+        assert 2 <= len(phrase.split()) <= MAX_WORDS
+        assert phrase[0].islower()
+        assert phrase[-1] not in ".,;"
+
+
+def test_semevals_two_directions_exchange_what_head_and_tail_are() -> None:
+    relations = {own["name"]: own for own in read_relation_file(RELATIONS / "semeval.yaml").relations}
+    forward = [name for name in relations if name.endswith("(e1,e2)")]
+    assert len(forward) == 9
+    for name in forward:
+        back = relations[name.replace("(e1,e2)", "(e2,e1)")]
+        assert (back["tail"], back["head"]) == (relations[name]["head"], relations[name]["tail"])
 
 
 def test_fewrels_file_starts_with_wikidatas_description_and_holds_exactly_the_labels(roc_data: Path) -> None:

@@ -218,6 +218,15 @@ def test_relations_survive_the_editor_unchanged(shared: answers.SharedModel) -> 
     assert visitor.relations_of_rows(visitor.rows_of_relations(shared.relations), shared.relations) == shared.relations
 
 
+def test_an_edited_relation_keeps_what_it_says_of_head_and_tail() -> None:
+    known = [{**RELATIONS_IN_FULL[1], "head": "a person in love"}, {**RELATIONS_IN_FULL[2], "tail": "a place"}]
+    rows = visitor.rows_of_relations(known)
+    rows[0]["descriptions"], rows[1]["name"] = "they are married", "new"
+    edited, new = visitor.relations_of_rows(rows, known)
+    assert edited == {**known[0], "descriptions": ["they are married"]}
+    assert new == {"name": "new", "descriptions": known[1]["descriptions"]}
+
+
 def test_an_edited_relation_keeps_its_types_and_a_new_one_has_none() -> None:
     rows = [{"name": "/per/per/couple", "descriptions": " they are married \n\n"}, {"name": "new", "descriptions": "x"}]
     couple, new = visitor.relations_of_rows([*rows, {"name": " ", "descriptions": ""}], RELATIONS_IN_FULL)

@@ -100,6 +100,15 @@ def test_names_stay_where_they_are_unique_and_none_is_one_relation() -> None:
     assert joined.relations[2]["descriptions"] == RELATIONS[2]["descriptions"]
 
 
+def test_what_head_and_tail_of_none_are_is_taken_from_the_first_source_that_says_it() -> None:
+    bare = {"name": "none", "descriptions": ["nothing"], "head_types": [], "tail_types": []}
+    given = [bare, {**bare, "tail": "a name"}, {**bare, "head": "a word", "tail": "a thing"}]
+    named = name_relations([source(str(number), [own], "none") for number, own in enumerate(given)])
+    [joined] = join_relations([(own, own.training) for own in named]).relations
+    assert joined == {**bare, "head": "a word", "tail": "a name"}
+    assert "head" not in bare
+
+
 def test_names_do_not_depend_on_what_is_held_out() -> None:
     whole = pair_of_sources()
     held_out = [Source(own.settings, own.inventory, held_out=[NAMES[1]]) for own in whole]
