@@ -161,33 +161,35 @@ def _comparable(content: Any) -> Any:
 
 def _write_average(config: RunConfig, runs: Sequence[Ingredient]) -> dict[str, Any]:
     """Write the folder, and return the model's scores on the validation split."""
-    from roc.evaluation.predictions import score_predictions
     from roc.processing_roc import RocProcessor
-    from roc.relations.files import RelationInventory, read_relation_file
+    from roc.relations.files import RelationInventory
     from roc.samples.reading import count_unreadable
     from roc.support.machine import set_num_threads
-    from roc.training.building import load_samples
-    from roc.training.loop import Validator
+    from roc.training.building import load_data
     from roc.training.processes import start_accelerator
     from roc.training.run_folder import save_run, write_metrics
+    from roc.training.sources import choose_sources
     from roc.training.state import Progress
+    from roc.training.validation import Validator
 
     started = time.perf_counter()
     set_num_threads(config.num_threads)
     accelerator = start_accelerator()
     processor = RocProcessor.from_pretrained(runs[0].folder)
     model, config = average_models([run.folder for run in runs], processor, config)
-    inventory = RelationInventory(list(model.config.relations), model.config.none_relation)
-    described = [] if config.relations is None else read_relation_file(config.relations).names
-    held_out = sorted(set(described) - set(inventory.names))
-    _, samples = load_samples(config, inventory, processor, held_out=held_out)
+    data = load_data(config, choose_sources(config, model), processor)
+    if data.training != RelationInventory(list(model.config.relations), model.config.none_relation):
+        raise ValueError(
+            f"relations={config.relations!r} has changed since the runs, which were trained on other relations. "
+            "Restore the file."
+        )
     record = {AVERAGED: [run.record() for run in runs], "base_revisions": runs[0].environment.get("base_revisions")}
     save_run(config, model, processor, start=runs[0].environment.get(RECORD), more=record)
-    validator = Validator(config, accelerator, processor, inventory, samples)
+    validator = Validator(config, accelerator, processor, data)
     predictions, calibration = validator.calibrate(model)
-    progress = Progress(best_val=score_predictions(predictions, inventory.none_relation), calibration=calibration)
+    progress = Progress(best_val=validator.scores_of(predictions), calibration=calibration)
     progress.seconds = time.perf_counter() - started + sum(run.metrics.get("seconds", 0.0) for run in runs)
-    write_metrics(config.output_dir, progress, model, unreadable_rows={"val": count_unreadable(samples)})
+    write_metrics(config.output_dir, progress, model, unreadable_rows={"val": count_unreadable(data.val_set)})
     return progress.best_val
 
 
