@@ -103,8 +103,8 @@ def plot_roc_curves(
     """Plot curves of right against wrong acceptance, each thin, and their mean as a thick line.
 
     Args:
-        curves: For each draw the shares of sentences outside of the inventory that are accepted, from 0 to 1, and of
-            those inside, as `roc.evaluation.rejection.roc_curve` gives them.
+        curves: What `roc.evaluation.rejection.roc_curve` gives of each draw: the shares of sentences outside of the
+            inventory that are accepted, from 0 to 1, and of those inside.
         path: PNG file to write.
         title: The title.
     """

@@ -95,7 +95,7 @@ def choose_threshold(seen: Sequence[tuple[Tensor, Sequence[str], Sequence[str]]]
     """Return the least cosine of a relation that gives the best macro-F1, in the mean of several data sets.
 
     Args:
-        seen: For each set the cosines `(pairs, relations)`, the relations' names, and the true relation of each pair,
+        seen: The cosines `(pairs, relations)` of each set, the relations' names, and the true relation of each pair,
             `ABSTAINED` for one without a relation.
     """
     best = torch.cat([similarities.amax(dim=-1) for similarities, _, _ in seen])

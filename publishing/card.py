@@ -123,11 +123,9 @@ def write_model_card(
     """
     for name in filter(None, (repo_id, dataset_id)):
         validate_repo_id(name)
-    records = read_runs(runs)
+    records, left_out = read_runs(runs), _encoders_left_out(folder)
     model, processor = load_model(str(folder))
-    left_out = _encoders_left_out(folder)
     tests = read_test_scores(test_scores, records, model.config.relation_names)
-    robust = None if robustness is None else read_robustness(robustness, records[0])
     posts = _posts(folder, examples, records[0].datasets, sees_pictures=bool(model.config.vision_config))
     pipe = RocPipeline(model=model, processor=processor)
     shown = [(post, pipe(_with_picture(post, folder), top_k=TOP_K)) for post in posts]
@@ -144,12 +142,20 @@ def write_model_card(
         pipe=pipe,
         runs=records,
         tests=tests,
-        robust=robust,
-        zero_shot=None if zero_shot is None else read_zero_shot(zero_shot),
-        everyday=None if everyday is None else read_scores(everyday, model.config.relation_names),
+        **_measured(records[0], model.config, robustness=robustness, zero_shot=zero_shot, everyday=everyday),
         data_note=data_note,
         left_out=sorted({source["name"] for source in left_out.values()}),
     )
+
+
+def _measured(run: RunRecord, config: Any, **files: str | Path | None) -> dict[str, Any]:
+    """Read what was measured besides a run's own scores, by the names of `write_model_card`; None where no file is."""
+    robustness, zero_shot, everyday = (files[name] for name in ("robustness", "zero_shot", "everyday"))
+    return {
+        "robust": None if robustness is None else read_robustness(robustness, run),
+        "zero_shot": None if zero_shot is None else read_zero_shot(zero_shot),
+        "everyday": None if everyday is None else read_scores(everyday, config.relation_names),
+    }
 
 
 class _Dumper(yaml.SafeDumper):

@@ -84,7 +84,6 @@ def save_small_checkpoint(
     import roc.register  # noqa: F401  (AutoConfig knows ROC)
     from roc.publishing.card import write_model_card
     from roc.publishing.folder import forget_paths
-    from roc.publishing.run_records import public
 
     run, folder = Path(run), Path(folder)
     if not (run / ADAPTER_WEIGHTS).is_file():
@@ -104,20 +103,27 @@ def save_small_checkpoint(
         _save_half(load_file(run / ADAPTER_WEIGHTS), new / ADAPTER_WEIGHTS)
         (new / CONFIG).write_text(config.to_json_string(), encoding="utf-8")
         forget_paths(new / CONFIG)
-        kept = {name: value for name, value in settings.items() if name not in LOCAL_SETTINGS}
-        for own in kept.get("sources") or ():
-            own["data_dir"] = public(own["data_dir"])
-        (new / RUN_FILE).write_text(format_yaml(kept), encoding="utf-8")
-        for file in COPIED:
-            if (run / file).is_file():
-                shutil.copy(run / file, new / file)
-        if relations is not None:
-            told = read_json(new / METRICS_FILE) | {"relations_after_training": Path(relations).name}  # for the card
-            (new / METRICS_FILE).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_records(new, run, settings, relations)
         note = None if data_note is None else data_note.read_text(encoding="utf-8")
         write_model_card(new, [new], repo_id="/".join(folder.resolve().parts[-2:]), data_note=note, **scores)
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return {"output_dir": str(folder), "bytes": num_bytes, "encoders": dict.fromkeys(sources, name)}
+
+
+def _write_records(new: Path, run: Path, settings: Mapping[str, Any], relations: str | None) -> None:
+    """Write what is told of a run without places of its machine, its processor, and which relations came afterwards."""
+    from roc.publishing.run_records import public
+
+    kept = {name: value for name, value in settings.items() if name not in LOCAL_SETTINGS}
+    for own in kept.get("sources") or ():
+        own["data_dir"] = public(own["data_dir"])
+    (new / RUN_FILE).write_text(format_yaml(kept), encoding="utf-8")
+    for file in COPIED:
+        if (run / file).is_file():
+            shutil.copy(run / file, new / file)
+    if relations is not None:
+        told = read_json(new / METRICS_FILE) | {"relations_after_training": Path(relations).name}  # for the card
+        (new / METRICS_FILE).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _take_relations(config: RocConfig, run: Path, file: str) -> dict[str, Tensor]:

@@ -23,8 +23,8 @@ from roc.dataset_scripts.loading import BUILDERS
 from roc.support.programs import run_program, shows_progress
 from roc.support.resources import PACKAGE_ROOT
 
-# They run by themselves in a process that has nothing of ours; their errors are for the process that asked.
-STRANGERS = {"publishing/stranger.py", "dataset_scripts/exporting/row_digests.py"}
+# Other programs of ours start them; their errors are for the process that asked.
+STRANGERS = {"publishing/stranger.py", "dataset_scripts/exporting/row_digests.py", "studies/watch.py"}
 NOT_PROGRAMS = {"tests", "benchmarks", "outputs", "build", "build_space"}
 
 # What each needs to be told before it begins its work.
@@ -36,6 +36,10 @@ ARGUMENTS: dict[str, list[str]] = {
     "publish.py": ["--model", "a", "--repo_id", "user/roc"],
     "space/app.py": [],
     "studies/__main__.py": ["studies/mnre_ablations.yaml"],
+    "studies/transfer.py": ["--model", "a", "--data_dir", "b"],
+    **{f"{part}/zero_shot.py": ["--recipe", "a.yaml", "--splits", "b.json"] for part in ("evaluation", "studies")},
+    "support/encoder_packages.py": ["--packages", "a"],
+    "training/averaging.py": ["--models", "a", "b", "--output_dir", "c"],
     "relations/describe.py": ["--output", "a.yaml", "--model", "m"],
     "evaluation/rejection.py": ["--model", "a", "--dataset", "jsonl", "--data_dir", "b", "--relations", "c.yaml"],
     "publishing/small_checkpoints.py": ["--model", "a", "--output_dir", "b"],

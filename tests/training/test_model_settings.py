@@ -30,6 +30,7 @@ OTHERS: dict[str, Any] = {
     "fusion_intermediate_size": 48,
     "pair_representation": "sentence",
     "alignment": "residual",
+    "entity_weight": 0.5,
     "projection_dim": 16,
     "dropout": 0.2,
     "initial_temperature": 0.1,
