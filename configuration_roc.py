@@ -173,10 +173,10 @@ class RocConfig(PretrainedConfig, ModelSettings):
                 f"alignment='residual' needs a description encoder as wide as the text encoder ({self.hidden_size}); "
                 f"given {describer.hidden_size}. Use the same encoder for both, or alignment='projection'."
             )
-        if self.entity_weight and (self.alignment != "residual" or self.head != "retrieval"):
+        if self.entity_weight and self.alignment != "residual":
             raise ValueError(
                 f"entity_weight={self.entity_weight} compares entities in the description encoder's own space: set "
-                "alignment to 'residual' and head to 'retrieval', or entity_weight to 0."
+                "alignment to 'residual', or entity_weight to 0."
             )
         if self.head == "classification" and not self.relations:
             raise ValueError("head='classification' needs `relations`: one output for each. Give them, or retrieve.")

@@ -335,7 +335,7 @@ def test_an_example_that_cannot_be_shown_is_refused(
         ("crossre", ["six domains", "Licence: gpl-3.0"], ["MNRE", "Tweets", "trainer's own"]),
         ("semeval", ["two nominals", "cc-by-3.0"], ["MNRE", "trainer's own"]),
         ("webnlg", ["triples of DBpedia", "cc-by-nc-sa-4.0"], ["MNRE", "trainer's own"]),
-        ("joint", ["raw set"], ["MNRE", "trainer's own"]),
+        ("joint", ["that of the raw data set"], ["MNRE", "trainer's own"]),
         ("synthetic", ["say nothing about real", "picture alone decides"], ["MNRE", "biases of their writers"]),
         ("scenes", ["say nothing about real"], ["MNRE", "picture alone decides"]),
         ("jsonl", ["read as `jsonl`", "ask who published"], ["MNRE", "Leak", "Tweets"]),
