@@ -102,9 +102,9 @@ def test_a_relation_that_does_not_say_it_is_compared_by_its_description(processo
 
 
 @pytest.mark.parametrize("settings", [{}, {"head": "classification"}], ids=str)
-def test_a_weight_needs_retrieval_in_the_encoders_own_space(settings: dict[str, Any]) -> None:
+def test_a_weight_needs_the_encoders_own_space(settings: dict[str, Any]) -> None:
     sizes = BertConfig(hidden_size=32, num_attention_heads=2)
-    with pytest.raises(ValueError, match=r"entity_weight=0\.5 .* set alignment to 'residual' and head to 'retrieval'"):
+    with pytest.raises(ValueError, match=r"entity_weight=0\.5 .* set alignment to 'residual'"):
         RocConfig(text_config=sizes, fusion_num_heads=2, relations=RELATIONS, entity_weight=0.5, **settings)
 
 
