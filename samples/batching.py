@@ -27,6 +27,9 @@ class SampleCollator:
         seed: The noise depends on it, the sample and the epoch only: not on who makes the batch, and when.
         competitors: `(sources, relations, relations)` bool, with which relations a pair of a source that has a relation
             is compared; the batch then has its pairs' rows as `competitors`. None where all relations compete.
+        none_relation: Name of the relation that means "none of these".
+        max_none_pairs: Most pairs of a sample with that relation that get a label, drawn by seed, epoch and sample;
+            None for all.
     """
 
     def __init__(
@@ -37,9 +40,12 @@ class SampleCollator:
         type_noise: float = 0.0,
         seed: int = 0,
         competitors: Tensor | None = None,
+        none_relation: str | None = None,
+        max_none_pairs: int | None = None,
     ) -> None:
         self._processor, self._type_noise = processor, type_noise
         self._competitors = competitors
+        self._none_relation, self._max_none_pairs = none_relation, max_none_pairs
         self._seed, self._epoch = seed, 0
         self._index = None if relations is None else {name: i for i, name in enumerate(relations)}
 
@@ -80,9 +86,18 @@ class SampleCollator:
         return [row_id for sample in samples for row_id in sample.row_ids], batch
 
     def _labels(self, sample: Sample) -> list[int]:
-        """Number the relations of a sample's pairs; with competitors, as rows of the tables of all sources."""
+        """Number the relations of a sample's pairs; with competitors, as rows of the tables of all sources.
+
+        Pairs without a relation that are not drawn get `NO_LABEL`.
+        """
         first = 0 if self._competitors is None else sample.source * self._competitors.shape[-1]
-        return [first + self._label(*given) for given in zip(sample.relations, sample.row_ids)]
+        labels = [first + self._label(*given) for given in zip(sample.relations, sample.row_ids)]
+        unrelated = [number for number, name in enumerate(sample.relations) if name == self._none_relation]
+        if self._max_none_pairs is not None and len(unrelated) > self._max_none_pairs:
+            generator = random.Random(f"{self._seed}-{self._epoch}-{sample.row_ids}")
+            for number in generator.sample(unrelated, len(unrelated) - self._max_none_pairs):
+                labels[number] = NO_LABEL
+        return labels
 
     def _entities(self, sample: Sample) -> list[Entity]:
         if not self._type_noise:

@@ -47,7 +47,8 @@ def find_competitors(data: RunData, model: RocModel, *, max_resemblance: float) 
 
     A pair is compared with the relations of its own source, with "none of these", and with every other source's
     relation whose cosine with its own one is below `max_resemblance`. A pair without a relation is compared with its
-    own source's alone, because a relation of another source may well hold for it.
+    own source's alone, because a relation of another source may well hold for it, or with all where its source
+    `annotates_all`.
 
     Args:
         data: The relations of the run, and of each source.
@@ -63,7 +64,9 @@ def find_competitors(data: RunData, model: RocModel, *, max_resemblance: float) 
     own = torch.tensor([[name in known for name in names] for known in trained])  # (sources, relations)
     is_same = torch.eye(len(names), dtype=torch.bool)
     may_differ = (cosines < max_resemblance) & ~is_none[:, None]
-    table = own[:, None] | is_none | is_same | may_differ
+    annotates_all = torch.tensor([source.settings.annotates_all for source in data.sources])
+    none_of_all = annotates_all[:, None, None] & is_none[:, None]
+    table = own[:, None] | is_none | is_same | may_differ | none_of_all
     asked = own[:, :, None] & ~is_none[:, None] & ~table  # what a label of the source itself leaves out
     pairs = {tuple(sorted(pair)) for pair in asked.any(dim=0).nonzero().tolist()}
     left_out = [_for_review(data, first, second, cosines[first, second].item()) for first, second in pairs]

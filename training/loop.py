@@ -158,6 +158,8 @@ class TrainingRun:
             type_noise=config.type_noise,
             seed=config.seed,
             competitors=None if competitors is None else competitors.table,
+            none_relation=data.training.none_relation,
+            max_none_pairs=config.max_none_pairs,
         )
         self.loader = DataLoader(
             data.train_set,

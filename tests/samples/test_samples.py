@@ -18,6 +18,7 @@ from tiny import tiny_processor
 from tiny_samples import grouped
 
 from roc.dataset_scripts.schema import text_entity
+from roc.processing_entities_roc import NO_LABEL
 from roc.samples.batching import LengthBucketBatchSampler, SampleCollator
 from roc.samples.grouping import GroupedSamples
 from roc.samples.splitting import check_relations_known, sample_rows, swap_none_pairs
@@ -198,6 +199,26 @@ def test_an_unknown_relation_in_a_batch_names_its_row() -> None:
         ValueError, match=r"'post-7' has the relation '/per/per/couples'.*Did you mean '/per/per/couple'"
     ):
         SampleCollator(tiny_processor(), NAMES)([samples[0]])
+
+
+def test_an_epoch_shows_so_many_pairs_without_a_relation_and_the_others_in_turn() -> None:
+    unrelated = [row(str(number), *pair) for number, pair in enumerate(itertools.permutations((ANN, BOB, PARIS), 2))]
+    rows = [*unrelated[1:], row("related", ANN, BOB, relation=NAMES[1])]
+    samples = grouped(rows)
+    [sample] = samples.samples
+    collate = SampleCollator(tiny_processor(), NAMES, none_relation=NAMES[0], max_none_pairs=2)
+    shown = set()
+    for epoch in range(20):
+        collate.set_epoch(epoch)
+        _, batch = collate([samples[0]])
+        [labels] = batch["labels"].tolist()
+        assert labels == collate([samples[0]])[1]["labels"].tolist()[0], "it depends on who asks"
+        kept = [name for name, label in zip(sample.relations, labels) if label != NO_LABEL]
+        assert sorted(kept) == sorted([NAMES[0], NAMES[0], NAMES[1]])
+        shown |= {number for number, label in enumerate(labels) if label == 0}
+    assert len(shown) == len(rows) - 1
+    everything = SampleCollator(tiny_processor(), NAMES)([samples[0]])[1]["labels"]
+    assert (everything != NO_LABEL).all()
 
 
 def test_unknown_relations_of_a_split_are_all_named_before_training() -> None:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,13 @@ def test_a_pair_is_compared_with_its_own_source_and_what_means_something_else(mo
     assert allowed[second, "None"] == {"None", NAMES[2], "met", names[5]}
     assert all(label in own for (_, label), own in allowed.items()), "a relation does not compete for its own pairs"
     assert all("None" in own for own in allowed.values())
+    first, last = data.sources
+    thorough = replace(first, settings=replace(first.settings, annotates_all=True))
+    of_all = find_competitors(RunData([thorough, last], [], []), model, max_resemblance=0.4)
+    assert of_all is not None
+    assert of_all.table[posts, names.index("None")].all(), "none of all sources' relations holds"
+    assert torch.equal(of_all.table[posts, 1:], found.table[posts, 1:])
+    assert torch.equal(of_all.table[second], found.table[second])
     [entry] = found.left_out
     assert entry["relations"] == [names[1], "met"]
     assert entry["sources"] == ["posts", "second"]
