@@ -61,8 +61,8 @@ class SourceConfig(DataSettings):
     name: str = setting("", "Its name in logs and scores; empty where the run has no `sources`.")
     annotates_all: bool = setting(
         False,
-        "Whether a pair without a relation has none of the other sources' either, because the source annotates whatever "
-        "two entities may have in common; it is then compared with all relations.",
+        "Whether a pair without a relation has none of the other sources' either, because the source annotates "
+        "whatever two entities may have in common; it is then compared with all relations.",
     )
 
     def __post_init__(self) -> None:
@@ -116,8 +116,8 @@ class RunConfig(DataSettings):
     max_train_samples: int | None = setting(None, "Use only so many samples, the first; null for all.", at_least=1)
     max_none_pairs: int | None = setting(
         None,
-        "Most pairs without a relation that a training sample shows in an epoch, drawn anew in each; null for all. Texts "
-        "of which all entities are annotated have many more of them than others.",
+        "Most pairs without a relation that a training sample shows in an epoch, drawn anew in each; null for all. "
+        "Texts of which all entities are annotated have many more of them than others.",
         at_least=1,
     )
     swap_none_pairs: bool = setting(False, "Turn half of the training pairs without a relation around.")
