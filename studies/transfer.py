@@ -35,7 +35,8 @@ from roc.studies.runs import Scorings, read_result, refuse_changed, run_all
 from roc.support.files import atomic_write
 from roc.support.markdown import code, prose, table
 from roc.support.programs import run_program, shows_progress
-from roc.training.settings import RUN_FILE, RunConfig, SourceConfig, load_run_config
+from roc.training.data_settings import SourceConfig
+from roc.training.settings import RUN_FILE, RunConfig, load_run_config
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,8 @@ from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory, read_relation_file
 from roc.relations_roc import ENTITY_KEYS
 from roc.samples.grouping import GroupedSamples
-from roc.training.settings import RunConfig, SourceConfig
+from roc.training.data_settings import SourceConfig
+from roc.training.settings import RunConfig
 
 
 @dataclass(frozen=True)

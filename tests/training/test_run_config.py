@@ -16,6 +16,7 @@ import yaml
 from roc.configuration_fields_roc import LIMITS, ModelSettings
 from roc.dataset_scripts.loading import DATASETS
 from roc.support.resources import PACKAGE_ROOT
+from roc.training.data_settings import DatasetName
 from roc.training.settings import (
     DEFAULTS,
     FILE_SETTINGS,
@@ -23,7 +24,6 @@ from roc.training.settings import (
     MODEL_FIELDS,
     RUN_FIELDS,
     WITHOUT_EFFECT,
-    DatasetName,
     RunConfig,
     load_run_config,
     parse_command_line,

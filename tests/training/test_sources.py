@@ -26,8 +26,9 @@ from roc.relations.files import RelationInventory
 from roc.samples.batching import LengthBucketBatchSampler, draw_samples
 from roc.studies.plan import effective_settings
 from roc.training.competitors import find_competitors
+from roc.training.data_settings import SourceConfig
 from roc.training.learner import Learner
-from roc.training.settings import RunConfig, SourceConfig, load_run_config
+from roc.training.settings import RunConfig, load_run_config
 from roc.training.sources import RunData, Source, join_relations, name_relations
 
 OTHERS: list[dict[str, Any]] = [
