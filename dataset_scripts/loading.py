@@ -18,6 +18,7 @@ from roc.dataset_scripts.exporting.marker import MARKER, read_marker
 from roc.dataset_scripts.fewrel import FewrelBuilder
 from roc.dataset_scripts.joint import JointBuilder
 from roc.dataset_scripts.jsonl import JsonlBuilder
+from roc.dataset_scripts.marked import MarkedBuilder
 from roc.dataset_scripts.mnre import MnreBuilder
 from roc.dataset_scripts.more import MoreBuilder
 from roc.dataset_scripts.semeval import SemevalBuilder
@@ -40,6 +41,7 @@ BUILDERS: dict[str, type[RocDatasetBuilder]] = {
         SemevalBuilder,
         JointBuilder,
         WebnlgBuilder,
+        MarkedBuilder,
         JsonlBuilder,
     )
 }

@@ -27,3 +27,9 @@ def find_default_model() -> str:
             "train.py wrote, or a model on the Hub: USER/NAME."
         )
     return str(DEFAULT_MODEL)
+
+
+def find_folder(path: str, inside: str) -> Path:
+    """Find a folder inside another one or, where it is not there, among those that ROC brings (`examples/everyday`)."""
+    packaged = PACKAGE_ROOT / path
+    return packaged if packaged.is_dir() and not (Path(inside) / path).is_dir() else Path(inside) / path

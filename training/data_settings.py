@@ -7,7 +7,9 @@ from typing import Literal
 
 from roc.configuration_fields_roc import check_ranges, setting
 
-DatasetName = Literal["mnre", "more", "fewrel", "crossre", "semeval", "joint", "webnlg", "jsonl", "synthetic", "scenes"]
+DatasetName = Literal[
+    *("mnre", "more", "fewrel", "crossre", "semeval", "joint", "webnlg", "marked", "jsonl", "synthetic", "scenes")
+]
 
 
 @dataclass(frozen=True, kw_only=True)

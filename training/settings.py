@@ -18,7 +18,7 @@ from typing import Any, Literal
 from roc.configuration_fields_roc import PROBABILITY, ModelSettings, check_ranges, describe_range, setting
 from roc.messages_roc import did_you_mean, quote, shorten
 from roc.support.reading import format_yaml, parse_yaml, read_yaml
-from roc.support.resources import find_file
+from roc.support.resources import find_file, find_folder
 from roc.training.data_settings import DataSettings, SourceConfig
 from roc.training.starting import ENVIRONMENT_FILE as ENVIRONMENT_FILE
 from roc.training.starting import RUN_FILE as RUN_FILE
@@ -56,7 +56,7 @@ class RunConfig(DataSettings):
     sources: list[dict[str, Any]] | None = setting(
         None,
         "Several data sets to train on at once, in a file alone: a list of mappings with `name`, `dataset`, `data_dir` "
-        "(relative to the run's `data_dir`), `relations` and what else a data set's settings are; null for one.",
+        "(in the run's, or among ROC's own), `relations` and what else a data set's settings are; null for one.",
     )
     source_temperature: float = setting(
         1.0, "A source of n samples gets a share of n ** (1 / source_temperature) of each epoch's.", at_least=1
@@ -301,7 +301,7 @@ def _source(given: Mapping[str, Any], of_run: Mapping[str, Any]) -> SourceConfig
         raise ValueError(f"{where} needs {', '.join(missing)}.")
     try:
         own = {name: _checked(name, value, SOURCE_FIELDS) for name, value in given.items()}
-        own["data_dir"] = str(Path(of_run["data_dir"]) / own["data_dir"])
+        own["data_dir"] = str(find_folder(own["data_dir"], of_run["data_dir"]))
         return SourceConfig(**{name: value for name, value in of_run.items() if name not in NOT_SHARED} | own)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
