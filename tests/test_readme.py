@@ -37,29 +37,18 @@ def help_of(*program: str) -> str:
 @pytest.fixture(scope="module")
 def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small untrained model in place of the demo's."""
-    folder, processor = tmp_path_factory.mktemp("demo") / "model", tiny_processor()
+    folder, processor = tmp_path_factory.mktemp("demo"), tiny_processor()
     tiny_model(processor).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-@pytest.fixture(scope="module")
-def tiny_default(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Code that puts a small untrained model in place of the one that answers where none is named."""
-    folder, processor = tmp_path_factory.mktemp("default") / "model", tiny_processor(vision=False)
-    tiny_model(processor, vision=False).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return f"import pathlib, roc.support.resources as own\nown.DEFAULT_MODEL = pathlib.Path({str(folder)!r})\n"
-
-
 @pytest.mark.parametrize(("page", "number"), PYTHON_BLOCKS)
-def test_a_python_block_runs_and_prints_what_it_promises(
-    page: str, number: int, tiny_demo: Path, tiny_default: str
-) -> None:
+def test_a_python_block_runs_and_prints_what_it_promises(page: str, number: int, tiny_demo: Path) -> None:
     """The model is another one, so of the printed lines the number and the form are compared."""
     block, promised = python_blocks(ROOT / page)[number]
-    assert ("outputs/demo/model" in block) == ("model=" in block or "from_pretrained" in block)
-    code = tiny_default + block.replace("outputs/demo/model", str(tiny_demo))
+    assert "outputs/demo/model" in block
+    code = block.replace("outputs/demo/model", str(tiny_demo))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     form = re.compile(r"-?0\.\d{3} \S+: .+|1\.000 \S+: .+")

