@@ -8,7 +8,7 @@ from typing import Literal
 from roc.configuration_fields_roc import check_ranges, setting
 
 DatasetName = Literal[
-    *("mnre", "more", "fewrel", "crossre", "semeval", "joint", "webnlg", "marked", "jsonl", "synthetic", "scenes")
+    "mnre", "more", "fewrel", "crossre", "semeval", "joint", "webnlg", "marked", "jsonl", "synthetic", "scenes"
 ]
 
 

@@ -155,11 +155,9 @@ class TrainingRun:
         self.collator = SampleCollator(
             processor,
             data.training.names,
-            type_noise=config.type_noise,
-            seed=config.seed,
+            **{name: getattr(config, name) for name in ("type_noise", "seed", "max_none_pairs")},
             competitors=None if competitors is None else competitors.table,
             none_relation=data.training.none_relation,
-            max_none_pairs=config.max_none_pairs,
         )
         self.loader = DataLoader(
             data.train_set,
@@ -172,8 +170,8 @@ class TrainingRun:
         steps_per_epoch = -(-len(self.loader) // config.gradient_accumulation_steps)
         self.total_steps = config.max_steps or steps_per_epoch * config.num_epochs
         self.num_epochs = -(-self.total_steps // steps_per_epoch)
-        inputs = self._inputs(model, negatives)
-        self.learner = Learner(config, accelerator, model, total_steps=self.total_steps, inputs=inputs)
+        total, inputs = self.total_steps, self._inputs(model, negatives)
+        self.learner = Learner(config, accelerator, model, total_steps=total, inputs=inputs)
         self.progress = self.learner.progress
         self.start: dict[str, Any] | None = None  # what is recorded of the model that the run starts from
         self._started = time.perf_counter()
