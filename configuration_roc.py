@@ -125,10 +125,14 @@ class RocConfig(PretrainedConfig, ModelSettings):
 
     @property
     def feature_dim(self) -> int:
-        """Size of what the bank holds of a description: with `entity_weight` also of its relation's head and tail."""
-        encoder = self.relation_config or self.text_config
-        # mappings are objects once __post_init__ has run
-        return encoder.hidden_size * (3 if self.entity_weight else 1)  # type: ignore[union-attr]
+        """Size of what the bank holds of a description."""
+        encoder: Any = self.relation_config or self.text_config  # an object once __post_init__ has run
+        return encoder.hidden_size * self.texts_per_description
+
+    @property
+    def texts_per_description(self) -> int:
+        """How many texts the bank holds of a description: itself, and with `entity_weight` also head and tail."""
+        return 3 if self.entity_weight else 1
 
     @property
     def num_relations(self) -> int:

@@ -330,7 +330,7 @@ class RocModel(RelationEditing, Explaining, RocPairEncoder, WholeModel):
         self.check_relations(encoded=input_ids is None or attention_mask is None)
         if input_ids is None or attention_mask is None:
             return self._project_descriptions(self.relation_bank()[0])
-        num_parts = 3 if self.config.entity_weight else 1
+        num_parts = self.config.texts_per_description
         if len(input_ids) != num_parts * self.config.num_descriptions:
             raise ValueError(
                 f"relation_input_ids are {len(input_ids)} texts, but the relations have {self.config.num_descriptions} "

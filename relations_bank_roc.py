@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .processing_typing_roc import type_id
-from .relations_roc import ENTITY_KEYS
+from .relations_roc import PHRASES
 
 NUM_SEALS = 8  # numbers that tell a row of features from another: two that differ agree in all with odds below 1e-6
 # What rounding to bfloat16 changes of them stays below this share of a row's length.
@@ -131,7 +131,7 @@ def description_digests(relations: Sequence[Mapping[str, Any]]) -> Tensor:
 
 
 def _entities(relation: Mapping[str, Any]) -> list[str]:
-    given = [relation.get(key, "") for key in ENTITY_KEYS]
+    given = [relation.get(key, "") for key in PHRASES]
     return given if any(given) else []
 
 
@@ -199,7 +199,7 @@ def texts_of_rows(relations: Sequence[Mapping[str, Any]], *, match_entities: boo
     if not match_entities:
         return [(text,) for text in descriptions_of(relations)]
     return [
-        (text, *(relation.get(key, text) for key in ENTITY_KEYS))
+        (text, *(relation.get(key, text) for key in PHRASES))
         for relation in relations
         for text in relation["descriptions"]
     ]

@@ -238,11 +238,11 @@ class RelationEditing:
         known: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Take relations that are in the form of `RocConfig.relations`; `known` are descriptions' features."""
-        bank, rows, features = self.relation_bank, self._texts_of_rows(checked), {**(known or {})}
+        bank, rows, features = self.relation_bank, self.texts_of_rows(checked), {**(known or {})}
         bank.check_is_here()
         texts = dict.fromkeys(text for row in rows for text in row)
         if any(text not in features for text in texts):
-            features = self._known_features() | features
+            features = self._known_features([text for text in texts if text not in features]) | features
         new = self.encode_texts([text for text in texts if text not in features], processor)
         features |= new
         sample = self._encoder_sample() if new or not bank.is_encoded else None
@@ -392,26 +392,35 @@ class RelationEditing:
                     f"The model has no relation {name!r}.{did_you_mean(name, known)} It has {shorten(str([*known]))}."
                 )
 
-    def _texts_of_rows(self, relations: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-        return texts_of_rows(relations, match_entities=bool(self.config.entity_weight))
+    def texts_of_rows(self, relations: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+        """List the texts that each row of the bank would be made of, for other relations: see `texts_of_rows` there."""
+        return texts_of_rows(relations, match_entities=self.config.texts_per_description > 1)
 
-    def features_of_texts(self) -> dict[str, Tensor]:
-        """Give the features in the bank, `(encoder_dim,)` each, by the text that each was made from."""
-        rows = zip(self._texts_of_rows(self.config.relations), self.relation_bank.features)
-        return {text: part for texts, row in rows for text, part in zip(texts, row.chunk(len(texts)))}
+    def features_of_texts(self, wanted: set[str] | None = None) -> dict[str, Tensor]:
+        """Give the features in the bank, `(encoder_dim,)` each, by the text that each was made from.
 
-    def _known_features(self) -> dict[str, Tensor]:
-        """Give the features of texts that are in the bank; none where some may be out of date."""
-        bank = self.relation_bank
+        Args:
+            wanted: The texts to look for; None for all.
+
+        Raises:
+            ValueError: If the model has no relations, or they are malformed.
+        """
+        checked, bank = self._checked_texts(), self.relation_bank
+        rows = zip(self.texts_of_rows(checked.relations), bank.features, bank.holds(checked.digests).tolist())
+        found: dict[str, Tensor] = {}
+        for texts, row, is_held in rows:
+            if is_held and (wanted is None or not wanted.isdisjoint(texts)):
+                found |= zip(texts, row.chunk(len(texts)))
+        return found
+
+    def _known_features(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Give features of these texts, and others, that are in the bank; none where they may be out of date."""
         if self.relation_model is None or not self.bank_has_own_encoder():
             return {}
         try:
-            checked = self._checked_texts()
+            return self.features_of_texts(set(texts))
         except ValueError:
             return {}
-        rows = zip(self._texts_of_rows(checked.relations), bank.features, bank.holds(checked.digests).tolist())
-        parts = (zip(texts, row.chunk(len(texts))) for texts, row, is_held in rows if is_held)
-        return {text: part for row in parts for text, part in row}
 
     def check_encoder(self, where: Any = "The model") -> None:
         """Refuse, with a ValueError, a bank that another encoder made: new descriptions would not fit the old ones."""

@@ -9,8 +9,9 @@ from typing import Any
 from .messages_roc import check_unicode, did_you_mean, quote
 from .processing_typing_roc import ENTITY_TYPES, type_hint, word_of_type
 
-ENTITY_KEYS = ("head", "tail")  # what the head is, and what the tail is, in words
-RELATION_KEYS = ("name", "descriptions", *ENTITY_KEYS, "head_types", "tail_types")
+PHRASES = ("head", "tail")  # what the head is, and what the tail is, in words
+OF_ENTITIES = (*PHRASES, "head_types", "tail_types")  # all that a relation says of its entities
+RELATION_KEYS = ("name", "descriptions", *OF_ENTITIES)
 
 
 def normalise_relations(
@@ -67,7 +68,7 @@ def _normalise_relation(relation: Mapping[str, Any], entity_types: Sequence[str]
     return {
         "name": name,
         "descriptions": _normalise_descriptions(name, relation.get("descriptions")),
-        **{key: _normalise_entity(name, key, relation[key]) for key in ENTITY_KEYS if relation.get(key) is not None},
+        **{key: _normalise_entity(name, key, relation[key]) for key in PHRASES if relation.get(key) is not None},
         "head_types": _normalise_types(name, "head_types", relation.get("head_types"), entity_types),
         "tail_types": _normalise_types(name, "tail_types", relation.get("tail_types"), entity_types),
     }

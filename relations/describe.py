@@ -27,7 +27,7 @@ from roc.messages_roc import did_you_mean, quote, shorten
 from roc.processing_typing_roc import ENTITY_TYPES
 from roc.relations.drafts import start_drafts, to_be_reviewed, without_model_text
 from roc.relations.files import write_relation_file
-from roc.relations_roc import ENTITY_KEYS, normalise_relations
+from roc.relations_roc import OF_ENTITIES, normalise_relations
 from roc.support.programs import run_program
 from roc.support.resources import find_file
 
@@ -242,7 +242,7 @@ def _described(
     relation: Mapping[str, Any], answer: dict[str, Any], model: LanguageModel, prompt: Prompt
 ) -> dict[str, Any]:
     """Return the relation with the answer's descriptions and, where it has none, its types, and with provenance."""
-    kept = {key: relation[key] for key in (*ENTITY_KEYS, "head_types", "tail_types") if relation.get(key)}
+    kept = {key: relation[key] for key in OF_ENTITIES if relation.get(key)}
     written = [key for key in ANSWER_KEYS if key not in kept]
     own = {"name": relation["name"], **{key: answer[key] for key in written}, **kept}
     [described] = normalise_relations([own], None)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from roc.messages_roc import did_you_mean, on_one_line, quote
 from roc.processing_typing_roc import ENTITY_TYPES
-from roc.relations_roc import ENTITY_KEYS, RELATION_KEYS, normalise_relations
+from roc.relations_roc import PHRASES, RELATION_KEYS, normalise_relations
 from roc.support.files import atomic_write
 from roc.support.reading import format_yaml, parse_yaml, read_text
 from roc.support.resources import find_file
@@ -40,7 +40,7 @@ class RelationInventory:
 
         The whole name is taken, so that no two relations read alike: MNRE has two kinds of `alternate_names`.
         """
-        without = [{key: value for key, value in own.items() if key not in ENTITY_KEYS} for own in self.relations]
+        without = [{key: value for key, value in own.items() if key not in PHRASES} for own in self.relations]
         return replace(self, relations=[{**own, "descriptions": [_in_words(own["name"])]} for own in without])
 
 

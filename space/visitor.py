@@ -18,6 +18,7 @@ from roc.pipeline_posts_roc import Post, PostLimits, read_post
 from roc.processing_images_roc import open_image
 from roc.processing_names_roc import SearchedText, find_names
 from roc.processing_roc import RocProcessor
+from roc.relations_roc import OF_ENTITIES
 
 MAX_CHARACTERS = 1000  # of a text; a post on social media has fewer
 MAX_ENTITIES = 6  # that is thirty pairs
@@ -191,8 +192,7 @@ def relations_of_rows(rows: Any, known: Sequence[Mapping[str, Any]]) -> list[dic
     Raises:
         ValueError: If anything is missing or too large; the message is for the visitor. The model checks the rest.
     """
-    kept = ("head", "tail", "head_types", "tail_types")
-    entities = {own["name"]: {key: own[key] for key in kept if key in own} for own in known}
+    entities = {own["name"]: {key: own[key] for key in OF_ENTITIES if key in own} for own in known}
     given = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
     texts = [[str(row.get(key) or "").strip() for key in ("name", "descriptions")] for row in given]
     relations = [_relation(*own) for own in texts if any(own)]

@@ -20,7 +20,7 @@ from roc.modeling_roc import RocModel
 from roc.modeling_vision_roc import picture_size
 from roc.processing_roc import RocProcessor
 from roc.relations.files import RelationInventory, read_relation_file
-from roc.relations_bank_roc import descriptions_of, texts_of_rows
+from roc.relations_bank_roc import descriptions_of
 from roc.samples.grouping import GroupedSamples
 from roc.samples.reading import leave_out_unreadable, settle_unreadable
 from roc.samples.splitting import (
@@ -273,7 +273,7 @@ def encode_negatives(
         raise ValueError("negative_relations needs --head retrieval and a frozen description encoder. Leave one out.")
     texts = descriptions_of(negatives.relations)
     kept = unrelated_descriptions(texts, processor, model, max_resemblance=config.max_resemblance)
-    rows = texts_of_rows(negatives.relations, match_entities=bool(config.model.entity_weight))
+    rows = model.texts_of_rows(negatives.relations)
     encoded = model.encode_texts([text for row in rows for text in row[1:]], processor) | kept
     if not kept:
         raise ValueError(

@@ -11,7 +11,7 @@ from roc.evaluation.zero_shot import restrict_inventory, unseen_relations
 from roc.messages_roc import did_you_mean, quote, shorten
 from roc.modeling_roc import RocModel
 from roc.relations.files import RelationInventory, read_relation_file
-from roc.relations_roc import ENTITY_KEYS
+from roc.relations_roc import PHRASES
 from roc.samples.grouping import GroupedSamples
 from roc.training.data_settings import SourceConfig
 from roc.training.settings import RunConfig
@@ -161,7 +161,7 @@ def join_relations(inventories: Sequence[tuple[Source, RelationInventory]]) -> R
         for relation in inventory.relations:
             name = source.names.get(relation["name"], relation["name"])
             known = joined.setdefault(name, {**relation, "name": name})
-            known |= {key: relation[key] for key in ENTITY_KEYS if key in relation and key not in known}
+            known |= {key: relation[key] for key in PHRASES if key in relation and key not in known}
             known["descriptions"] = [*dict.fromkeys([*known["descriptions"], *relation["descriptions"]])]
             for types in ("head_types", "tail_types"):  # an empty list allows all
                 both = known[types] and relation[types]
