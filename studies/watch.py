@@ -20,12 +20,11 @@ from roc.evaluation.zero_shot import restrict_inventory
 from roc.modeling_roc import RocModel
 from roc.relations.files import read_relation_file
 from roc.samples.grouping import GroupedSamples
+from roc.studies.zero_shot_report import WATCHED
 from roc.support.programs import run_program
 from roc.training.loop import Parts, train
 from roc.training.settings import RunConfig, load_run_config
 from roc.training.validation import Validator
-
-PREFIX = "test_"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +52,7 @@ class Watcher:
     samples: GroupedSamples | None = field(default=None, init=False)  # loaded when first needed
 
     def score(self, validator: Validator, model: RocModel) -> dict[str, Any]:
-        """Return the scores of the validation, and beside them those on the watched relations, with `PREFIX`."""
+        """Return the scores of the validation, and beside them those on the watched relations, with `WATCHED`."""
         scores = validator.score(model)
         config, processor = validator.config, validator.processor
         inventory = restrict_inventory(
@@ -77,7 +76,7 @@ class Watcher:
             predictions = predict_relations(among, processor, self.samples, batch_size=config.eval_batch_size)
         watched = score_predictions(predictions, None)
         told = {"accuracy": watched["accuracy"], **macro_scores(watched["per_relation"], self.relations)}
-        return scores | {PREFIX + name: value for name, value in told.items()}
+        return scores | {WATCHED + name: value for name, value in told.items()}
 
 
 if __name__ == "__main__":

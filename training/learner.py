@@ -142,11 +142,9 @@ def _extras(
     for setting in ("adversarial_noise", "type_loss"):
         if getattr(config, setting):
             check_not_compiled(accelerator, setting)
-    noise = AdversarialNoise(model.get_input_embeddings(), config.adversarial_noise)
-    return (
-        noise if config.adversarial_noise else None,
-        TypeTask(model, config.type_loss) if config.type_loss else None,
-    )
+    size, weight = config.adversarial_noise, config.type_loss
+    noise = AdversarialNoise(model.get_input_embeddings(), size) if size else None
+    return noise, TypeTask(model, weight) if weight else None
 
 
 def parameter_groups(model: RocModel, config: RunConfig) -> list[dict[str, Any]]:

@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 from roc.evaluation.predictions import Predictions
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
-from roc.relations_bank_roc import texts_of_rows
 from roc.samples.batching import LengthBucketBatchSampler, ProcessShares, SampleCollator
 from roc.samples.reading import count_unreadable, settle_unreadable
 from roc.samples.report import format_batch, report_data
@@ -152,13 +151,7 @@ class TrainingRun:
         self.validator = Validator(config, accelerator, processor, data)
         index, num_processes = accelerator.process_index, accelerator.num_processes
         self.sampler = self._new_sampler(num_processes)
-        self.collator = SampleCollator(
-            processor,
-            data.training.names,
-            **{name: getattr(config, name) for name in ("type_noise", "seed", "max_none_pairs")},
-            competitors=None if competitors is None else competitors.table,
-            none_relation=data.training.none_relation,
-        )
+        self.collator = self._new_collator()
         self.loader = DataLoader(
             data.train_set,
             batch_sampler=ProcessShares(self.sampler, process_index=index, num_processes=num_processes),
@@ -185,6 +178,19 @@ class TrainingRun:
             seed=config.seed,
             sources=None if self.competitors is None else [sample.source for sample in samples],
             temperature=config.source_temperature,
+        )
+
+    def _new_collator(self) -> SampleCollator:
+        """Make what turns samples into batches, with the relations that they are compared with."""
+        config, relations = self.config, self.data.training
+        return SampleCollator(
+            self.processor,
+            relations.names,
+            type_noise=config.type_noise,
+            seed=config.seed,
+            competitors=None if self.competitors is None else self.competitors.table,
+            none_relation=relations.none_relation,
+            max_none_pairs=config.max_none_pairs,
         )
 
     def run(self, checkpoints: Checkpoints) -> dict[str, Any]:
@@ -355,8 +361,7 @@ class TrainingRun:
             size = self.processor.image_processor.size
             inputs["pixel_values"] = torch.zeros(1, 3, size["height"], size["width"], device=device)
         if config.model.head == "retrieval" and config.share_description_encoder:  # read again at every step
-            match_entities = bool(config.model.entity_weight)
-            rows = texts_of_rows(self.data.training.relations, match_entities=match_entities)
+            rows = model.texts_of_rows(self.data.training.relations)
             tokens = self.processor.tokenize_descriptions([text for part in zip(*rows) for text in part]).to(device)
             inputs |= {"relation_" + name: tensor for name, tensor in tokens.items()}
         return inputs
