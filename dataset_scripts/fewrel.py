@@ -24,6 +24,7 @@ from roc.dataset_scripts.building.builder import RawRow, RocDatasetBuilder
 from roc.dataset_scripts.building.command_line import main
 from roc.dataset_scripts.building.raw_files import (
     check_tokens,
+    find_files,
     find_only_file,
     parse_object,
     read_lines,
@@ -51,8 +52,7 @@ class FewrelBuilder(RocDatasetBuilder):
 
     def find_splits(self) -> dict[str, list[Path]]:
         """Find the file of each split; `ValueError` if the folder has both the published files and the compact one."""
-        paths = {split: self.raw_dir / name for split, name in FILE_NAMES.items()}
-        found = {split: [path] for split, path in paths.items() if path.is_file()}
+        found = find_files(self.raw_dir, FILE_NAMES)
         compact = find_only_file(self.raw_dir, COMPACT_NAMES, "the compact file")
         if compact is not None and found:
             raise ValueError(

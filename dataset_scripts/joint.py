@@ -20,12 +20,11 @@ from typing import Any
 
 from roc.dataset_scripts.building.annotated_texts import AnnotatedText, AnnotatedTextsBuilder
 from roc.dataset_scripts.building.command_line import main
-from roc.dataset_scripts.building.raw_files import check_tokens, token_offsets
+from roc.dataset_scripts.building.raw_files import check_tokens, read_list, token_offsets
 from roc.dataset_scripts.exporting.marker import NO_LICENSE
 from roc.messages_roc import quote
 from roc.processing_entities_roc import check_span, is_int
 from roc.processing_typing_roc import Span
-from roc.support.reading import read_json
 
 FILE_NAMES = {"train": "train", "val": "dev|val", "test": "test"}
 TAG = re.compile(r"O|([BILU])-(.+)")
@@ -50,10 +49,7 @@ entities that the annotators did not relate are a row with the relation `none`; 
     def read_texts(self, split: str) -> Iterator[AnnotatedText]:
         """Read the texts of one split, in the order of the file; `ValueError` if the file holds no list."""
         [path] = self.split_files[split]
-        content = read_json(path)
-        if not isinstance(content, list):
-            raise ValueError(f"{path}: expected a list of texts with entities and relations, got {quote(content)}.")
-        for number, data in enumerate(content):
+        for number, data in enumerate(read_list(path, "texts with entities and relations")):
             yield parse_text(data, f"{split}-{number:05d}", where=f"{path.name}: text {number}")
 
 

@@ -86,8 +86,7 @@ def load_dataset_splits(
             or other parts, or the raw files are malformed.
         FileNotFoundError: If the folder, a split, a part or a picture is not there.
     """
-    if name not in DATASETS:
-        raise ValueError(f"There is no dataset {name!r}; there are {list(DATASETS)}.{did_you_mean(name, DATASETS)}")
+    check_name(name)
     check_missing_images(missing_images)
     check_parts(name, parts, BUILDERS[name].PARTS if name in BUILDERS else ())
     marker = read_marker(data_dir)
@@ -108,6 +107,14 @@ def load_dataset_splits(
         parts=parts,
     )
     return builder.build()
+
+
+def check_name(name: str) -> None:
+    """Raise a `ValueError` if there is no data set of that name."""
+    if name not in DATASETS:
+        raise ValueError(
+            f"There is no dataset {quote(name)}; there are {list(DATASETS)}.{did_you_mean(name, DATASETS)}"
+        )
 
 
 def _check_marker(

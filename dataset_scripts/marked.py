@@ -17,7 +17,7 @@ from pathlib import Path
 
 from roc.dataset_scripts.building.annotated_texts import AnnotatedText, AnnotatedTextsBuilder
 from roc.dataset_scripts.building.command_line import main
-from roc.dataset_scripts.building.raw_files import read_lines
+from roc.dataset_scripts.building.raw_files import find_files, read_lines
 from roc.dataset_scripts.exporting.marker import NO_LICENSE
 from roc.dataset_scripts.schema import SPLITS
 from roc.messages_roc import quote
@@ -38,8 +38,7 @@ relate are a row with the relation `none`."""
 
     def find_splits(self) -> dict[str, list[Path]]:
         """Find the file of each split."""
-        paths = {split: self.raw_dir / f"{split}.txt" for split in SPLITS}
-        return {split: [path] for split, path in paths.items() if path.is_file()}
+        return find_files(self.raw_dir, {split: f"{split}.txt" for split in SPLITS})
 
     def read_texts(self, split: str) -> Iterator[AnnotatedText]:
         """Read the texts of one split, in the order of the file."""

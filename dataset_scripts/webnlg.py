@@ -24,11 +24,11 @@ from typing import Any
 
 from roc.dataset_scripts.building.annotated_texts import LEFT_OUT, AnnotatedText, AnnotatedTextsBuilder
 from roc.dataset_scripts.building.command_line import main
+from roc.dataset_scripts.building.raw_files import find_files, read_list
 from roc.dataset_scripts.schema import SPLITS, check_keys
 from roc.messages_roc import quote
 from roc.processing_names_roc import MAX_NAME_CHARACTERS, SearchedText
 from roc.processing_typing_roc import Span
-from roc.support.reading import read_json
 
 KEYS = ("text", "triple_list")
 
@@ -52,16 +52,12 @@ other triples."""
 
     def find_splits(self) -> dict[str, list[Path]]:
         """Find the file of each split."""
-        paths = {split: self.raw_dir / f"{split}.json" for split in SPLITS}
-        return {split: [path] for split, path in paths.items() if path.is_file()}
+        return find_files(self.raw_dir, {split: f"{split}.json" for split in SPLITS})
 
     def read_texts(self, split: str) -> Iterator[AnnotatedText]:
         """Read the texts of one split, in the order of the file; `ValueError` if the file holds no list."""
         [path] = self.split_files[split]
-        content = read_json(path)
-        if not isinstance(content, list):
-            raise ValueError(f"{path}: expected a list of texts with triples, got {quote(content)}.")
-        for number, data in enumerate(content):
+        for number, data in enumerate(read_list(path, "texts with triples")):
             where = f"{path.name}: text {number}"
             text, triples = check_text(data, where)
             places = find_places(text, [name for head, _, tail in triples for name in (head, tail)])

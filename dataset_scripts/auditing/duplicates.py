@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from roc.dataset_scripts.auditing.lookup import Score, best_answers, count_answers, encode, score_answers
+from roc.dataset_scripts.auditing.readings import WORD
 from roc.dataset_scripts.auditing.rows import AuditedRow
 from roc.dataset_scripts.schema import Entity
 
 # Links, mentions and digits differ between copies of a post, and so do punctuation, case and a leading "RT".
 _LINK_OR_MENTION = re.compile(r"https?\s*:\s*/\s*/\s*\S+|@\s?\w+")
-_WORDS = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CopyProbe:
 
 def near_text(text: str) -> str:
     """Return the words of a text alone, so that copies of a post have one form; the text itself where none are left."""
-    words = _WORDS.findall(_LINK_OR_MENTION.sub(" ", text).casefold())
+    words = WORD.findall(_LINK_OR_MENTION.sub(" ", text).casefold())
     return " ".join(words[1:] if words[:1] == ["rt"] else words) or text
 
 

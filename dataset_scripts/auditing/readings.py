@@ -22,7 +22,7 @@ MAX_SLOTS = 10
 # A word of file names is read if it is in this share of the rows; rarer ones, as a lookup is, are learnt by heart.
 MIN_WORD_SHARE = 0.01
 
-_WORD = re.compile(r"[^\W\d_]+")
+WORD = re.compile(r"[^\W\d_]+")  # letters alone
 _NUMBER = re.compile(r"\d+")
 
 
@@ -183,7 +183,7 @@ def _types(row: AuditedRow) -> tuple[str | None, str | None]:
 
 
 def _words(texts: Iterable[str]) -> set[str]:
-    return {word.casefold() for text in texts for word in _WORD.findall(text)}
+    return {word.casefold() for text in texts for word in WORD.findall(text)}
 
 
 def _among(found: Sequence[set[str]], allowed: set[str]) -> list[Hashable]:

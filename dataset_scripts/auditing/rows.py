@@ -12,7 +12,7 @@ from typing import Any
 
 from roc.dataset_scripts.building.builder import MissingImages, RocDatasetBuilder
 from roc.dataset_scripts.exporting.marker import read_marker
-from roc.dataset_scripts.loading import BUILDERS, DATASETS, load_dataset_splits
+from roc.dataset_scripts.loading import BUILDERS, check_name, load_dataset_splits
 from roc.dataset_scripts.schema import Entity
 from roc.messages_roc import did_you_mean, quote
 from roc.processing_images_roc import identify_image
@@ -75,10 +75,7 @@ def load_audited_rows(
         ValueError: If there is no such data set, its files are malformed, or rows that must be there were dropped.
         FileNotFoundError: If the folder, a split or a picture is not there.
     """
-    if name not in DATASETS:
-        raise ValueError(
-            f"There is no dataset {quote(name)}; there are {list(DATASETS)}.{did_you_mean(name, DATASETS)}"
-        )
+    check_name(name)
     marker = read_marker(data_dir)
     if name in BUILDERS and marker is None:
         builder = BUILDERS[name](data_dir, splits=splits, missing_images=missing_images)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from roc.messages_roc import on_one_line, parse_json, quote
 from roc.processing_images_roc import DECODING_ERRORS, identify_image, open_image
 from roc.processing_typing_roc import Span
+from roc.support.reading import read_json
 
 
 def check_picture(path: Path, where: str) -> None:
@@ -81,6 +82,19 @@ def check_tokens(tokens: Any, where: str) -> None:
     """Raise a `TypeError` unless the tokens of a text are a list of strings that are not empty."""
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) and token for token in tokens):
         raise TypeError(f"{where}: 'tokens' must be a list of strings that are not empty, got {quote(tokens)}.")
+
+
+def find_files(folder: Path, names: Mapping[str, str]) -> dict[str, list[Path]]:
+    """Find the file of each split by its name; splits whose file is not there are left out."""
+    return {split: [folder / name] for split, name in names.items() if (folder / name).is_file()}
+
+
+def read_list(path: Path, what: str) -> list[Any]:
+    """Read a JSON file that holds a list; `ValueError` if it is none, which says `what` it lists."""
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: expected a list of {what}, got {quote(content)}.")
+    return content
 
 
 def find_only_file(folder: Path, names: Sequence[str | Path], what: str) -> Path | None:
