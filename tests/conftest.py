@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState
 from hub import LocalHub
 from tiny import tiny_model, tiny_processor
 from tiny_runs import write_inputs
+from torch import Tensor
 
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -58,6 +59,20 @@ def processor() -> RocProcessor:
 def model(processor: RocProcessor) -> RocModel:
     """A tiny one for text alone, in evaluation mode."""
     return tiny_model(processor, vision=False)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each call of a description encoder encodes from now on."""
+    counts: list[int] = []
+    encode = RocModel.encode_descriptions
+
+    def spy(self: RocModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        counts.append(len(input_ids))
+        return encode(self, input_ids, attention_mask)
+
+    monkeypatch.setattr(RocModel, "encode_descriptions", spy)
+    return counts
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny import RELATIONS, scores, tiny_model, tiny_processor
 from tiny_samples import training_run
-from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig
 
@@ -34,20 +33,6 @@ def matching_model(processor: RocProcessor, **settings: Any) -> RocModel:
 @pytest.fixture
 def model(processor: RocProcessor) -> RocModel:
     return matching_model(processor)
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many texts each call of the description encoder encoded."""
-    counts: list[int] = []
-    encode = RocModel.encode_descriptions
-
-    def spy(self: RocModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        counts.append(len(input_ids))
-        return encode(self, input_ids, attention_mask)
-
-    monkeypatch.setattr(RocModel, "encode_descriptions", spy)
-    return counts
 
 
 # --- what is compared --------------------------------------------------------------------------------------------

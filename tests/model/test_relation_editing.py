@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from tiny import RELATIONS, scores, tiny_model
-from torch import Tensor
 
 from roc.modeling_roc import RocModel
 from roc.processing_roc import RocProcessor
@@ -18,20 +17,6 @@ from roc.processing_roc import RocProcessor
 NAMES = [relation["name"] for relation in RELATIONS]
 VISITS = {"name": "visits", "descriptions": ["the head visits the tail", "the head is in the tail today"]}
 COUPLE = NAMES[1]
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many descriptions each call of the description encoder encoded."""
-    counts: list[int] = []
-    encode = RocModel.encode_descriptions
-
-    def spy(self: RocModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        counts.append(len(input_ids))
-        return encode(self, input_ids, attention_mask)
-
-    monkeypatch.setattr(RocModel, "encode_descriptions", spy)
-    return counts
 
 
 def test_added_relations_come_last_and_change_no_other_score(model: RocModel, processor: RocProcessor) -> None:
